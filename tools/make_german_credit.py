@@ -6,6 +6,7 @@ Writes train.csv, test.csv and sample_submission.csv into the package and the an
 import csv
 import hashlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -16,18 +17,16 @@ ID, TARGET = "id", "risk"
 TEST_SHARE = 0.2
 
 
-def shuffled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    "The rows in an order that depends on their place in the source only, on every machine and for good."
-    def key(i: int) -> str:
-        return hashlib.sha256(f"german_credit {i}".encode()).hexdigest()
-    return [rows[i] for i in sorted(range(len(rows)), key=key)]
+def shuffled(places: Iterable[int], purpose: str) -> list[int]:
+    "The places in an order that is the same on every machine and for good."
+    return sorted(places, key=lambda i: hashlib.sha256(f"german_credit {purpose} {i}".encode()).hexdigest())
 
 
 def test_rows(rows: list[dict[str, str]]) -> set[int]:
-    "The first fifth of each class, so that both parts have the same share of bad risks."
+    "A fifth of each class, so that both parts have the same share of bad risks."
     chosen: set[int] = set()
     for value in sorted({row[TARGET] for row in rows}):
-        places = [i for i, row in enumerate(rows) if row[TARGET] == value]
+        places = shuffled((i for i, row in enumerate(rows) if row[TARGET] == value), "test")
         chosen.update(places[:round(TEST_SHARE * len(places))])
     return chosen
 
@@ -44,7 +43,8 @@ def main(source: Path) -> None:
     data = source.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256:
         raise SystemExit(f"{source} is not the expected file: its sha256 is not {SHA256}")
-    rows = shuffled(list(csv.DictReader(data.decode("utf-8").splitlines())))
+    rows = list(csv.DictReader(data.decode("utf-8").splitlines()))
+    rows = [rows[i] for i in shuffled(range(len(rows)), "order")]
     columns = [c for c in rows[0] if c != TARGET]
     rows = [{**row, ID: str(number)} for number, row in enumerate(rows, 1)]
     chosen = test_rows(rows)
