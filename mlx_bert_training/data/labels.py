@@ -23,6 +23,9 @@ from .frames import require_columns, where
 __all__ = ['LabelMap', 'fit_labels']
 
 # %% ../../nbs/data/03_labels.ipynb #75a73368
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 def _targets(frame: pd.DataFrame, column: str) -> list[Any]:
     "The values of a target column as plain Python values; none may be missing."
     missing = np.flatnonzero(frame[column].isna())
@@ -39,7 +42,7 @@ def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
     for i, value in enumerate(values):
         try: number = float(value) if not isinstance(value, str) else math.nan
         except (TypeError, ValueError): number = math.nan
-        if not abs(number) <= np.finfo(np.float32).max:
+        if not abs(number) <= _LARGEST:
             raise DataError(f"{where(frame, i, column)}: {value!r} is not a finite number, which regression needs.")
         numbers[i] = number
     return numbers
