@@ -16,9 +16,9 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -65,8 +65,8 @@ def weight_files(
         return [folder / name for name in shards]
     if (folder / "pytorch_model.bin").is_file():
         raise WeightsError(
-            f"{folder} has only pytorch_model.bin, a pickle that could run any code. Convert it once, where you "
-            "trust it: AutoModel.from_pretrained(folder).save_pretrained(folder) in transformers writes model.safetensors.")
+            f"{folder} has only pytorch_model.bin, a pickle that could run any code. "
+            "Where you trust it, convert it once: AutoModel.from_pretrained(folder).save_pretrained(folder) in transformers writes model.safetensors.")
     raise WeightsError(f"{folder} has no model.safetensors; it holds: {', '.join(sorted(os.listdir(folder))[:10])}")
 
 # %% ../../nbs/models/05_weights.ipynb #1c5f8e40
@@ -208,8 +208,8 @@ def read_tensors(
         try:
             with safe_open(file, "numpy") as f:
                 names = set(f.keys())
-            read = mx.load(str(file), format="safetensors")
-            read = {k: v.astype(mx.float32) if mx.issubdtype(v.dtype, mx.floating) else v for k, v in read.items()}
+            raw = cast(dict[str, mx.array], mx.load(str(file), format="safetensors"))
+            read = {k: v.astype(mx.float32) if mx.issubdtype(v.dtype, mx.floating) else v for k, v in raw.items()}
             mx.eval(read)
         except (SafetensorError, RuntimeError, OSError, ValueError) as e:
             raise WeightsError(f"{file} cannot be read; is the download complete? {type(e).__name__}: {e}") from e
@@ -261,8 +261,8 @@ def load_weights(
 ) -> WeightsReport:                     # what was done; raises `WeightsError` listing everything that does not fit
     "Fill a model's parameters from a model folder, in place; the model is untouched where anything is wrong."
     wanted = {plain_name(name): (name, value.shape) for name, value in tree_flatten(model.parameters())}
-    found: dict[str, mx.array] = {}
-    original = {}
+    found: dict[str, mx.array] = {}     # by plain name
+    original: dict[str, str] = {}       # plain name to the file's own
     for name, value in read_tensors(folder).items():
         if (plain := plain_name(name)) in found:
             raise WeightsError(f"{folder} has one tensor under two names: {original[plain]} and {name}")
@@ -307,8 +307,8 @@ def write_model_folder(
             if (source := Path(tokenizer_folder or "") / name).is_file():
                 shutil.copyfile(source, Path(tmp) / name)
                 names.append(name)
-        written = {**(texts or {}), "config.json": json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"}
-        for name, text in written.items():
+        described = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        for name, text in {**(texts or {}), "config.json": described}.items():
             (Path(tmp) / name).write_text(text, encoding="utf-8")
             names.append(name)
         for name in names:
