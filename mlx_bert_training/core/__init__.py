@@ -1,0 +1,1 @@
+"""The declaration, the loop and what the loop is made of."""
