@@ -96,7 +96,7 @@ def test_company_changes_from_epoch_to_epoch():
     assert len(pairs[0] & pairs[1]) < len(pairs[0]) / 2
 
 
-@pytest.mark.parametrize("workers, prefetch", [(1, 1), (3, 2), (4, 50)])
+@pytest.mark.parametrize("workers, prefetch", [(1, 1), (3, 2), (4, 50), (2, 0)])
 def test_any_number_of_workers_gives_the_same(workers, prefetch):
     data = varied()
     loader = BucketedLoader(data, 16, shuffle=True, num_workers=workers, prefetch_size=prefetch)
@@ -160,6 +160,7 @@ def test_subset():
     part = loader.subset(some)
     assert part.num_examples == 32 and part.labels.tolist() == some.tolist() and part.widths == loader.widths
     whole = loader.subset(some, shuffle=False)
+    assert whole.row_ids.tolist() == list(range(44))
     assert whole.num_examples == 44 and sorted(rows(whole)) == list(range(44))  # positions in the subset
     for batch in whole:
         real = batch["row"] >= 0
@@ -175,7 +176,7 @@ def test_wrong_indices(indices, message):
 
 
 @pytest.mark.parametrize("setting", [
-    {"batch_size": 0}, {"num_workers": -1}, {"prefetch_size": 0}, {"seed": -1}, {"length_buckets": 0},
+    {"batch_size": 0}, {"num_workers": -1}, {"prefetch_size": -1}, {"seed": -1}, {"length_buckets": 0},
     {"max_length": 4}, {"widths": [8]},
 ])
 def test_wrong_settings(setting):

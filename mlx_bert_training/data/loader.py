@@ -157,14 +157,14 @@ class BucketedLoader:
     With `shuffle` the order depends on (seed, epoch); without, the widest rows come first in every epoch, so that a
     batch that does not fit the memory shows at once. `row` in a batch is the position in this loader's own data,
     for a subset too. `drop_last` leaves out up to `batch_size - 1` rows, other ones in each epoch.
-    `num_workers` threads make batches ahead, `prefetch_size` each; 0 makes them in the reader's thread.
+    `num_workers` threads make batches ahead, `prefetch_size` each; if either is 0, the reader's thread makes them.
     """
 
     def __init__(self, dataset: TextDataset, batch_size: int = 32, *, shuffle: bool = False, seed: int = 42,
                  drop_last: bool = False, length_buckets: int = 8, max_length: int | None = None,
                  widths: Sequence[int] | None = None, num_workers: int = 0, prefetch_size: int = 2):
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0),
-                                   ("prefetch_size", prefetch_size, 1), ("seed", seed, 0)):
+                                   ("prefetch_size", prefetch_size, 0), ("seed", seed, 0)):
             if value < least: raise DataError(f"{name} must be at least {least}, not {value}.")
         self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
         self.drop_last, self.num_workers, self.prefetch_size = drop_last, num_workers, prefetch_size
@@ -185,6 +185,11 @@ class BucketedLoader:
     def labels(self) -> np.ndarray | None:
         "The targets of all rows (N,) or (N, C), in the order of the data."
         return self.dataset.labels
+
+    @property
+    def row_ids(self) -> np.ndarray:
+        "The ids that the file gives its rows (N,), or their positions."
+        return np.arange(len(self.dataset)) if self.dataset.ids is None else self.dataset.ids
 
     def __len__(self) -> int:
         rows = len(self.dataset)
@@ -212,7 +217,8 @@ class BucketedLoader:
         "The batches of `epoch` from number `start` on; what is skipped is not made."
         if not 0 <= start <= len(self): raise DataError(f"an epoch has {len(self)} batches; cannot start at {start}.")
         plan = self.plan(epoch)[start:]
-        if self.num_workers: return _ahead(self.dataset, plan, self.batch_size, self.num_workers, self.prefetch_size)
+        if self.num_workers and self.prefetch_size:
+            return _ahead(self.dataset, plan, self.batch_size, self.num_workers, self.prefetch_size)
         return (collate(self.dataset, rows, self.batch_size, width) for rows, width in plan)
 
     def subset(self, indices: np.ndarray, *, shuffle: bool | None = None) -> BucketedLoader:
