@@ -76,13 +76,13 @@ class ModelCheckpoint(Callback):
         is_best = state.step > 0 and state.best_step == state.step
         wants_best = (self.save_strategy in ("best", "all") or self.save_best_only
                       or trainer.config.training.load_best_at_end)
-        if not (due and not self.save_best_only or is_best and wants_best): return
+        save, saved = due and not self.save_best_only or is_best and wants_best, state.step == self.last_saved_step
         path = self._folder(trainer) / f"step-{state.step:06d}"
-        if is_best: state.best_checkpoint = str(path)  # before writing, so that what is written knows it
-        if state.step == self.last_saved_step: return
-        self.last_saved_step = state.step
-        trainer.save_checkpoint(path)
-        self._rotate(path, state)
+        if is_best and (save or saved): state.best_checkpoint = str(path)  # first, so that what is written knows it
+        if save and not saved:
+            self.last_saved_step = state.step
+            trainer.save_checkpoint(path)
+            self._rotate(path, state)
 
     def _rotate(self, newest: Path, state: TrainerState) -> None:
         "Delete all but the newest few and the best."

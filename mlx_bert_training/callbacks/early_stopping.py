@@ -51,7 +51,7 @@ class EarlyStopping(Callback):
             self.best, self.best_step, self.waited = value, state.step, 0
             return
         self.waited += 1
-        if self.waited >= self.patience:
+        if self.waited >= self.patience and state.progress < 1:
             state.should_stop = True
             since = "has never been a number" if self.best is None else (
                 f"has not improved on {self.best:.4g} of update {self.best_step} by more than {self.threshold:g}")

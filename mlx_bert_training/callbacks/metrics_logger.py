@@ -24,7 +24,7 @@ __all__ = ['read_metrics', 'MetricsLogger']
 def read_metrics(
     path: str | Path,       # a metrics.jsonl
 ) -> pd.DataFrame:          # one row a line, one column a name
-    "The rows that a `MetricsLogger` wrote. Raises `DataError` for a line that is not JSON; a torn last one is left out."
+    "The rows that a `MetricsLogger` wrote. Raises `DataError` for a line that is not JSON, but for a torn last one."
     rows, lines = [], Path(path).read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, 1):
         if not line: continue

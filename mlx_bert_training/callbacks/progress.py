@@ -76,13 +76,17 @@ def _evaluation_line(
     return f"update {row['step']}/{total_steps}  epoch {row['epoch']:.2f}  {scores}{'  (best)' if is_best else ''}"
 
 
-def render_text(progress: Progress) -> str:
+def render_text(
+    progress: Progress,     # where the run stands
+    max_rows: int = 30,     # evaluations shown; with more, the first are left out
+) -> str:                   # lines
     "Progress and its evaluations as plain text."
     p = progress
     facts = "  ".join(f"{name} {value}" for name, value in p.facts().items())
     lines = [f"{p.status}: update {p.step}/{p.total_steps}, epoch {p.epoch:.2f}/{p.num_epochs}, "
              f"{_clock(p.elapsed)} done, {_clock(p.remaining)} left  {facts}"]
-    return "\n".join(lines + [_evaluation_line(row, p.total_steps, row["step"] == p.best_step) for row in p.evaluations])
+    for row in p.evaluations[-max_rows:]: lines.append(_evaluation_line(row, p.total_steps, row["step"] == p.best_step))
+    return "\n".join(lines)
 
 # %% ../../nbs/callbacks/05_progress.ipynb #a358a81b
 def render_html(
