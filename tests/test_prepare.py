@@ -135,7 +135,7 @@ def test_files_beside_the_declaration(declare, tmp_path, monkeypatch):
 
 
 def test_equal_texts_stay_on_one_side():
-    texts = Texts([f"t{i % 30}" for i in range(100)], [f"p{i % 3}" for i in range(100)])
+    texts = Texts([f"t{i % 60}" for i in range(100)], [f"p{i % 3}" for i in range(100)])
     train, held_out = split_rows(texts, np.arange(100) % 2, 0.3, seed=3)
     keys = [set(zip(*texts.take(part), strict=True)) for part in (train, held_out)]
     assert not keys[0] & keys[1] and sorted([*train, *held_out]) == list(range(100))
@@ -152,11 +152,17 @@ def test_split_is_stratified_and_no_class_loses_its_last_row():
     assert len(held_out) == 20 and len(set(many[train])) == 50
 
 
-def test_one_text_that_fills_the_file_is_not_held_out():
-    texts = Texts(["same"] * 90 + [f"t{i}" for i in range(10)])
+def test_a_text_that_is_too_frequent_to_hold_out_stays_in_training():
+    texts = Texts(["same"] * 40 + [f"t{i}" for i in range(60)])
     train, held_out = split_rows(texts, np.zeros(100, int), 0.2)
-    assert 0 < len(held_out) <= 10 and held_out.min() >= 90
-    with pytest.raises(DataError, match="holds nothing out"): split_rows(Texts(["same"] * 9), np.zeros(9, int), 0.2)
+    assert len(held_out) == 20 and held_out.min() >= 40
+
+
+def test_rows_of_a_small_table_are_held_out_one_by_one():
+    texts = Texts([f"kind {i % 4}" for i in range(100)])
+    train, held_out = split_rows(texts, np.arange(100) % 2, 0.2)
+    assert len(held_out) == 20 and len(set(texts.take(held_out).first)) == 4
+    with pytest.raises(DataError, match="holds nothing out"): split_rows(Texts(["a", "b"]), np.zeros(2, int), 0.2)
 
 
 @pytest.mark.parametrize("change, message", [

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -92,10 +92,11 @@ def split_rows(
     fraction: float,            # part that is held out
     seed: int = 42,
 ) -> tuple[np.ndarray, np.ndarray]:  # positions of the rows that train, and of those held out, both ascending
-    "Hold out a part of the rows: stratified, equal texts together, the same for the same seed."
+    "Hold out a part of the rows: stratified, equal texts together if most are different, the same for the same seed."
     keys = _keys(texts)
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for i, key in enumerate(keys): groups.setdefault(key, []).append(i)
+    groups: dict[Any, list[int]] = {}
+    alone = 2 * len(set(keys)) < len(keys)
+    for i, key in enumerate(keys): groups.setdefault(i if alone else key, []).append(i)
     members = list(groups.values())
     order = np.random.default_rng([seed, len(keys)]).permutation(len(members))
     values, counts = np.unique(strata, return_counts=True)
