@@ -262,7 +262,8 @@ def halved(step, trainer): return 0.5 * len(trainer.rates)
 
 def test_the_schedule_is_called_with_the_step_and_the_trainer_if_it_wants_it():
     for schedule, expected in ((lambda step: step / 10, [0.3]), (halved, [0.0]), (math.sqrt, [math.sqrt(3)]),
-                               (f"{__name__}:halved", [0.0]), (lambda step, scale=2: step * scale, [6.0])):
+                               (f"{__name__}:halved", [0.0]), (int, [3.0]),
+                               (lambda step, scale=2: step * scale, [6.0])):
         trainer = Stand()
         LearningRateScheduler(schedule).on_batch_begin(trainer, TrainerState(step=3))
         assert trainer.rates == expected

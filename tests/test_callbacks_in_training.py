@@ -62,19 +62,21 @@ def trainer(tmp_path, callbacks, **training) -> Trainer:
     return Trainer(Tiny(), config, callbacks=callbacks)
 
 
-def file_rows(run) -> list[dict]:
+def file_rows(run: Trainer) -> list[dict]:
+    assert run.output_dir is not None
     lines = (run.output_dir / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in lines]
 
 
-def steps_on_disk(run) -> list[int]:
+def steps_on_disk(run: Trainer) -> list[int]:
+    assert run.output_dir is not None
     return [int(p.name[5:]) for p in list_checkpoints(run.output_dir / "checkpoints")]
 
 
 def test_the_metrics_file_is_the_history(tmp_path):
     run = trainer(tmp_path, [MetricsLogger()])
     result = run.train(Rows(0), Rows(1))
-    lines = (run.output_dir / "metrics.jsonl").read_text().splitlines()
+    lines = (result.output_dir / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == result.history
     assert [row["step"] for row in result.history if "eval_loss" in row] == [8, 16, 24, 32]
 
@@ -104,6 +106,7 @@ def test_the_best_checkpoint_holds_the_best_weights(tmp_path):
     run = trainer(tmp_path, [ModelCheckpoint("best", save_best_only=True)], eval_strategy="steps", eval_steps=3)
     result = run.train(Rows(0), Rows(1))
     assert steps_on_disk(run) == [run.state.best_step]
+    assert result.best_checkpoint is not None
     fresh = trainer(tmp_path / "again", [])
     fresh.train_loader = Rows(0)
     fresh.load_checkpoint(result.best_checkpoint)

@@ -46,7 +46,9 @@ class Tags(HTMLParser):
     "Checks that every tag is closed, and collects the words."
     def __init__(self, text):
         super().__init__()
-        self.open, self.words, self.seen = [], [], set()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.seen: set[str] = set()
         self.feed(text)
         assert not self.open
 
