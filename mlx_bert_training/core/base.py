@@ -67,12 +67,12 @@ class LossMeter:
 
     def read(self) -> float | None:
         "The mean, or None when nothing was added; begins anew."
-        total, weight = self.total.item(), self.weight.item()
+        total, weight = float(self.total), float(self.weight)
         self.total, self.weight = mx.zeros(()), mx.zeros(())
         return total / weight if weight else None
 
     def state_dict(self) -> dict[str, float]:
-        return {name: getattr(self, name).item() for name in ("total", "weight", "norm")}
+        return {name: float(getattr(self, name)) for name in ("total", "weight", "norm")}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         for name, value in state.items(): setattr(self, name, mx.array(value))
@@ -111,8 +111,8 @@ class BestTracker:
         if not self.keep_weights or state.best_step is None: return "last"
         weights = read_checkpoint(state.best_checkpoint)[0]["weights"] if state.best_checkpoint else self.weights
         if weights is None:
-            log.warning("the best weights, of update %s, were in no checkpoint when the run was resumed: keeping the last",
-                        state.best_step)
+            log.warning("update %s was best, but its weights were in no checkpoint when the run was resumed: "
+                        "keeping the last", state.best_step)
             return "last"
         set_weights(model, weights, state.best_checkpoint or "memory")
         row = next(row for row in state.history if row["step"] == state.best_step and "eval_loss" in row)
@@ -141,16 +141,18 @@ class Trainer(Evaluator):
         config: BaseTrainerConfig | None = None,        # the declaration; defaults when None
         *,
         callbacks: Sequence[CallbackProtocol] = (),     # listeners
-        data: Any = None,                               # has train, validation and test loaders, used when none is passed
+        data: Any = None,                               # its loaders are used when none is passed
         loss: Loss | None = None,                       # instead of the declared loss
-        optimizer: Any = None,                          # an mlx optimizer, instead of the `optimizer:` section
+        optimizer: Any = None,                          # an mlx optimizer instead of the `optimizer:` section
         schedule: Schedule | None = None,               # instead of the `scheduler:` section
     ):
         super().__init__(model, config, callbacks=callbacks, data=data, loss=loss)
         self._own_loss, self._own_optimizer, self._own_schedule = loss, optimizer, schedule
-        self.optimizer: Any = None
-        self.schedule: Schedule | None = None
-        self.output_dir: Path | None = None     # the folder of this run, known when it begins
+        self.optimizer: Any = None      # this and the rest are made when training begins
+        self.schedule: Schedule
+        self.step: TrainingStep
+        self.output_dir: Path | None = None     # the folder of this run
+        self._rate: float | None = None         # set by a callback for the coming update
         if self.config.training.gradient_checkpointing:
             if not hasattr(model, "gradient_checkpointing"):
                 raise MLXBertError(f"gradient_checkpointing: {type(model).__name__} has no such attribute")
@@ -164,7 +166,8 @@ class Trainer(Evaluator):
         resume_from: str | Path | None = None,      # a checkpoint folder, or "latest" for the newest of this run
     ) -> TrainResult:
         "Train to the end of the plan, or on from a checkpoint. Raises `TrainingError` when the loss is not finite."
-        self._begin(train_loader or self.train_loader, val_loader or self.val_loader)
+        self._begin(self.train_loader if train_loader is None else train_loader,
+                    self.val_loader if val_loader is None else val_loader)
         if resume_from is not None: self.load_checkpoint(checkpoint_to_resume(resume_from, self.config.environment))
         self._open_run_folder()
         self._started = time.perf_counter() - self.state.seconds
@@ -184,6 +187,7 @@ class Trainer(Evaluator):
     def _epoch(self) -> None:
         "The rest of the current epoch: batches into windows, windows into updates."
         state, size, waiting = self.state, self.config.training.gradient_accumulation_steps, 0
+        assert self.train_loader is not None
         if state.batch == 0: self.fire("on_epoch_begin")
         for number, batch in enumerate(self.train_loader.batches(state.epoch, state.batch), state.batch + 1):
             self.fire("on_batch_begin")
@@ -253,9 +257,9 @@ class Trainer(Evaluator):
         self.train_loader, self.val_loader = train_loader, val_loader
         config, training = self.config, self.config.training
         if training.eval_strategy != "no" and val_loader is None:
-            log.warning("eval_strategy is %r but there is no validation part: nothing is evaluated", training.eval_strategy)
+            log.warning("there is no validation part: eval_strategy %r evaluates nothing", training.eval_strategy)
         self.state, self.meter, self._rate = plan_run(training, len(train_loader)), LossMeter(), None
-        self.best = BestTracker(training.best_metric, training.best_metric_mode, training.load_best_at_end is not False)
+        self.best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end))
         self.loss = self._own_loss or self.create_loss(train_loader)
         parameters = self.model.trainable_parameters()
         self.optimizer = self._own_optimizer or create_optimizer(config.optimizer, parameters)
@@ -267,8 +271,10 @@ class Trainer(Evaluator):
 
     def _compile_step(self) -> None:
         self.model.train()
-        self.step = TrainingStep(self.model, self.loss, self.optimizer, max_grad_norm=self.config.optimizer.max_grad_norm,
-                                 clip_value=self.config.optimizer.gradient_clip_val, dtype=self.dtype, compiled=self.compiled)
+        assert self.loss is not None
+        self.step = TrainingStep(
+            self.model, self.loss, self.optimizer, max_grad_norm=self.config.optimizer.max_grad_norm,
+            clip_value=self.config.optimizer.gradient_clip_val, dtype=self.dtype, compiled=self.compiled)
 
     def _open_run_folder(self) -> None:
         "Make the run's folder and keep the declaration in it."
@@ -281,18 +287,19 @@ class Trainer(Evaluator):
 
     def _next_rate(self) -> float:
         "Rate of the coming update: the schedule's, unless a callback has set another."
-        rate, self._rate = self.schedule(self.state.step) if self._rate is None else self._rate, None
-        self.state.learning_rate = float(rate)
+        own, self._rate = self._rate, None
+        self.state.learning_rate = float(self.schedule(self.state.step) if own is None else own)
         return self.state.learning_rate
 
     def _log(self) -> None:
         "Add a history row with the mean loss since the last one. Raises `TrainingError` when it is not finite."
         state, loss = self.state, self.meter.read()
         if loss is None: return
-        state.loss, state.grad_norm = loss, self.meter.norm.item()
+        state.loss, state.grad_norm = loss, float(self.meter.norm)
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} at update {state.step} (learning rate {state.learning_rate:.2e}, gradient "
-                                f"norm {state.grad_norm:.3g}): try a lower learning rate or a longer warm-up")
+            raise TrainingError(
+                f"the loss is {loss} at update {state.step} (learning rate {state.learning_rate:.2e}, gradient norm "
+                f"{state.grad_norm:.3g}): try a lower learning rate or a longer warm-up")
         self._tick()
         state.history.append({"step": state.step, "epoch": self._epochs_done(), "loss": loss,
                               "learning_rate": state.learning_rate, "grad_norm": state.grad_norm,
@@ -327,7 +334,10 @@ class Trainer(Evaluator):
 
     def _result(self, kept: str) -> TrainResult:
         state = self.state
+        assert self.output_dir is not None
         best, last = (Path(path) if path else None for path in (state.best_checkpoint, state.last_checkpoint))
-        return TrainResult(state.history, dict(state.metrics), self.best.metric, state.best_metric, state.best_step, state.step,
-                           self._epochs_done(), state.seconds, state.tokens / state.seconds, self.output_dir, best, last,
-                           state.stop_reason, kept)
+        return TrainResult(
+            history=state.history, metrics=dict(state.metrics), best_metric_name=self.best.metric,
+            best_metric=state.best_metric, best_step=state.best_step, steps=state.step, epochs=self._epochs_done(),
+            seconds=state.seconds, tokens_per_second=state.tokens / state.seconds, output_dir=self.output_dir,
+            best_checkpoint=best, last_checkpoint=last, stop_reason=state.stop_reason, weights=kept)

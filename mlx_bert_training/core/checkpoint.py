@@ -115,7 +115,7 @@ def read_checkpoint(
     "What `write_checkpoint` was given, after checking every file."
     folder = Path(folder)
     verify_checkpoint(folder)
-    arrays = {path.stem: mx.load(str(path)) for path in sorted(folder.glob("*.safetensors"))}
+    arrays: dict[str, Any] = {path.stem: mx.load(str(path)) for path in sorted(folder.glob("*.safetensors"))}
     return arrays, json.loads((folder / VALUES).read_text(encoding="utf-8"))
 
 # %% ../../nbs/core/05_checkpoint.ipynb #748d411e

@@ -59,15 +59,18 @@ def run_all(
     loader: DataLoader,     # the batches
 ) -> Outputs:               # of all real examples
     "Run a model over a loader. Raises `MLXBertError` when there is nothing in it."
-    logits, labels, rows, total, weight = [], [], [], 0.0, 0.0
+    logits: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    total = weight = 0.0
     for batch in loader:
         out, loss_sum, loss_weight = step(batch)
         real = np.asarray(batch.get("example_weight", np.ones(len(out)))) > 0
-        first = sum(map(len, rows))
+        first = sum(len(part) for part in rows)
         rows.append(np.asarray(batch.get("row", np.arange(first, first + len(real))))[real])
         logits.append(np.array(out)[real])
         if batch.get("labels") is not None: labels.append(np.asarray(batch["labels"])[real])
-        total, weight = total + loss_sum.item(), weight + loss_weight.item()
+        total, weight = total + float(loss_sum), weight + float(loss_weight)
     if not rows: raise MLXBertError("the loader gave no batches")
     order = np.argsort(np.concatenate(rows), kind="stable")
     return Outputs(np.concatenate(logits)[order], np.concatenate(labels)[order] if labels else None,
@@ -109,7 +112,7 @@ class Evaluator:
 
     def evaluate(self, loader: DataLoader | None = None) -> dict[str, float]:
         "`eval_loss` and the metrics on a loader with labels, the validation part when None. Dropout is off."
-        loader = loader or self.val_loader
+        if loader is None: loader = self.val_loader
         if loader is None: raise MLXBertError("evaluate needs a loader: there is no validation part")
         if self.loss is None: self.loss = self.create_loss(loader)
         self.fire("on_evaluate_begin")
@@ -122,7 +125,7 @@ class Evaluator:
 
     def predict(self, loader: DataLoader | None = None) -> Predictions:
         "Probabilities, or values for regression, in the order of the data; of the declared test part when None."
-        loader = loader or getattr(self.data, "test", None)
+        if loader is None: loader = getattr(self.data, "test", None)
         if loader is None: raise MLXBertError("predict needs a loader: the declaration has no data.test_path")
         self.fire("on_predict_begin")
         outputs, data = self._run(loader, None), self.config.data
@@ -137,7 +140,7 @@ class Evaluator:
         "The declared loss; balanced class weights are those of the labels of `loader`."
         training = self.config.training
         weights = training.class_weights
-        if weights == "balanced":
+        if isinstance(weights, str):    # balanced
             labels = getattr(loader, "labels", None)
             if labels is None: raise MLXBertError("class_weights: balanced needs a loader with labels")
             weights = list(balanced_class_weights(np.asarray(labels), getattr(self.model, "num_labels", None) or 2))

@@ -29,7 +29,7 @@ def plot_history(
 ) -> Any:                                   # a matplotlib Figure
     "Training and evaluation loss on the left, the chosen metric on the right."
     try:
-        from matplotlib.figure import Figure    # no pyplot: nothing global, nothing to close
+        from matplotlib.figure import Figure  # not pyplot, which keeps every figure
     except ImportError as error:
         raise missing_extra("matplotlib", "notebook", "Drawing a learning curve") from error
     logs = [row for row in history if row.get("loss") is not None]
@@ -99,7 +99,8 @@ class TrainResult:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
     def _repr_html_(self) -> str:
-        cells = (f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
+        left = "style='text-align:left'"
+        cells = (f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(value)}</td></tr>"
                  for name, value in self.summary().items())
         return f"<table>{''.join(cells)}</table>"
 

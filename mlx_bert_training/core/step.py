@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from .protocols import Batch, Loss, Model
@@ -40,7 +39,7 @@ def cast(parameters: Any, dtype: mx.Dtype | None) -> Any:
 # %% ../../nbs/core/10_step.ipynb #cf9f80a7
 def global_norm(gradients: Any) -> mx.array:
     "Square root of the sum of all squared entries."
-    return mx.sqrt(sum(mx.square(g).sum() for _, g in tree_flatten(gradients)))
+    return mx.sqrt(sum((mx.square(g).sum() for _, g in tree_flatten(gradients)), mx.zeros(())))
 
 # %% ../../nbs/core/10_step.ipynb #0a3a4f3e
 class TrainingStep:
@@ -51,7 +50,7 @@ class TrainingStep:
         self.model, self.loss, self.optimizer, self.dtype = model, loss, optimizer, dtype
         self.max_grad_norm, self.clip_value = max_grad_norm, clip_value
         self.window: tuple[Any, mx.array] | None = None     # gradient sum and weight so far
-        weights, rule, random = model.state, optimizer.state, mx.random.state   # type: ignore[attr-defined]
+        weights, rule, random = model.state, optimizer.state, mx.random.state
         compile_ = _compiler(compiled)
         self._update = compile_(self._whole, [weights, rule, random], [weights, rule, random])
         self._accumulate = compile_(self._add, [weights, random], [random])
@@ -81,7 +80,7 @@ class TrainingStep:
     def _gradients(self, arrays: dict[str, mx.array]) -> tuple[Any, mx.array, mx.array]:
         "Gradient of the loss sum, the loss sum and the weight of a batch."
         model, masters = self.model, self.model.trainable_parameters()
-        everything = model.parameters()     # type: ignore[attr-defined]
+        everything = model.parameters()
 
         def loss_sum(parameters: Any) -> tuple[mx.array, mx.array]:
             model.update(cast(everything, self.dtype))
@@ -107,7 +106,8 @@ class TrainingStep:
         gradients, loss, weight = self._gradients(arrays)
         return loss, weight, self._finish(gradients, weight)
 
-    def _add(self, window: Any, total: mx.array, arrays: dict[str, mx.array]) -> tuple[Any, mx.array, mx.array, mx.array]:
+    def _add(self, window: Any, total: mx.array, arrays: dict[str, mx.array]
+             ) -> tuple[Any, mx.array, mx.array, mx.array]:
         gradients, loss, weight = self._gradients(arrays)
         return tree_map(mx.add, window, gradients), total + weight, loss, weight
 
@@ -123,14 +123,14 @@ class InferenceStep:
 
     def __init__(self, model: Model, loss: Loss | None = None, *, dtype: mx.Dtype | None = None, compiled: bool = True):
         self.model, self.loss, self.dtype = model, loss, dtype
-        self._run = _compiler(compiled)(self._forward, [model.state], None)     # type: ignore[attr-defined]
+        self._run = _compiler(compiled)(self._forward, [model.state], None)
 
     def __call__(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         "Logits (B, C), loss sum and weight; the last two are 0 for a batch without labels."
         return self._run(batch_arrays(batch))
 
     def _forward(self, arrays: dict[str, mx.array]) -> tuple[mx.array, mx.array, mx.array]:
-        masters = self.model.parameters()       # type: ignore[attr-defined]
+        masters = self.model.parameters()
         self.model.update(cast(masters, self.dtype))
         logits = apply_model(self.model, arrays)
         self.model.update(masters)

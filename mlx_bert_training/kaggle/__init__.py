@@ -1,0 +1,4 @@
+"""Competitions: cross-validation and submissions."""
+from .trainer import KaggleTrainer
+
+__all__ = ["KaggleTrainer"]

@@ -1,0 +1,1 @@
+"""Notebook panels, which a later release brings."""

@@ -1,0 +1,43 @@
+# Two commands matter: `make quickstart` and `make test`. Each is complete on a fresh machine with Python 3.10+ and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: quickstart test check parity benchmark notebooks docs clean
+
+quickstart: $(BIN)/.installed   ## install, fetch the pretrained weights, fine-tune on real data, show where the results are
+	$(BIN)/mlx-bert info
+	$(BIN)/mlx-bert fetch
+	$(BIN)/mlx-bert train configs/competitions/german_credit.yaml
+
+test: $(BIN)/.installed-dev     ## lint, types, notebooks, package: everything that CI runs
+	$(BIN)/mlx-bert fetch
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+	$(BIN)/python tools/docs.py
+
+check: $(BIN)/.installed-dev    ## the quick part of `make test`
+	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -x --ignore tests/test_notebooks.py --ignore tests/test_wheel.py
+
+notebooks: $(BIN)/.installed-dev    ## run every notebook again and keep its outputs
+	$(BIN)/nbdev_export && $(BIN)/python tools/run_notebooks.py && $(BIN)/python tools/readme.py
+
+docs: $(BIN)/.installed-dev
+	$(BIN)/python tools/docs.py
+
+$(BIN)/.installed: settings.ini setup.py | $(BIN)/python
+	$(BIN)/pip install -q -e ".[notebook]"
+	@touch $@
+
+$(BIN)/.installed-dev: settings.ini setup.py | $(BIN)/python
+	$(BIN)/pip install -q -e ".[dev]"
+	@touch $@ $(BIN)/.installed
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+
+clean:
+	rm -rf $(VENV) build dist _docs _proc *.egg-info runs
