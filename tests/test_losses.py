@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
+from mlx_bert_training.core import config
 from mlx_bert_training.core.errors import UnknownNameError
 from mlx_bert_training.core.losses import LOSSES, LossError, balanced_class_weights, create_loss, focal
 from mlx_bert_training.core.tasks import HEAD_TYPES, canonical_head_type
@@ -128,6 +129,12 @@ def test_focal_keeps_its_digits_near_one():
 ])
 def test_incompatible_options_are_refused(options, words):
     with pytest.raises(LossError, match=words): create_loss(**options)
+
+
+def test_a_declaration_accepts_the_names_that_exist():
+    assert set(config.LOSSES) == {"auto", *LOSSES}
+    assert config.HEAD_TYPES == HEAD_TYPES
+    assert {short: canonical_head_type(short) for short in config.SHORT_HEADS} == config.SHORT_HEADS
 
 
 def test_names_near_misses_are_answered():

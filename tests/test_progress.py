@@ -131,6 +131,17 @@ def test_lines_are_one_for_each_evaluation_and_nothing_else(capsys):
         "update 30/30  epoch 3.00  eval_loss 0.45"]
 
 
+def test_a_resumed_run_does_not_repeat_its_lines(capsys):
+    bar, state = ProgressBar("lines"), TrainerState(step=100, total_steps=200, history=ROWS[:1])
+    bar.on_train_begin(None, state)
+    bar.on_step_end(None, state)
+    assert capsys.readouterr().out == ""
+    state.step, state.history = 200, ROWS[:2]
+    bar.on_epoch_end(None, state)
+    bar.on_train_end(None, state)
+    assert capsys.readouterr().out == "update 200/200  epoch 2.00  eval_loss 0.5\n"
+
+
 def test_off_says_nothing(capsys):
     play(ProgressBar("off"))
     assert capsys.readouterr() == ("", "")

@@ -63,7 +63,7 @@ class Progress:
 
 def _scores(row: dict[str, Any]) -> dict[str, str]:
     "The values of an evaluation, ready to print."
-    return {name: _number(value) for name, value in row.items() if name.startswith("eval_")}
+    return {name: _number(value) for name, value in row.items() if name.startswith("eval_") and value is not None}
 
 # %% ../../nbs/callbacks/05_progress.ipynb #065e45f9
 def _evaluation_line(
