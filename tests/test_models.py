@@ -47,8 +47,8 @@ def test_every_pooling_and_head_goes_forward_and_backward(pooling, head_type):
     assert all(mx.isfinite(g).all() for g in grads.values())  # the filler row included
     assert np.isfinite(value) and set(grads) == set(dict(tree_flatten(model.trainable_parameters())))
     # softmax forgets a constant, so neither a key's bias nor the score's has a gradient; all else must
-    still = [name for name, g in grads.items() if not g.any() and not name.endswith((".key.bias", "pooling.score.bias"))]
-    assert still == []
+    still = [name for name, g in grads.items() if not g.any()]
+    assert all(name.endswith((".key.bias", "pooling.score.bias")) for name in still)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -136,8 +136,8 @@ def test_dropout_rate_sets_all_three():
 def test_dropout_keeps_the_mean():
     model = make(evaluation=False, dropout_rate=0.0, config=SIZES | {"classifier_dropout": 0.5}, pooling="mean")
     mx.random.seed(0)
-    mean = sum(run(model)[:2] for _ in range(2000)) / 2000
-    assert mx.allclose(mean, run(model.eval())[:2], atol=0.15)
+    mean = run(model, np.tile(IDS[:1], (2000, 1)), np.tile(MASK[:1], (2000, 1))).mean(axis=0)
+    assert mx.allclose(mean, run(model.eval())[0], atol=0.1)
 
 
 def test_first_token_shortcut_is_exact():
