@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from .errors import nearest
-from .options import Section, leaves, merge, option, options
+from .options import Section, leaves, merge, option, options, read_section
 from .problems import ConfigError, Problem, show
 from .yaml_io import SUFFIXES, dump_yaml, write_text
 
@@ -100,7 +100,7 @@ class SchedulerConfig(Section):
     warmup_steps: int = option(0, "updates until the learning rate is reached", ge=0)
     warmup_ratio: float = option(0.0, "the same as a part of all updates", ge=0, le=1)
     num_cycles: float = option(0.5, "cosine: waves, 0.5 goes down once", gt=0)
-    num_restarts: int = option(1, "cosine_with_restarts: how often it goes down", ge=1)
+    num_restarts: int = option(1, "cosine_with_restarts: how often the rate jumps back up", ge=1)
     power: float = option(1.0, "polynomial: exponent", gt=0)
     gamma: float = option(0.95, "exponential: factor an epoch", gt=0, le=1)
     patience: int = option(5, "reduce_on_plateau: evaluations without gain before a cut", ge=0)
@@ -138,13 +138,13 @@ class TrainingSection(Section):
     early_stopping: bool | None = option(None, "stop when best_metric no longer improves; null: if there is evaluation")
     early_stopping_patience: int = option(3, "evaluations without improvement before stopping", ge=1)
     early_stopping_threshold: float = option(1e-4, "smallest change that is an improvement", ge=0)
-    load_best_at_end: bool | None = option(None, "end with the best weights; null: if evaluated and saved")
+    load_best_at_end: bool | None = option(None, "end with the best weights; null: if there is evaluation")
     baselines: bool = option(False, "score simple models on the same split beside this one")
 
     def settle(self) -> None:
-        evaluates, saves = self.eval_strategy != "no", self.save_strategy != "no"
+        evaluates = self.eval_strategy != "no"
         if self.early_stopping is None: self.early_stopping = evaluates
-        if self.load_best_at_end is None: self.load_best_at_end = evaluates and saves
+        if self.load_best_at_end is None: self.load_best_at_end = evaluates
 
 # %% ../../nbs/core/02_config.ipynb #1c90b343
 @dataclass
@@ -274,8 +274,6 @@ def training_rules(config: BaseTrainerConfig) -> Iterator[tuple[str, str]]:
             yield f"{saving} {strategy}", f"what is best is never known, for {strategy} is no"
         if config.scheduler.type == "reduce_on_plateau":
             yield f"scheduler.type {strategy}", f"follows the evaluations, but {strategy} is no"
-    elif training.load_best_at_end and training.save_strategy == "no":
-        yield f"training.load_best_at_end {saving}", f"needs a checkpoint to load, but {saving} is no"
     if training.save_best_only and training.save_strategy == "no":
         yield f"training.save_best_only {saving}", f"nothing is saved, for {saving} is no"
     held_out = data.validation_path is not None or data.validation_fraction > 0
@@ -325,10 +323,10 @@ def find_key(
 
 def nest(
     overrides: Mapping[str, Any],   # values by dotted or flat key
+    problems: list[Problem],        # where to note the keys that are not clear
 ) -> dict[str, Any]:                # the same, nested by section
-    "Overrides as a nested mapping. Raises `ConfigError` with every key that is not clear."
+    "Overrides as a nested mapping."
     nested: dict[str, Any] = {}
-    problems: list[Problem] = []
     for name, value in overrides.items():
         try: *sections, key = find_key(name).split(".")
         except ConfigError as error:
@@ -337,7 +335,6 @@ def nest(
         inner = {key: value}
         for section in reversed(sections): inner = {section: inner}
         nested = merge(nested, inner)
-    if problems: raise ConfigError(problems)
     return nested
 
 # %% ../../nbs/core/02_config.ipynb #4916d9ec
@@ -410,8 +407,11 @@ class BaseTrainerConfig(Section):
 
     def replace(self, **overrides: Any) -> BaseTrainerConfig:
         "A checked copy with other values, by flat or dotted key."
-        data = merge(self.to_dict(), nest(overrides))
-        config = (KaggleTrainerConfig if "kaggle" in data else type(self)).from_dict(data)
+        problems: list[Problem] = []
+        data = merge(self.to_dict(), nest(overrides, problems))
+        cls = KaggleTrainerConfig if "kaggle" in data else type(self)
+        config = read_section(cls, data, "", problems)
+        if problems: raise ConfigError(problems)
         config.source = self.source
         return config
 

@@ -22,7 +22,7 @@ from .errors import nearest
 from .problems import ConfigError, Problem
 
 # %% auto #0
-__all__ = ['describe', 'Unfit', 'fit', 'Option', 'option', 'options', 'is_section', 'Section', 'values', 'leaves', 'unknown_key',
+__all__ = ['members', 'describe', 'Unfit', 'fit', 'Option', 'option', 'options', 'is_section', 'Section', 'values', 'leaves',
            'read_section', 'merge']
 
 # %% ../../nbs/core/01c_options.ipynb #b0fa34c2
@@ -31,7 +31,7 @@ _NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true 
 _PLURALS: dict[Any, str] = {int: "whole numbers", float: "numbers", str: "texts", Any: "plain values"}
 
 
-def _members(hint: Any) -> tuple:
+def members(hint: Any) -> tuple:
     "The alternatives of a union; anything else is its own only one."
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return typing.get_args(hint) if union else (hint,)
@@ -41,7 +41,7 @@ def describe(
     hint: Any,  # a type, such as `float | None`
 ) -> str:
     "A type in words."
-    if len(_members(hint)) > 1: return " or ".join(describe(member) for member in _members(hint))
+    if len(members(hint)) > 1: return " or ".join(describe(member) for member in members(hint))
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is list: return f"a list of {_PLURALS.get(arguments[0], 'mappings')}"
     if origin is dict: return f"a mapping from names to {_PLURALS.get(arguments[1], 'plain values')}"
@@ -77,7 +77,7 @@ class Unfit(Exception):
 
 def _expected(hint: Any, value: Any) -> Unfit:
     "The error for a value of another type, with a hint where the slip is plain."
-    wanted, suggestion = _members(hint), ""
+    wanted, suggestion = members(hint), ""
     if isinstance(value, str) and {int, float} & set(wanted):
         try: suggestion = f"{int(value) if int in wanted else float(value)!r}, without quotes"
         except ValueError: pass
@@ -95,22 +95,30 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return value if value is None or isinstance(value, bool) else fit(value, str | int | float)
 
 
+def _fit_item(where: str, value: Any, hint: Any) -> Any:
+    "Check a value within a list or a mapping."
+    try: return fit(value, hint)
+    except Unfit as error: raise Unfit(f"{where}: {error.args[0]}", error.args[1]) from None
+
+
 def fit(
     value: Any,     # what was given
     hint: Any,      # the type it should have
 ) -> Any:           # the value, as a plain Python object of that type
     "Check a value against a type. Raises `Unfit`."
-    if len(_members(hint)) > 1:
-        for member in _members(hint):
+    if len(members(hint)) > 1:
+        for member in members(hint):
             try: return fit(value, member)
             except Unfit: pass
         raise _expected(hint, value)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     number = isinstance(value, Real) and not isinstance(value, bool)
     if hint is Any: return _plain(value)
-    if origin is list and isinstance(value, (list, tuple)): return [fit(item, arguments[0]) for item in value]
+    if origin is list and isinstance(value, (list, tuple)):
+        return [_fit_item(f"item {place}", item, arguments[0]) for place, item in enumerate(value, 1)]
     if origin is dict and isinstance(value, Mapping):
-        return {fit(key, str): fit(item, arguments[1]) for key, item in value.items()}
+        return {_fit_item("a name", key, str): _fit_item(f"{key!s:.40}", item, arguments[1])
+                for key, item in value.items()}
     if hint is int and number and isinstance(value, Integral): return int(value)
     if hint is float and number and _is_finite(value): return float(value)
     if hint is str and _is_text(value): return str.__str__(value)
@@ -144,7 +152,7 @@ class Option:
     def allowed(self) -> str:
         "What may be given, in words."
         words = []
-        for member in _members(self.hint):
+        for member in members(self.hint):
             word = ", ".join(self.choices) if member is str and self.choices else describe(member)
             words.append(f"{word} ({self.limits})" if member in (int, float, list[float]) and self.limits else word)
         return ", or ".join(words)
@@ -264,7 +272,7 @@ def leaves(
     return found
 
 
-def unknown_key(
+def _unknown_key(
     cls: type,          # the section it was found in
     name: str,          # what was found
     value: Any,         # what it was given
@@ -302,7 +310,7 @@ def read_section(
     before = len(problems)
     for name in given:
         if name not in options(cls):
-            problems.append(unknown_key(cls, str(name), given[name], above, root, len(problems) < 50))
+            problems.append(_unknown_key(cls, str(name), given[name], above, root, len(problems) < 50))
     section: Any = object.__new__(cls)
     for name, option in options(cls).items():
         value = option.default() if isinstance(option.default, type) else option.default

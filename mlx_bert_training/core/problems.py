@@ -45,7 +45,8 @@ class Problem:
         key = self.key if len(self.key) <= 100 else self.key[:97] + "..."
         what = f"{key} = {show(self.value)}: " if key and self.value is not ... else f"{key}: " if key else ""
         hint = f" Did you mean {self.suggestion}?" if self.suggestion else ""
-        allowed = f" Allowed: {self.allowed}." if self.allowed else ""
+        too_long = bool(self.suggestion) and len(self.allowed) > 200  # a near name says it all
+        allowed = f" Allowed: {self.allowed}." if self.allowed and not too_long else ""
         return f"{where}{what}{self.message.rstrip('.')}.{hint}{allowed}"
 
 # %% ../../nbs/core/01a_problems.ipynb #d4d24af0

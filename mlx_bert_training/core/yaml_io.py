@@ -100,7 +100,7 @@ class _Builder:
                 level.key, path = _DROPPED, level.path
             elif path in document.lines:
                 document.problem(line, f"this key is here twice, first on line {document.lines[path]}", path)
-            else: document.lines[path] = line
+            document.lines[path] = line
         else:
             path, level.has_key = (*level.path, "?" if level.key is _DROPPED else level.key), False
             if value is not _DROPPED and level.key is not _DROPPED: level.values[level.key] = value
