@@ -1,4 +1,6 @@
 """Encoder, poolings, heads and create_model: the edges that the notebooks do not show."""
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -12,21 +14,25 @@ from mlx_bert_training.models.bert import BertConfig, additive_mask, config_from
 from mlx_bert_training.models.heads import LATER_HEADS
 from mlx_bert_training.models.pooling import POOLINGS
 
-SIZES = dict(vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
-             max_position_embeddings=20, initializer_range=0.3)
+SIZES: dict[str, Any] = dict(vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+                             intermediate_size=32, max_position_embeddings=20, initializer_range=0.3)
 IDS = np.array([[2, 5, 6, 7, 3, 0], [2, 8, 3, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
 MASK = (IDS > 0).astype(np.int32)  # the last row is filler
 TYPES = np.array([[0, 0, 0, 1, 1, 0]] * 3)
 
 
 def make(evaluation=True, **changes):
-    arguments = dict(config=SIZES, head_type="binary", dropout_rate=0.0 if evaluation else 0.5) | changes
-    model = create_model(**arguments)
+    arguments: dict[str, Any] = dict(config=SIZES, head_type="binary", dropout_rate=0.0 if evaluation else 0.5)
+    model = create_model(**arguments | changes)
     return model.eval() if evaluation else model
 
 
 def run(model, ids=IDS, mask=MASK, types=None):
     return model(mx.array(ids), None if mask is None else mx.array(mask), None if types is None else mx.array(types))
+
+
+def stream():
+    return mx.array(mx.random.state[0])  # type: ignore[index]
 
 
 def gradients(model, seed=0, first_rows=slice(None)):
@@ -111,10 +117,10 @@ def test_dropout_is_on_in_training_and_off_in_evaluation():
     assert not mx.allclose(first, second)
     mx.random.seed(1)
     assert mx.array_equal(run(model), first)
-    state = mx.array(mx.random.state[0])
+    state = stream()
     model.eval()
     assert mx.array_equal(run(model), run(model))
-    assert mx.array_equal(state, mx.random.state[0])  # evaluation draws nothing
+    assert mx.array_equal(state, stream())  # evaluation draws nothing
     assert not mx.array_equal(run(model), first)
 
 
@@ -172,7 +178,11 @@ def test_checkpointing_runs_each_layer_twice_in_training_only(monkeypatch):
     from mlx_bert_training.models import bert
     runs = []
     call = bert.BertLayer.__call__
-    monkeypatch.setattr(bert.BertLayer, "__call__", lambda *a, **k: (runs.append(1), call(*a, **k))[1])
+
+    def counted(*arguments):
+        runs.append(1)
+        return call(*arguments)
+    monkeypatch.setattr(bert.BertLayer, "__call__", counted)
     model = make(evaluation=False)
     gradients(model)
     assert len(runs) == 3
@@ -239,9 +249,9 @@ def test_a_text_that_is_too_long():
 
 
 def test_the_seed_decides_and_nothing_else_does():
-    state = mx.array(mx.random.state[0])
+    state = stream()
     first = dict(tree_flatten(make(seed=4).parameters()))
-    assert mx.array_equal(state, mx.random.state[0])
+    assert mx.array_equal(state, stream())
     mx.random.normal((3,))
     same, other = (dict(tree_flatten(make(seed=s, pooling="mean").parameters())) for s in (4, 5))
     for name, value in same.items():

@@ -6,6 +6,7 @@ import shutil
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -46,7 +47,7 @@ def logits(model):
 
 
 def tensors_of(folder):
-    return dict(mx.load(str(folder / "model.safetensors")))
+    return cast(dict[str, mx.array], mx.load(str(folder / "model.safetensors")))
 
 
 def rewrite(folder, change, file="model.safetensors"):
@@ -162,7 +163,7 @@ def test_what_is_not_used_is_reported(folder):
 def test_shards(folder):
     expected, tensors = logits(create_model(pretrained=folder)), tensors_of(folder)
     names = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, part in enumerate((names[::2], names[1::2])):
         file = f"model-{i}.safetensors"
         mx.save_safetensors(str(folder / file), {n: tensors[n] for n in part}, metadata={"format": "pt"})
@@ -371,7 +372,7 @@ def test_the_hub_is_asked_last_and_being_offline_is_explained(tmp_path, monkeypa
 
 def test_a_hub_snapshot_is_used(folder, monkeypatch, tmp_path):
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
-    asked = {}
+    asked: dict[str, Any] = {}
     monkeypatch.setattr(hub, "snapshot_download", lambda name, **k: asked.update(k, name=name) or str(folder))
     assert resolve_pretrained("somebody/some-model") == folder
     assert asked["name"] == "somebody/some-model" and not any(p.endswith(".bin") for p in asked["allow_patterns"])

@@ -71,7 +71,7 @@ class BertCore(nn.Module):
     "An encoder and a pooling; calling it gives hidden states (B, T, H)."
 
     head: HeadSpec | None = None
-    report: WeightsReport | None = None     # what became of pretrained weights, where there were any
+    report = WeightsReport()    # what became of pretrained weights
 
     def __init__(self, config: BertConfig, pooling: str = "cls"):
         super().__init__()
@@ -159,7 +159,8 @@ def summary(
         names = ", ".join(model.head.label_names) if model.head.label_names else ""
         shown["head"] = f"{model.head.head_type}, {model.head.num_labels} output{'s' * (model.head.num_labels > 1)}"
         shown["head"] += f" ({names})" if names else ""
-    shown["weights"] = model.report.folder.name if model.report else "random"
+    folder = model.report.folder
+    shown["weights"] = folder.name if folder else "random"
     return shown
 
 
@@ -173,7 +174,7 @@ def save_model(
     `transformers` reads it with `AutoModelForSequenceClassification.from_pretrained(folder)`; where the pooling is not
     `cls`, with `trust_remote_code=True`, for its code is then in the folder.
     """
-    tokenizer_folder = tokenizer_folder or (model.report.folder if model.report else None)
+    tokenizer_folder = tokenizer_folder or model.report.folder
     config = described(model.config, model.pooling_name, model.head)
     texts = {}
     if "auto_map" in config:
@@ -291,9 +292,10 @@ def create_model(
 ) -> BertCore:                                          # a `BertWithHead`, or a `BertCore`
     """Build a model, in training mode; its `report` says what became of every pretrained tensor.
 
-    What neither the caller nor the weights say is a binary head on cls pooling. Raises `UnknownNameError`, `NotYetAvailableError`
-    (names of a later release), `ModelError` (sizes that cannot be) and `WeightsError` (weights that are not found or do
-    not fit).
+    What neither the caller nor the weights say is a binary head on cls pooling.
+
+    Raises `UnknownNameError`, `NotYetAvailableError` (names of a later release), `ModelError` (sizes that cannot be) and
+    `WeightsError` (weights that are not found or do not fit).
     """
     if model_type in LATER_MODEL_TYPES: raise not_yet(f"model type {model_type!r}", "Today: " + ", ".join(MODEL_TYPES))
     if model_type not in MODEL_TYPES: raise unknown_name("model type", model_type, MODEL_TYPES)

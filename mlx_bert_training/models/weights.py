@@ -16,7 +16,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -229,12 +229,13 @@ def plain_name(
 @dataclass(frozen=True)
 class WeightsReport:
     "What became of a checkpoint's tensors and of a model's parameters."
-    folder: Path
-    loaded: tuple[str, ...]         # parameters filled from the file
-    fresh: tuple[str, ...]          # parameters the file does not have, which keep their first values
-    ignored: dict[str, str]         # tensors of the file that were not used, and why
+    folder: Path | None = None      # None: random weights
+    loaded: tuple[str, ...] = ()    # parameters filled from the file
+    fresh: tuple[str, ...] = ()     # parameters the file does not have, which keep their first values
+    ignored: dict[str, str] = field(default_factory=dict)   # tensors of the file that were not used, and why
 
     def __str__(self) -> str:
+        if self.folder is None: return "random weights"
         lines = [f"{len(self.loaded)} parameters loaded from {self.folder}"]
         if self.fresh: lines.append(f"new, to be trained: {', '.join(self.fresh)}")
         lines += [f"not used: {name} ({why})" for name, why in self.ignored.items()]
