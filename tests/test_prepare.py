@@ -1,10 +1,15 @@
 """From a declaration to loaders: texts, an honest split, and errors that name the cell."""
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from mlx_bert_training.core.config import BaseTrainerConfig, DataConfig, EnvironmentConfig, ModelConfig
+from mlx_bert_training.core.declaration import load_config
 from mlx_bert_training.core.errors import DataError
+from mlx_bert_training.data.baselines import baseline_scores
+from mlx_bert_training.data.frames import read_frame
 from mlx_bert_training.data.labels import LabelMap
 from mlx_bert_training.data.loader import BucketedLoader
 from mlx_bert_training.data.prepare import Texts, prepare, split_rows
@@ -206,3 +211,14 @@ def test_labels_and_classes_that_do_not_fit(declare):
     config = declare({"train": rows(), "validation": judged}, **settings)
     config.data.train_path = None
     with pytest.raises(DataError, match="needs the labels of a trained model"): prepare(config)
+
+
+def test_the_demo_competition_as_declared():
+    config = load_config(Path(__file__).parent.parent / "configs/competitions/german_credit.yaml")
+    prepared = prepare(config)
+    assert [loader.num_examples for loader in prepared.loaders.values()] == [600, 200, 200]
+    assert prepared.summary().loc["train", "1"] == prepared.summary().loc["validation", "1"] == "70.0%"
+    sample = read_frame("demo:german_credit/sample_submission.csv")
+    assert prepared.test.row_ids.tolist() == sample["id"].tolist()
+    assert not any(loader.dataset.encoded.truncated.any() for loader in prepared.loaders.values())
+    assert baseline_scores(prepared, ["auc"]).loc["logistic regression", "auc"] > 0.65
