@@ -225,6 +225,7 @@ def test_extends_that_leads_nowhere(write, value, words):
 def test_a_missing_file_suggests_one_beside_it(write):
     write("data: {}", "configs/titanic.yaml")
     assert "Did you mean titanic.yaml?" in str(refusal("configs/titanik.yaml"))
+    assert "Did you mean" not in str(refusal("configs/zebra.yaml"))
     assert "there is no preset of this name" in str(refusal("titanic"))
 
 
@@ -287,6 +288,7 @@ HOSTILE = {
     "unknown nested key": ("tracking:\n  mlflow:\n    tracking_url: x", 3, "tracking.mlflow.tracking_url",
         "tracking_uri"),
     "key in the wrong section": ("training:\n  dropout_rate: 0.1", 2, "training.dropout_rate", "model.dropout_rate"),
+    "section at the top": ("mlflow: {tracking_uri: x}", 1, "mlflow", "Did you mean tracking.mlflow?"),
     "key at the top": ("learning_rate: 2e-5", 1, "learning_rate", "Did you mean optimizer.learning_rate?"),
     "dotted key": ("optimizer.learning_rate: 2e-5", 1, "optimizer.learning_rate", "there is no such key"),
     "merge key": ("data:\n  <<: {batch_size: 1}", 2, "data.<<", "there is no such key"),
@@ -513,7 +515,7 @@ def configurations(draw):
     return config.replace(callbacks=[{**callback, "type": "mine"} for callback in callbacks])
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(configurations())
 def test_any_configuration_is_read_back_equal(tmp_path_factory, config):
     folder = tmp_path_factory.getbasetemp() / "round-trip"

@@ -238,7 +238,7 @@ def data_rules(config: BaseTrainerConfig) -> Iterator[tuple[str, str]]:
         yield ("scheduler.min_lr optimizer.learning_rate scheduler.type",
                f"above the learning rate itself, which is {optimizer.learning_rate}")
 
-
+# %% ../../nbs/core/02_config.ipynb #2f86df57
 def task_rules(config: BaseTrainerConfig) -> Iterator[tuple[str, str]]:
     "What does not suit the task."
     model, training = config.model, config.training
@@ -271,7 +271,7 @@ def training_rules(config: BaseTrainerConfig) -> Iterator[tuple[str, str]]:
         for key, wanted in needs.items():
             if wanted: yield f"{key} {strategy}", f"needs evaluation, but {strategy} is no; set one or the other"
         if training.save_strategy == "best":
-            yield f"{saving} {strategy}", f"what is best is never known, for {strategy} is no"
+            yield f"{saving} {strategy}", f"needs evaluation to know the best, but {strategy} is no"
         if config.scheduler.type == "reduce_on_plateau":
             yield f"scheduler.type {strategy}", f"follows the evaluations, but {strategy} is no"
     if training.save_best_only and training.save_strategy == "no":
@@ -281,7 +281,7 @@ def training_rules(config: BaseTrainerConfig) -> Iterator[tuple[str, str]]:
         yield ("data.validation_fraction data.validation_path data.train_path training.eval_strategy",
                f"leaves nothing to evaluate on; hold out a part, give data.validation_path, or set {strategy} to no")
 
-
+# %% ../../nbs/core/02_config.ipynb #52d261f5
 def wiring_rules(config: BaseTrainerConfig) -> Iterator[tuple[str, str]]:
     "What is wrong with callbacks and tracking."
     for position, callback in enumerate(config.callbacks):
@@ -425,7 +425,7 @@ class BaseTrainerConfig(Section):
 
 ABSENT = "(absent)"  # in a difference: the other has no such key
 
-
+# %% ../../nbs/core/02_config.ipynb #ae676637
 @dataclass
 class KaggleTrainerConfig(BaseTrainerConfig):
     "A run for a competition."

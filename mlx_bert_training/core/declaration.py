@@ -61,10 +61,11 @@ def locate(
     path = folder / Path(text).expanduser()
     if path.is_file(): return path
     beside = [p.name for p in path.parent.iterdir() if p.suffix in SUFFIXES] if path.parent.is_dir() else []
-    suggestion = nearest(path.name[:60], beside) or ""
+    near = nearest(path.stem[:60], {Path(name).stem: name for name in beside})
+    suggestion = next((name for name in beside if Path(name).stem == near), "")
     raise ConfigError(Problem(file=str(path), message="there is no such file", suggestion=suggestion))
 
-
+# %% ../../nbs/core/03_declaration.ipynb #1394b1fc
 def read_layers(
     document: Document,     # the uppermost layer
     folder: Path,           # where it stands
@@ -115,7 +116,7 @@ def first_layer(
         return read_document(path), path.parent, path
     raise ConfigError(f"a configuration is a preset's name, a path, a dict or an object, not {type(source).__name__}")
 
-
+# %% ../../nbs/core/03_declaration.ipynb #8adbaa17
 def load_config(
     source: str | os.PathLike[str] | Mapping[str, Any] | BaseTrainerConfig | None = None,  # None: all defaults
     **overrides: Any,       # values by flat or dotted key: learning_rate=1e-5, **{"optimizer.learning_rate": 1e-5}

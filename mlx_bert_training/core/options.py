@@ -47,7 +47,7 @@ def describe(
     if origin is dict: return f"a mapping from names to {_PLURALS.get(arguments[1], 'plain values')}"
     return _NAMES.get(hint, "a mapping")
 
-
+# %% ../../nbs/core/01c_options.ipynb #cec82ced
 def _is_text(value: Any) -> bool:
     "Whether this is text that a file can hold."
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
@@ -85,7 +85,7 @@ def _expected(hint: Any, value: Any) -> Unfit:
     elif str in wanted and isinstance(value, Real) and not isinstance(value, bool): suggestion = f"'{value}', in quotes"
     return Unfit(f"expected {describe(hint)}, not {_kind(value)}", suggestion)
 
-
+# %% ../../nbs/core/01c_options.ipynb #a389fd8d
 def _plain(value: Any, depth: int = 0) -> Any:
     "A value made only of what YAML and JSON can hold."
     if depth > 50: raise Unfit("nested more than 50 levels deep", "")
@@ -163,24 +163,25 @@ class Option:
         if value is False and "no" in self.choices: value = "no"  # YAML reads a bare `no` as false
         value = fit(value, self.hint)
         if self.path and value == "": raise Unfit("a path may not be empty", "")
-        if isinstance(value, str) and self.choices: value = self.choose(value)
+        if isinstance(value, str) and self.choices: value = _choose(self, value)
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, (int, float)) and not isinstance(number, bool) and not self.within(number):
+            if isinstance(number, (int, float)) and not isinstance(number, bool) and not _within(self, number):
                 raise Unfit("out of range", "")
         return value
 
-    def choose(self, word: str) -> str:
-        "One of the choices."
-        word = self.aliases.get(word, word)
-        if word in self.choices: return word
-        if word in self.later: raise Unfit("not part of this release yet", "")
-        near = nearest(word[:50], [*self.choices, *self.aliases])
-        raise Unfit("not a known value", near or "")
+# %% ../../nbs/core/01c_options.ipynb #9423a3a4
+def _within(option: Option, number: float) -> bool:
+    "Whether a number keeps to the bounds."
+    return ((option.ge is None or number >= option.ge) and (option.gt is None or number > option.gt)
+            and (option.le is None or number <= option.le) and (option.lt is None or number < option.lt))
 
-    def within(self, number: float) -> bool:
-        "Whether a number keeps to the bounds."
-        return ((self.ge is None or number >= self.ge) and (self.gt is None or number > self.gt)
-                and (self.le is None or number <= self.le) and (self.lt is None or number < self.lt))
+
+def _choose(option: Option, word: str) -> str:
+    "One of the choices. Raises `Unfit`."
+    word = option.aliases.get(word, word)
+    if word in option.choices: return word
+    if word in option.later: raise Unfit("not part of this release yet", "")
+    raise Unfit("not a known value", nearest(word[:50], [*option.choices, *option.aliases]) or "")
 
 # %% ../../nbs/core/01c_options.ipynb #7214ebf5
 def option(
@@ -284,7 +285,8 @@ def _unknown_key(
     known, suggestion = options(cls), ""
     if look and len(name) <= 64:
         dotted = leaves(root)
-        by_name = {key.rpartition(".")[2]: key for key in reversed(list(dotted))}
+        dotted_sections = {key.rpartition(".")[0] for key in dotted}
+        by_name = {key.rpartition(".")[2]: key for key in [*dotted_sections, *reversed(list(dotted))]}
         near = nearest(name, known)
         suggestion = by_name.get(name, "") or near or by_name.get(nearest(name, by_name) or "", "")
     what = "section" if not above and isinstance(value, Mapping) else "key"

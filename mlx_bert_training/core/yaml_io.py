@@ -77,7 +77,7 @@ class _Level:
     key: Any = None
     has_key: bool = False
 
-
+# %% ../../nbs/core/01b_yaml_io.ipynb #833e2682
 class _Builder:
     "Puts the pieces of a file together, in the order they are found."
 
@@ -144,7 +144,7 @@ def _read_events(document: Document, builder: _Builder, text: str) -> None:
             value = event.value if is_key or not event.implicit[0] else plain_scalar(event.value)
             builder.add(value if keep or is_key else _DROPPED, line)
 
-
+# %% ../../nbs/core/01b_yaml_io.ipynb #18ee2385
 def parse_yaml(
     text: str,                  # what the file says
     file: str | None = None,    # its name, for the messages
@@ -235,8 +235,13 @@ class Dumper(yaml.SafeDumper):
         flow = not any(isinstance(item, (dict, list)) for item in data)
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
 
+    def represent_text(self, data: str) -> yaml.Node:
+        odd = any(letter in data for letter in "\x85\u2028\u2029")  # line breaks to YAML 1.1, so they must be escaped
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if odd else None)
+
 
 Dumper.add_representer(list, Dumper.represent_list)
+Dumper.add_representer(str, Dumper.represent_text)
 Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"(?:{_FLOAT.pattern})$"), list("-+.0123456789"))
 
 
