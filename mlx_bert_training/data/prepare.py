@@ -40,7 +40,7 @@ def _keys(texts: Texts) -> list[tuple[str, ...]]:
     "What makes two rows the same to a model."
     return list(zip(*(part for part in texts if part is not None), strict=True))
 
-
+# %% ../../nbs/data/06_prepare.ipynb #73bb807c
 def _targets(data: DataConfig) -> list[str]:
     "The target columns of a declaration, none to several."
     column: str | Sequence[str] | None = data.target_column
@@ -68,7 +68,7 @@ def text_source(
     if leaking: raise DataError(f"the text would contain the target, column {leaking[0]!r}.")
     return source
 
-
+# %% ../../nbs/data/06_prepare.ipynb #2a2de229
 def read_texts(
     frame: pd.DataFrame,                # its rows
     source: RowTemplate | list[str],    # from `text_source`
