@@ -1,4 +1,5 @@
 """Encoder, poolings, heads and create_model: the edges that the notebooks do not show."""
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mlx.core as mx
@@ -10,7 +11,7 @@ from mlx.utils import tree_flatten
 from mlx_bert_training.core.errors import NotYetAvailableError, UnknownNameError
 from mlx_bert_training.core.tasks import HEAD_TYPES
 from mlx_bert_training.models import ModelError, create_model
-from mlx_bert_training.models.bert import BertConfig, additive_mask, config_from_file
+from mlx_bert_training.models.bert import BertConfig, BertLayer, additive_mask, config_from_file, recomputed
 from mlx_bert_training.models.heads import LATER_HEADS
 from mlx_bert_training.models.pooling import POOLINGS
 
@@ -133,6 +134,17 @@ def test_each_dropout_rate_is_used(place):
     assert mx.array_equal(run(still), run(still))
 
 
+@pytest.mark.parametrize("place", ["bert.embeddings", "bert.encoder.layer.1.attention.self", "classifier",
+                                   "bert.encoder.layer.1.attention.output", "bert.encoder.layer.1.output"])
+def test_dropout_happens_at_each_place(place):
+    model = make(evaluation=False)
+    rated = {name: module for name, module in model.named_modules() if hasattr(module, "rate")}
+    assert len(rated) == 1 + 3 * 3 + 1
+    for name, module in rated.items():
+        if name != place: module.rate = 0.0
+    assert not mx.allclose(run(model)[:2], run(model)[:2])
+
+
 def test_dropout_rate_sets_all_three():
     config = make(dropout_rate=0.3).config
     assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.classifier_dropout) == (0.3,) * 3
@@ -160,6 +172,28 @@ def test_first_token_shortcut_is_exact():
         assert mx.allclose(a, b, atol=1e-4), name
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_only_cls_takes_the_shortcut_and_only_in_the_last_layer(pooling, monkeypatch):
+    lengths = []
+    call = BertLayer.__call__
+
+    def watched(*arguments):
+        out = call(*arguments)
+        lengths.append(out.shape[1])
+        return out
+    monkeypatch.setattr(BertLayer, "__call__", watched)
+    run(make(pooling=pooling))
+    assert lengths == [6, 6, 1 if pooling == "cls" else 6]
+
+
+def test_recomputation_leaves_the_layer_its_own_parameters():
+    layer = make().bert.encoder.layer[0]
+    before = dict(tree_flatten(layer.parameters()))
+    mx.grad(lambda x: recomputed(layer)(x, None, None, False).sum())(mx.ones((1, 2, 16)))
+    after = dict(tree_flatten(layer.parameters()))
+    assert all(after[name] is value for name, value in before.items())
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_checkpointing_gives_the_same_gradients_with_dropout(pooling):
     model = make(evaluation=False, pooling=pooling)
@@ -175,14 +209,13 @@ def test_checkpointing_gives_the_same_gradients_with_dropout(pooling):
 
 
 def test_checkpointing_runs_each_layer_twice_in_training_only(monkeypatch):
-    from mlx_bert_training.models import bert
     runs = []
-    call = bert.BertLayer.__call__
+    call = BertLayer.__call__
 
     def counted(*arguments):
         runs.append(1)
         return call(*arguments)
-    monkeypatch.setattr(bert.BertLayer, "__call__", counted)
+    monkeypatch.setattr(BertLayer, "__call__", counted)
     model = make(evaluation=False)
     gradients(model)
     assert len(runs) == 3
@@ -257,6 +290,13 @@ def test_the_seed_decides_and_nothing_else_does():
     for name, value in same.items():
         assert mx.array_equal(value, first[name]), name
     assert not mx.array_equal(first["classifier.weight"], other["classifier.weight"])
+
+
+def test_a_new_model_can_be_used_in_another_thread():
+    model = make()
+    with ThreadPoolExecutor(1) as pool:
+        logits = pool.submit(lambda: np.array(run(model))).result()
+    np.testing.assert_allclose(logits, np.array(run(model)), atol=1e-6)
 
 
 def test_first_values_follow_the_paper():

@@ -237,7 +237,7 @@ def test_a_file_that_broke_off_is_named(folder, size):
 
 
 def test_a_config_that_is_none(folder):
-    for text in ("{", "[]", ""):
+    for text in ("{", "[]", "", '{"id2label": {"first": "a"}}', '{"id2label": ["a", "b"]}'):
         (folder / "config.json").write_text(text)
         with pytest.raises(WeightsError, match="config.json cannot be read"):
             create_model(pretrained=folder)

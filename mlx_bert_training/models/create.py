@@ -201,12 +201,13 @@ def read_description(
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(values, dict): raise ValueError("it is not a JSON object")
-    except (OSError, ValueError) as e:
+        labels = sorted((int(number), str(name)) for number, name in (values.get("id2label") or {}).items())
+    except (OSError, ValueError, AttributeError) as e:
         raise WeightsError(f"{folder / 'config.json'} cannot be read: {e}") from e
     config = config_from_file(values)
     if not any(str(a).endswith("ForSequenceClassification") for a in values.get("architectures") or ()):
         return SavedModel(config, values.get("pooling"))
-    names = tuple(name for _, name in sorted((values.get("id2label") or {}).items(), key=lambda item: int(item[0])))
+    names = tuple(name for _, name in labels)
     count = len(names) or int(values.get("num_labels") or 2)  # 2 is what Hugging Face leaves out
     by_count = {1: "regression", 2: "binary_classification"}.get(count, "multiclass_classification")
     by_problem = {"regression": "regression", "multi_label_classification": "multilabel_classification"}
