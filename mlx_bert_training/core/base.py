@@ -166,8 +166,8 @@ class Trainer(Evaluator):
         resume_from: str | Path | None = None,      # a checkpoint folder, or "latest" for the newest of this run
     ) -> TrainResult:
         "Train to the end of the plan, or on from a checkpoint. Raises `TrainingError` when the loss is not finite."
-        self._begin(self.train_loader if train_loader is None else train_loader,
-                    self.val_loader if val_loader is None else val_loader)
+        self.prepare_training(self.train_loader if train_loader is None else train_loader,
+                              self.val_loader if val_loader is None else val_loader)
         if resume_from is not None: self.load_checkpoint(checkpoint_to_resume(resume_from, self.config.environment))
         self._open_run_folder()
         self._started = time.perf_counter() - self.state.seconds
@@ -243,15 +243,15 @@ class Trainer(Evaluator):
 
     def load_checkpoint(self, path: str | Path) -> None:
         "Take weights, optimizer, history and position from a checkpoint of a run with the same plan and data."
-        if self.optimizer is None: self._begin(self.train_loader, self.val_loader)
+        if self.optimizer is None: self.prepare_training(self.train_loader, self.val_loader)
         restore_run(self, path)
         self._compile_step()    # the compiled step had captured the optimizer's former state
         if Path(path).parent.name == "checkpoints": self.output_dir = Path(path).parent.parent
 
     # ---- the parts of a run
 
-    def _begin(self, train_loader: DataLoader | None, val_loader: DataLoader | None) -> None:
-        "A fresh plan, and the loss, optimizer, schedule and step for it."
+    def prepare_training(self, train_loader: DataLoader | None, val_loader: DataLoader | None) -> None:
+        "A fresh plan, and the loss, optimizer, schedule and step for it; what `train` does first."
         if train_loader is None: raise MLXBertError("train needs a loader: pass one, or declare data.train_path")
         if len(train_loader) == 0: raise MLXBertError("the training loader has no batches")
         self.train_loader, self.val_loader = train_loader, val_loader

@@ -45,6 +45,7 @@ class ModelConfig(Section):
     num_labels: int | None = option(None, "classes; null: as many as the training data has", ge=1)
     pooling: str = option("cls", "how token vectors become one vector", choices=POOLINGS)
     dropout_rate: float = option(0.1, "dropout in encoder and head", ge=0, lt=1)
+    new_head: bool = option(False, "start a new head where the pretrained weights come with one for another task")
 
 # %% ../../nbs/core/02_config.ipynb #a4beee29
 @dataclass
@@ -57,7 +58,7 @@ class DataConfig(Section):
     text_pair_column: str | None = option(None, "column with a second text; null: none")
     template: str | None = option(None, "sentence a row is put into, with {column} places; null: text_column is used")
     template_defaults: dict[str, Any] = option(dict, "what stands for a missing value, by column")
-    target_column: str | None = option(None, "column with the label; null: needed only to train")
+    target_column: str | list[str] | None = option(None, "label column, for multilabel one each; null: none, predict only")
     id_column: str | None = option(None, "column that names a row in predictions; null: the row number does")
     validation_fraction: float = option(0.2, "part of train_path held out if there is no validation_path", ge=0, lt=1)
     max_length: int = option(128, "tokens of an example, the rest is cut", ge=2, le=131072)
@@ -65,8 +66,8 @@ class DataConfig(Section):
     encoding: str = option("utf-8", "character encoding of the files")
     batch_size: int = option(32, "examples in a training batch", ge=1)
     eval_batch_size: int | None = option(None, "examples in an evaluation batch; null: batch_size", ge=1)
-    num_workers: int = option(4, "threads that tokenize", ge=0, le=256)
-    prefetch_size: int = option(2, "batches made ready in the background; 0: none", ge=0, le=1024)
+    num_workers: int = option(4, "threads that tokenize and make batches; 0: none, all in the foreground", ge=0, le=256)
+    prefetch_size: int = option(2, "batches each thread makes ahead; 0: none", ge=0, le=1024)
     shuffle_train: bool = option(True, "a new order of the training examples each epoch")
     drop_last: bool = option(False, "leave out the last training batch if it is not full")
     length_buckets: int = option(8, "at most so many padded lengths, hence compiled shapes", ge=1, le=1024)

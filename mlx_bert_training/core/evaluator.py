@@ -101,6 +101,8 @@ class Evaluator:
         self.val_loader: DataLoader | None = getattr(data, "validation", None)
         self.dtype = compute_dtype(self.config.training.mixed_precision)
         self.compiled = self.config.environment.compile and runtime.can_compile()
+        if self.config.environment.compile and not self.compiled:
+            log.warning("there is no C++ compiler, so nothing is compiled and training is slow: install g++")
 
     def fire(self, event: str) -> None:
         "Tell every callback of `event`, in their order."
@@ -130,10 +132,12 @@ class Evaluator:
         self.fire("on_predict_begin")
         outputs, data = self._run(loader, None), self.config.data
         values, ids = probabilities(outputs.logits, self.head_type), getattr(loader, "row_ids", None)
+        labels = getattr(self.data, "labels", None)     # the values of the file; a model knows only their names
+        classes = getattr(labels, "classes", None) or getattr(self.model, "label_names", None)
         self.fire("on_predict_end")
         return Predictions(
             values[:, 0] if self.head_type == "regression" else values, self.head_type,
-            outputs.rows if ids is None else np.asarray(ids), getattr(self.model, "label_names", None),
+            outputs.rows if ids is None else np.asarray(ids), list(classes) if classes else None,
             data.target_column or "prediction", data.id_column or "id")
 
     def create_loss(self, loader: DataLoader) -> Loss:
