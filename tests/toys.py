@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_bert_training.callbacks import Callback
 from mlx_bert_training.core.config import BaseTrainerConfig
 from mlx_bert_training.core.declaration import load_config
 
@@ -73,3 +74,9 @@ def toy_config(tmp_path: Any, **overrides: Any) -> BaseTrainerConfig:
             "optimizer": {"learning_rate": 0.01}, "scheduler": {"type": "none"},
             "environment": {"output_dir": str(tmp_path), "run_name": "toy", "device": "cpu", "compile": False}}
     return load_config(base, **overrides)
+
+
+class Named(Callback):
+    "A callback to be named in a declaration."
+
+    def __init__(self, greeting: str = ""): self.greeting = greeting

@@ -43,7 +43,7 @@ class ModelConfig(Section):
     config: dict[str, Any] = option(dict, "sizes of the encoder, where they differ from the default or pretrained ones")
     head_type: str = option(HEAD_TYPES[0], "the task", choices=HEAD_TYPES, aliases=SHORT_HEADS, later=LATER_HEADS)
     num_labels: int | None = option(None, "classes; null: as many as the training data has", ge=1)
-    pooling: str = option("cls", "how token vectors become one vector", choices=POOLINGS)
+    pooling: str | None = option(None, "token vectors into one; null: as the weights were saved, else cls", choices=POOLINGS)
     dropout_rate: float = option(0.1, "dropout in encoder and head", ge=0, lt=1)
     new_head: bool = option(False, "start a new head where the pretrained weights come with one for another task")
 
@@ -58,7 +58,7 @@ class DataConfig(Section):
     text_pair_column: str | None = option(None, "column with a second text; null: none")
     template: str | None = option(None, "sentence a row is put into, with {column} places; null: text_column is used")
     template_defaults: dict[str, Any] = option(dict, "what stands for a missing value, by column")
-    target_column: str | list[str] | None = option(None, "label column, for multilabel one each; null: none, predict only")
+    target_column: str | list[str] | None = option(None, "label column, for multilabel one each; null: none")
     id_column: str | None = option(None, "column that names a row in predictions; null: the row number does")
     validation_fraction: float = option(0.2, "part of train_path held out if there is no validation_path", ge=0, lt=1)
     max_length: int = option(128, "tokens of an example, the rest is cut", ge=2, le=131072)

@@ -1,0 +1,88 @@
+"""The command line: the same results as the functions, and mistakes answered in one message."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mlx_bert_training.cli import main
+
+DECLARATION = """
+model: {config: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}}
+data:
+  train_path: demo:german_credit/train.csv
+  test_path: demo:german_credit/test.csv
+  target_column: risk
+  id_column: id
+  template: "{purpose} of {credit_amount} over {duration} months"
+  max_train_rows: 120
+training: {num_epochs: 3, early_stopping: false, baselines: true}
+environment: {run_name: cli, compile: false}
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(DECLARATION)
+    return tmp_path
+
+
+def test_train_then_resume_then_predict(home, capsys):
+    assert main(["train", "run.yaml", "training.num_epochs=2", "learning_rate=1e-3"]) == 0
+    printed = capsys.readouterr().out
+    assert "logistic regression" in printed and "runs/cli/predictions.csv" in printed
+    config = (home / "runs" / "cli" / "config.yaml").read_text()
+    assert "num_epochs: 2" in config
+    checkpoints = sorted(path.name for path in (home / "runs" / "cli" / "checkpoints").iterdir())
+    assert main(["train", "run.yaml", "num_epochs=2", "learning_rate=1e-3", "--resume",
+                 f"runs/cli/checkpoints/{checkpoints[0]}"]) == 0
+    assert not (home / "runs" / "cli-2").exists()
+    assert main(["predict", "runs/cli", "demo:german_credit/test.csv", "-o", "out.csv"]) == 0
+    assert (home / "out.csv").read_bytes() == (home / "runs" / "cli" / "predictions.csv").read_bytes()
+
+
+def test_mistakes_are_one_message_and_exit_code_2(home, capsys):
+    for arguments, said in [
+        (["train", "run.yaml", "training.num_epoch=2"], "num_epochs"),
+        (["train", "nothing.yaml"], "nothing.yaml"),
+        (["train", "run.yaml", "data.train_path=missing.csv"], "missing.csv"),
+        (["train", "run.yaml", "--resume"], "no whole checkpoint"),
+        (["predict", "runs", "demo:german_credit/test.csv"], "model/"),
+        (["config", "producton"], "production"),
+    ]:
+        assert main(arguments) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err and "Traceback" not in captured.err
+    assert list(home.iterdir()) == [home / "run.yaml"]      # nothing half-made is left
+
+
+def test_config_shows_compares_and_exports_the_schema(home, capsys):
+    assert main(["config", "run.yaml", "learning_rate=3e-4"]) == 0
+    (home / "shown.yaml").write_text(shown := capsys.readouterr().out)
+    assert "learning_rate: 0.0003" in shown
+    assert main(["config", "shown.yaml", "--diff", "run.yaml"]) == 0
+    difference = capsys.readouterr().out
+    assert "optimizer.learning_rate" in difference and "num_epochs" not in difference
+    assert main(["config", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["properties"]["optimizer"]
+
+
+def test_presets_are_listed_with_what_they_are_for(capsys):
+    assert main(["presets"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("quick_test", "development", "production", "kaggle", "german_credit"): assert name in printed
+
+
+def test_info_says_device_blas_and_speed(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("device", "mlx", "compiler"): assert word in printed
+    if sys.platform == "linux": assert "GFLOP/s" in printed
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "mlx_bert_training", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "train" in done.stdout

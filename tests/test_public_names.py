@@ -1,0 +1,59 @@
+"""Every promised name imports from where it was promised, quickly; what is to come says so."""
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import mlx_bert_training
+from mlx_bert_training.core.errors import NotYetAvailableError
+
+TOP = ("create_model create_trainer create_kaggle_trainer get_trainer_config register_trainer BaseTrainerConfig "
+       "KaggleTrainerConfig OptimizerConfig SchedulerConfig MLflowConfig EarlyStopping ModelCheckpoint "
+       "LearningRateScheduler ProgressBar MLflowCallback MetricsLogger Callback").split()
+ELSEWHERE = {
+    "callbacks": ["EarlyStopping", "ModelCheckpoint", "LearningRateScheduler", "ProgressBar", "MetricsLogger",
+                  "Callback"],
+    "integrations": ["MLflowConfig", "MLflowCallback"], "models": ["create_model"],
+    "mlx_trainer": ["MLXTrainer"], "config": ["TrainingConfig"], "kaggle": ["KaggleTrainer"],
+}
+
+
+@pytest.mark.parametrize("name", TOP)
+def test_public_names_import_from_the_package(name):
+    assert getattr(mlx_bert_training, name).__name__ == name and name in mlx_bert_training.__all__
+
+
+@pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in ELSEWHERE.items() for n in names])
+def test_public_names_import_from_their_modules(module, name):
+    assert getattr(importlib.import_module(f"mlx_bert_training.{module}"), name).__name__ == name
+
+
+def test_trainers_have_the_promised_methods():
+    from mlx_bert_training import KaggleTrainer, Trainer
+    methods = "train evaluate predict save_checkpoint load_checkpoint".split()
+    assert all(callable(getattr(Trainer, method)) for method in methods)
+    assert all(callable(getattr(KaggleTrainer, method)) for method in ("train_with_cv", "create_submission"))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="create_traner"): mlx_bert_training.create_traner  # noqa: B018
+
+
+def test_what_is_to_come_says_so():
+    from mlx_bert_training import KaggleTrainer, MLflowCallback, create_kaggle_trainer, create_model, create_trainer
+    for call in (create_kaggle_trainer, lambda: KaggleTrainer.train_with_cv(None),
+                 lambda: KaggleTrainer.create_submission(None), MLflowCallback,
+                 lambda: create_model("modernbert_with_head"), lambda: create_model("bert_with_head_with_lora"),
+                 lambda: create_model(head_type="ranking"), lambda: create_trainer(config={"tracking": "mlflow"})):
+        with pytest.raises(NotYetAvailableError, match="not part of this release"): call()
+
+
+def test_the_import_brings_only_what_it_needs():
+    "Neither pandas nor scikit-learn, let alone a library of an extra, is imported before it is used."
+    script = ("import sys, mlx_bert_training\n"
+              "print([m for m in ('pandas', 'sklearn', 'matplotlib', 'mlflow', 'kaggle', 'ipywidgets', 'torch', "
+              "'tokenizers', 'tqdm', 'IPython') if m in sys.modules])")
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
