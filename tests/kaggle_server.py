@@ -10,6 +10,7 @@ Faults are dictionaries in `server.faults`; `match` is a part of the request's n
     {"match": "ListSubmissions", "status": 429, "retry_after": 0.1, "times": 2}     refuse before anything is done
     {"match": "CreateSubmission", "status": 500, "after": True}                     do it, then answer 500
     {"match": "CreateSubmission", "drop": True, "after": True}                      do it, then hang up
+    {"match": "CreateSubmission", "garbage": True, "after": True}                   do it, then answer with a web page
     {"match": "GET blob", "cut": 1000}                                              hang up after 1000 bytes
     {"match": "IntrospectToken", "silent": 30}                                      answer after 30 s
 """
@@ -87,9 +88,9 @@ class Refused(Exception):
 class KaggleServer:
     "The state of the site. Use as a context manager; `url` is what clients take as their proxy."
 
-    def __init__(self, *competitions: Competition, users: dict[str, str] | None = None, tokens: dict[str, str] | None = None):
+    def __init__(self, *competitions: Competition):
         self.competitions = {c.slug: c for c in competitions}
-        self.users, self.tokens = users or {"ada": "ada-secret-key"}, tokens or {"KGAT_ada_token": "ada"}
+        self.users, self.tokens = {"ada": "ada-secret-key"}, {"KGAT_ada_token": "ada"}
         self.submissions: list[dict[str, Any]] = []
         self.faults: list[dict[str, Any]] = []
         self.requests: list[str] = []               # names of the requests, in order
@@ -168,7 +169,7 @@ class KaggleServer:
     def GetSubmissionLimits(self, request: dict[str, Any], user: str) -> Any:
         found = self.competition(request)
         sent = self.sent_today(found.slug, user)
-        return {"numToday": sent, "numTotal": sent, "numAllowedNow": max(0, found.max_daily - sent), "limitedByTotal": False}
+        return {"numToday": sent, "numTotal": sent, "numAllowedNow": max(0, found.max_daily - sent)}
 
     def CreateSubmission(self, request: dict[str, Any], user: str) -> Any:
         found, upload = self.competition(request, user), self.uploads.get(request["blobFileTokens"])
@@ -189,11 +190,13 @@ class KaggleServer:
         if "error" in item: return shown | {"status": "ERROR", "errorDescription": item["error"]}
         public, private = item["scores"]
         ended = self.competitions[item["slug"]].ended
-        return shown | {"status": "COMPLETE", "publicScore": f"{public:.5f}", "privateScore": f"{private:.5f}" if ended else ""}
+        return shown | {"status": "COMPLETE", "publicScore": f"{public:.5f}",
+                        "privateScore": f"{private:.5f}" if ended else ""}
 
     def ListSubmissions(self, request: dict[str, Any], user: str) -> Any:
         slug = self.competition(request, user).slug
-        return {"submissions": [self.view(s) for s in reversed(self.submissions) if (s["slug"], s["user"]) == (slug, user)]}
+        mine = [s for s in reversed(self.submissions) if (s["slug"], s["user"]) == (slug, user)]
+        return {"submissions": [self.view(item) for item in mine]}
 
     def GetSubmission(self, request: dict[str, Any], user: str) -> Any:
         for item in self.submissions:
@@ -256,6 +259,9 @@ class Handler(BaseHTTPRequestHandler):
             if self.command == "PUT": self.body()
             after = {"Retry-After": str(fault["retry_after"])} if "retry_after" in fault else {}
             raise Refused(fault["status"], fault.get("message", f"injected {fault['status']}"), after)
+        if fault.get("garbage"):
+            self.reply(200, b"<html>We will be right back</html>", {"Content-Type": "text/html"})
+            raise BrokenPipeError
         if fault.get("drop"):
             self.hang_up()
             raise BrokenPipeError
@@ -272,7 +278,7 @@ class Handler(BaseHTTPRequestHandler):
             self.fail(fault)        # an `after` fault: it is done, but the client does not hear of it
             base = f"http://{self.headers['Host']}"
             if isinstance(answer, str): self.reply(302, b"", {"Location": base + answer})
-            else: self.reply(200, json.dumps(answer).replace("BASE", base).encode(), {"Content-Type": "application/json"})
+            else: self.reply(200, json.loads(json.dumps(answer).replace("BASE", base)))
 
         self.handle_request(name, serve)
 
@@ -289,7 +295,8 @@ class Handler(BaseHTTPRequestHandler):
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             if "cut" not in fault: return self.reply(206 if start else 200, content[start:], headers)
             self.send_response(206 if start else 200)
-            for name, value in {**headers, "Content-Length": str(len(content) - start)}.items(): self.send_header(name, value)
+            headers["Content-Length"] = str(len(content) - start)
+            for name, value in headers.items(): self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content[start:start + fault["cut"]])
             self.wfile.flush()

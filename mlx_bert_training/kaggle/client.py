@@ -37,8 +37,8 @@ from mlx_bert_training.kaggle.connection import (
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'MESSAGE_LENGTH', 'RECORD', 'PARTIAL', 'DATA_SUFFIXES', 'competition_slug', 'Submission', 'SubmissionLimits',
-           'KaggleSubmitError', 'run_tag', 'KaggleClient', 'find_competition_files']
+__all__ = ['log', 'MESSAGE_LENGTH', 'RECORD', 'PARTIAL', 'DATA_SUFFIXES', 'BEFORE', 'competition_slug', 'Submission',
+           'SubmissionLimits', 'KaggleSubmitError', 'run_tag', 'KaggleClient', 'find_competition_files']
 
 # %% ../../nbs/kaggle/08_client.ipynb #2fe05194
 def competition_slug(
@@ -184,8 +184,8 @@ class KaggleClient:
         "A call about a competition; for a name that Kaggle does not know, the nearest that it does."
         try: return self.connection.call(f"{what} {competition}", function, competition, attempts)
         except KaggleNotFoundError as error: failure = error
-        try: known = self.connection.call("list competitions", attempts=1,
-                                          function=lambda api: api.competitions_list(search=competition[:4])).competitions
+        ask = methodcaller("competitions_list", search=competition[:4])
+        try: known = self.connection.call("list competitions", ask, attempts=1).competitions
         except KaggleError: known = []
         near = nearest(competition, [c.ref.rsplit("/", 1)[-1] for c in known])
         hint = f" Did you mean {near!r}?" if near and near != competition else ""
@@ -246,6 +246,9 @@ def _download(client: KaggleClient, slug: str, folder: Path, force: bool, max_by
     return folder
 
 # %% ../../nbs/kaggle/08_client.ipynb #e26446af
+BEFORE = ("IntrospectToken", "StartSubmissionUpload", "upload")    # if one of these fails, nothing was submitted
+
+
 def _submit(client: KaggleClient, slug: str, path: Path, message: str) -> Submission:
     "Send a file once."
     if not path.is_file() or not path.stat().st_size: raise KaggleSubmitError(f"{path}: no such file, or an empty one")
@@ -258,11 +261,13 @@ def _submit(client: KaggleClient, slug: str, path: Path, message: str) -> Submis
                                  function=lambda api: api.competition_submit(str(path), text, slug, quiet=True))
             if answer.ref: return Submission(answer.ref, "pending", description=text, file_name=path.name)
             trouble = f"{answer.message} (ref=0: the file did not arrive)"
-        except KaggleUnavailableError as error:
+        except KaggleError as error:
+            if error.status is not None and error.status < 500 and error.status != 429:
+                raise _refused(client, slug, error) from None
             trouble, pause = str(error), policy.pause(attempt, error.retry_after)
-            if error.request == "CreateSubmission" and error.status != 429:
+            if error.request not in BEFORE and error.status != 429:
                 if found := _find(client, slug, tag, trouble): return found
-        except KaggleError as error: raise _refused(client, slug, error) from None
+            if not isinstance(error, KaggleUnavailableError): raise
         if pause > policy.longest or attempt + 1 == policy.attempts: break
         log.warning("%s; nothing was counted, trying again in %.1f s", trouble, pause)
         time.sleep(pause)

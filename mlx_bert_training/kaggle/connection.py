@@ -200,7 +200,6 @@ def explain(
         return KaggleUnavailableError(f"{what}: Kaggle answered {status} ({said})", **details)
     if status is None and isinstance(error, OSError) and hasattr(error, "request"):
         return KaggleUnavailableError(f"{what}: no answer from Kaggle ({type(error).__name__}: {said})", **details)
-    if isinstance(error, TimeoutError): return KaggleUnavailableError(f"{what}: {said}", **details)
     return KaggleError(f"{what}: {said}", **details)
 
 # %% ../../nbs/kaggle/07a_connection.ipynb #bf94a76f
@@ -263,7 +262,8 @@ def make_api(
             worker = threading.Thread(target=lambda: done.append(upload(path, url, quiet, resume)), daemon=True)
             worker.start()
             worker.join(limit)
-            if not done: raise TimeoutError(f"the upload did not end within {limit:.0f} s; nothing was submitted")
+            if not done:
+                raise KaggleUnavailableError(f"the upload did not end within {limit:.0f} s", request="upload")
             return done[0]
 
     return Api()
