@@ -27,7 +27,7 @@ from .models.create import create_model
 __all__ = ['TrainingRun', 'run_training', 'save_for_prediction', 'compare_with_baselines', 'predict_file']
 
 # %% ../nbs/run.ipynb #d1c8c149
-@dataclass
+@dataclass(repr=False)
 class TrainingRun:
     "A finished run: the trainer, its result and the files it wrote."
     trainer: Trainer
@@ -40,7 +40,7 @@ class TrainingRun:
         "What stands in the run's folder."
         return sorted(self.result.output_dir.iterdir())
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         parts = [str(self.result)]
         if self.scores is not None: parts.append(f"On the validation part:\n{self.scores.round(4).to_string()}")
         listing = "\n".join(f"  {path}" for path in self.files())

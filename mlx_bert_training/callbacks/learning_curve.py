@@ -27,6 +27,7 @@ class LearningCurve(Callback):
         self.file_name = file_name
 
     def on_train_end(self, trainer: Any, state: TrainerState) -> None:
+        "Draw the picture."
         if not state.history: return
         try:
             figure = plot_history(state.history, trainer.config.training.best_metric, state.best_step)

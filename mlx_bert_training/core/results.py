@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,10 @@ def plot_history(
     return fig
 
 # %% ../../nbs/core/09_results.ipynb #27e49848
-@dataclass
+@dataclass(repr=False)
 class TrainResult:
     "What a run came to. In a notebook it shows itself as a table; `plot()` draws the learning curve."
-    history: list[dict[str, Any]] = field(repr=False)   # one row per log and per evaluation
+    history: list[dict[str, Any]]       # one row per log and per evaluation
     metrics: dict[str, float]           # evaluation of the weights the model holds now
     best_metric_name: str               # such as "eval_auc"
     best_metric: float | None           # its best value
@@ -93,7 +93,7 @@ class TrainResult:
         values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
         Path(path).write_text(json.dumps(json_safe(values), indent=1, allow_nan=False), encoding="utf-8")
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = self.summary()
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
