@@ -215,7 +215,7 @@ def _listing(client: KaggleClient, competition: str) -> dict[str, list[Any]]:
 def _listing_page(api: Any, competition: str, token: str) -> Any:
     return api.competition_list_files(competition, page_token=token, page_size=200)
 
-
+# %% ../../nbs/kaggle/08_client.ipynb #c5f6b9c4
 def _download(client: KaggleClient, slug: str, folder: Path, force: bool, max_bytes: int) -> Path:
     "Fetch and unpack a competition's files, unless they are there and unchanged."
     listing, record = _listing(client, slug), _recorded(folder, slug)
@@ -273,7 +273,7 @@ def _submit(client: KaggleClient, slug: str, path: Path, message: str) -> Submis
         time.sleep(pause)
     raise KaggleSubmitError(f"{path} was not submitted to {slug}: {trouble}")
 
-
+# %% ../../nbs/kaggle/08_client.ipynb #b256bd92
 def _find(client: KaggleClient, slug: str, tag: str, trouble: str) -> Submission | None:
     "The submission with this tag; some time is left for it to appear in the list."
     for attempt in range(3):

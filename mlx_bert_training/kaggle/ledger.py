@@ -26,7 +26,8 @@ from ..core.errors import DataError, missing_extra
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'LedgerEntry', 'config_hash', 'file_sha256', 'plot_scores', 'Ledger', 'LedgerSummary', 'summarize']
+__all__ = ['log', 'LedgerEntry', 'config_hash', 'file_sha256', 'Fit', 'fit_scores', 'plot_scores', 'Ledger', 'LedgerSummary',
+           'summarize']
 
 # %% ../../nbs/kaggle/09_ledger.ipynb #a6ecaba6
 @dataclass
@@ -126,8 +127,8 @@ def fit_scores(
     ranks = [pd.Series(values).rank().to_numpy() for values in (cv, public)]
     with np.errstate(invalid="ignore"):     # equal public scores: no correlation, nan
         pearson, spearman = (float(np.corrcoef(pair)[0, 1]) for pair in ((cv, public), ranks))
-    return Fit(float(slope), float(intercept), pearson, spearman, float((residuals ** 2).sum()) / (len(cv) - 2)),
-               len(cv), float(cv.mean()), squares)
+    return Fit(float(slope), float(intercept), pearson, spearman,
+               math.sqrt(float((residuals ** 2).sum()) / (len(cv) - 2)), len(cv), float(cv.mean()), squares)
 
 # %% ../../nbs/kaggle/09_ledger.ipynb #2b2cd54a
 def plot_scores(

@@ -348,7 +348,7 @@ def _style_of(wanted: SampleFormat, head_type: str | None, style: str) -> str:
     if style != "auto": return style
     return "labels" if set(wanted.kinds) <= {"text", "boolean"} else "values"
 
-
+# %% ../../nbs/kaggle/07_submission.ipynb #49cfe08c
 def check_submission(
     submission: str | Path | pd.DataFrame,              # the file, or the frame before it is written
     sample: str | Path | pd.DataFrame,                  # sample_submission.csv
