@@ -126,7 +126,7 @@ def fit_scores(
     residuals = public - (slope * cv + intercept)
     ranks = [pd.Series(values).rank().to_numpy() for values in (cv, public)]
     with np.errstate(invalid="ignore"):     # equal public scores: no correlation, nan
-        pearson, spearman = (float(np.corrcoef(pair)[0, 1]) for pair in ((cv, public), ranks))
+        pearson, spearman = (float(np.corrcoef(x, y)[0, 1]) for x, y in ((cv, public), ranks))
     return Fit(float(slope), float(intercept), pearson, spearman,
                math.sqrt(float((residuals ** 2).sum()) / (len(cv) - 2)), len(cv), float(cv.mean()), squares)
 

@@ -204,7 +204,7 @@ def build_submission(
     *,
     style: str = "auto",                        # "labels" or "probabilities" overrule what the sample looks like
     threshold: float = 0.5,                     # of binary and multi-label decisions
-    ids: Sequence[Any] | None = None,           # ids and their order; default those of the sample
+    ids: Iterable[Any] | None = None,           # ids and their order; default those of the sample
 ) -> pd.DataFrame:                              # header, order and types of the sample
     "Predictions in the sample's format. Raises `SubmissionError` when an id or a class has no place in it."
     wanted = read_sample(sample)
