@@ -45,7 +45,7 @@ def _first_difference(a: np.ndarray, b: np.ndarray) -> str:
     i = int(np.flatnonzero((a != b).reshape(len(a), -1).any(1))[0])
     return f"first in row {i}: {a[i].tolist()!r} against {b[i].tolist()!r}"
 
-
+# %% ../../nbs/kaggle/05_ensemble.ipynb #ef448769
 def check_members(
     members: Sequence[OOF],     # what an ensemble is to be made of
 ) -> None:
@@ -95,7 +95,7 @@ def _fast_f1(p: np.ndarray, y: np.ndarray) -> float:
     chosen = p > 0.5
     return float(2 * (chosen & (y == 1)).sum() / max(chosen.sum() + y.sum(), 1))
 
-
+# %% ../../nbs/kaggle/05_ensemble.ipynb #1cfb6f21
 def make_objective(
     metric: str,                # a metric's name
     head_type: str,             # the task
@@ -182,7 +182,7 @@ def _rank_rule(reference: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         return places.reshape(p.shape)
     return rank
 
-
+# %% ../../nbs/kaggle/05_ensemble.ipynb #2a3dd1bd
 @dataclass(frozen=True)
 class RankAverage:
     "Mean of ranks."
@@ -232,7 +232,7 @@ def _loss_weights(predictions: np.ndarray, targets: np.ndarray, head_type: str) 
     weights = np.where(found.x > 1e-6, found.x, 0)
     return weights / weights.sum() if np.isfinite(weights).all() and weights.sum() > 0 else np.full(size, 1 / size)
 
-
+# %% ../../nbs/kaggle/05_ensemble.ipynb #872e0886
 @dataclass(frozen=True)
 class Blending:
     "Weights of at least zero that sum to one, best on the rows given: for `loss`, or for `metric`."
@@ -277,7 +277,7 @@ def _fit_classes(model: Any, x: np.ndarray, y: np.ndarray, classes: int) -> tupl
         return p
     return predict, fitted
 
-
+# %% ../../nbs/kaggle/05_ensemble.ipynb #78696d8f
 def _shares(models: Sequence[Any], members: int) -> np.ndarray | None:
     "(M,) share of the size of linear coefficients; None for other models."
     finals = [model[-1] if isinstance(model, Pipeline) else model for model in models if model is not None]

@@ -116,7 +116,7 @@ class Gain:
 
     def __str__(self) -> str: return f"gain {self.mean:+.4f} ± {self.standard_error:.4f} ({self.sigma:+.1f} sigma)"
 
-
+# %% ../../nbs/kaggle/04_oof.ipynb #b59173db
 def compare(
     score: CVScore,     # the one in question
     other: CVScore,     # what it is measured against
@@ -313,7 +313,7 @@ def _check_oof(oof: OOF) -> None:
         raise DataError(f"{what}: test predictions {oof.test_predictions.shape} do not go with {len(ids)} test ids and "
                         f"predictions {oof.predictions.shape}")
 
-
+# %% ../../nbs/kaggle/04_oof.ipynb #9c6568a8
 def oof_frame(oof: OOF) -> pd.DataFrame:
     "One row a training row: id, fold, target, and a column for each class or the predicted value."
     frame = pd.DataFrame({oof.id_column: oof.row_ids, "fold": oof.folds})
@@ -405,7 +405,7 @@ def _match_columns(frame: pd.DataFrame, like: OOF, columns: Any, aside: set[str]
         raise DataError(f"{len(found)} columns for the classes {names}: {found}")
     return found
 
-
+# %% ../../nbs/kaggle/04_oof.ipynb #2c099453
 def _positions(frame: pd.DataFrame, id_column: str, wanted: np.ndarray, needed: np.ndarray) -> np.ndarray:
     "(N,) which row of the frame has each wanted id, -1 for one that is not needed and not there."
     ids = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in frame[id_column]]
@@ -423,7 +423,7 @@ def _positions(frame: pd.DataFrame, id_column: str, wanted: np.ndarray, needed: 
         raise DataError(f"{frame.attrs.get('path', 'the frame')}: no row for id {known[i]!r}")
     return position
 
-# %% ../../nbs/kaggle/04_oof.ipynb #2c099453
+# %% ../../nbs/kaggle/04_oof.ipynb #ac464c52
 def _read_predictions(
     source: str | Path | pd.DataFrame, like: OOF, ids: np.ndarray, needed: np.ndarray, id_column: str, columns: Any,
     fold_column: str | None, tolerance: float,
@@ -440,7 +440,7 @@ def _read_predictions(
     gathered[position >= 0] = values.reshape(len(values), -1)[position[position >= 0]]
     return gathered, frame, position
 
-
+# %% ../../nbs/kaggle/04_oof.ipynb #450bc15d
 def import_predictions(
     source: str | Path | pd.DataFrame,  # a table with ids and out-of-fold predictions: .csv, .tsv, .jsonl, .parquet
     like: OOF,                          # knows the rows, targets, folds and classes

@@ -109,7 +109,7 @@ def _sweep(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     tp = np.concatenate([[0], hits[last]]).astype(np.float64)
     return threshold, tp, positives - tp
 
-
+# %% ../../nbs/kaggle/06_thresholds.ipynb #2207db80
 def threshold_curve(
     p: np.ndarray,          # (n,) probabilities of yes
     y: np.ndarray,          # (n,) 0 and 1
@@ -153,7 +153,7 @@ def score_decisions(
     else: logits = np.eye(max(2, int(max(decided.max(), targets.max())) + 1))[decided]
     return compute_metrics([metric], head_type, logits, targets)[metric]
 
-
+# %% ../../nbs/kaggle/06_thresholds.ipynb #d71bddd5
 def _micro_f1_thresholds(p: np.ndarray, y: np.ndarray) -> np.ndarray:
     "(C,) thresholds that are each best for micro-F1, given the others."
     sweeps = [_sweep(p[:, c], y[:, c]) for c in range(p.shape[1])]
