@@ -24,8 +24,22 @@ check: $(BIN)/.installed-dev    ## the quick part of `make test`
 notebooks: $(BIN)/.installed-dev    ## run every notebook again and keep its outputs
 	$(BIN)/nbdev_export && $(BIN)/python tools/run_notebooks.py && $(BIN)/python tools/readme.py
 
-docs: $(BIN)/.installed-dev
+docs: $(BIN)/.installed-dev     ## the documentation as web pages, in _docs
 	$(BIN)/python tools/docs.py
+
+TORCH := $(VENV)-torch/bin
+
+parity: $(TORCH)/.installed     ## logits, gradients and saved models against live transformers
+	$(TORCH)/python -m pytest tests/parity -s
+
+benchmark: $(TORCH)/.installed  ## speed and memory against transformers and torch, in one interleaved run
+	$(TORCH)/python benchmarks/train_step.py
+
+$(TORCH)/.installed: benchmarks/requirements.txt
+	$(PYTHON) -m venv $(VENV)-torch
+	$(TORCH)/pip install -q --upgrade pip
+	$(TORCH)/pip install -q -r benchmarks/requirements.txt pytest -e .
+	@touch $@
 
 $(BIN)/.installed: settings.ini setup.py | $(BIN)/python
 	$(BIN)/pip install -q -e ".[notebook]"
@@ -40,4 +54,4 @@ $(BIN)/python:
 	$(BIN)/pip install -q --upgrade pip
 
 clean:
-	rm -rf $(VENV) build dist _docs _proc *.egg-info runs
+	rm -rf $(VENV) $(VENV)-torch build dist _docs _proc *.egg-info runs

@@ -3,7 +3,7 @@
     python benchmarks/fine_tune.py train.tsv test.tsv --seeds 3
 
 Each file has one `text<TAB>label` a line and no header. The number of epochs is fixed beforehand and the last weights
-are scored, so nothing is chosen on the test file. Prints the accuracy of each seed, the mean, and the standard deviation.
+are scored, so nothing is chosen on the test file. Prints each seed's accuracy, their mean and standard deviation.
 """
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     scores = []
     with tempfile.TemporaryDirectory() as folder:
-        files = [with_header(path, Path(folder, f"{name}.csv")) for name, path in (("train", args.train), ("test", args.test))]
+        files = [with_header(args.train, Path(folder, "train.csv")), with_header(args.test, Path(folder, "test.csv"))]
         for seed in range(args.seeds):
             trainer = create_trainer(
                 config={"extends": "development", "model": {"pretrained": "all-MiniLM-L6-v2", "pooling": "mean"}},
