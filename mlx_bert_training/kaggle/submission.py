@@ -226,7 +226,8 @@ def build_submission(
                               f"{wanted.id_column} = {missing[0]!r} (line {order.index(missing[0]) + 2}); the "
                               f"predictions' ids look like {', '.join(map(repr, have[:3]))}")
     if len(have) > len(order):
-        extra = next(r for r in have if r not in set(order))
+        known = set(order)
+        extra = next(r for r in have if r not in known)
         raise SubmissionError(f"{wanted.name}: the predictions have {len(have) - len(order)} rows that the sample "
                               f"lacks, the first is {wanted.id_column} = {extra!r}")
     frame = pd.DataFrame({wanted.id_column: have} | _target_cells(predictions, wanted, style, threshold))
@@ -265,6 +266,7 @@ def _stale(wanted: SampleFormat, test_name: str, test_ids: Sequence[str]) -> str
 def _id_problems(table: _Table, wanted: SampleFormat, ids: Sequence[str], source: str) -> Iterator[str]:
     "Row count, repeated, unknown and missing ids, order."
     have, known, column = table.column(0), set(ids), wanted.id_column
+    present = set(have)
     if len(have) != len(ids): yield f"{table.name}: {len(have)} rows where {source} has {len(ids)}"
     seen: dict[str, int] = {}
     for row, row_id in enumerate(have):
@@ -276,7 +278,7 @@ def _id_problems(table: _Table, wanted: SampleFormat, ids: Sequence[str], source
     if unknown:
         yield (f"{table.at(unknown[0])}: {column} = {have[unknown[0]]!r} is not an id of {source}"
                f"{f' ({len(unknown)} such rows)' if len(unknown) > 1 else ''}; its first is {ids[0]!r}")
-    missing = [row_id for row_id in ids if row_id not in set(have)]
+    missing = [row_id for row_id in ids if row_id not in present]
     if missing:
         yield f"{table.name}: no row for {len(missing)} of {len(ids)} ids, the first is {column} = {missing[0]!r}"
 
