@@ -16,7 +16,8 @@ from mlx.utils import tree_flatten
 from toys import ToyLoader, ToyModel, toy_config
 
 from mlx_bert_training.callbacks import Callback, EarlyStopping, LearningRateScheduler, ModelCheckpoint
-from mlx_bert_training.core.base import Trainer, batch_seed, new_run_folder, plan_run
+from mlx_bert_training.core.base import Trainer, batch_seed
+from mlx_bert_training.core.bookkeeping import new_run_folder, plan_run
 from mlx_bert_training.core.config import TrainingSection
 from mlx_bert_training.core.errors import CheckpointError, MLXBertError, TrainingError
 from mlx_bert_training.core.losses import create_loss

@@ -43,7 +43,7 @@ class ModelConfig(Section):
     config: dict[str, Any] = option(dict, "sizes of the encoder, where they differ from the default or pretrained ones")
     head_type: str = option(HEAD_TYPES[0], "the task", choices=HEAD_TYPES, aliases=SHORT_HEADS, later=LATER_HEADS)
     num_labels: int | None = option(None, "classes; null: as many as the training data has", ge=1)
-    pooling: str | None = option(None, "token vectors into one; null: as the weights were saved, else cls", choices=POOLINGS)
+    pooling: str | None = option(None, "token vectors into one; null: as saved, else cls", choices=POOLINGS)
     dropout_rate: float = option(0.1, "dropout in encoder and head", ge=0, lt=1)
     new_head: bool = option(False, "start a new head where the pretrained weights come with one for another task")
 
