@@ -417,3 +417,64 @@ def test_predictions_come_in_the_order_of_the_data(tmp_path):
 def test_evaluating_without_labels_says_so(tmp_path):
     with pytest.raises(MLXBertError, match="labels"):
         Trainer(ToyModel(), toy_config(tmp_path)).evaluate(ToyLoader(labelled=False))
+
+
+# ---- parts that can be exchanged
+
+
+def test_loss_optimizer_schedule_and_loader_of_ones_own_are_used(tmp_path):
+    import mlx.optimizers as optim
+    heard = []
+
+    class Mine:
+        def __call__(self, step): return 0.5 if step < 3 else 0.0
+        def observe(self, metric): heard.append(metric)
+        def state_dict(self): return {}
+        def load_state_dict(self, state): pass
+
+    def loss(logits, labels): return (logits[:, 1] - labels) ** 2, mx.ones(len(labels))
+
+    model, rates = ToyModel(), Rates()
+    trainer = Trainer(model, toy_config(tmp_path, num_epochs=1), callbacks=[rates], loss=loss,
+                      optimizer=optim.RMSprop(0.1), schedule=Mine())
+    trainer.train(ToyLoader(), ToyLoader(seed=1))
+    assert rates.seen == [0.5, 0.5, 0.5, 0.0, 0.0] and len(heard) == 1 and trainer.loss is loss
+    assert not np.array_equal(weights(model)["out.weight"][1], weights(ToyModel())["out.weight"][1])
+    assert np.array_equal(weights(model)["out.weight"][0], weights(ToyModel())["out.weight"][0])   # not in the loss
+
+
+def test_training_twice_begins_anew_from_the_weights_there_are(tmp_path):
+    trainer = Trainer(ToyModel(), toy_config(tmp_path, eval_strategy="no"))
+    first = trainer.train(ToyLoader())
+    between = weights(trainer.model)
+    second = trainer.train(ToyLoader())
+    assert first.steps == second.steps == 15 and len(second.history) == len(first.history)
+    assert not np.array_equal(between["out.weight"], weights(trainer.model)["out.weight"])
+
+
+def test_frozen_parameters_stay_as_they_are(tmp_path):
+    model = ToyModel()
+    model.embedding.freeze()
+    before = weights(model)
+    Trainer(model, toy_config(tmp_path, eval_strategy="no", weight_decay=0.1)).train(ToyLoader())
+    after = weights(model)
+    assert np.array_equal(before["embedding.weight"], after["embedding.weight"])
+    assert not np.array_equal(before["out.weight"], after["out.weight"])
+
+
+def test_gradient_checkpointing_needs_a_model_that_can(tmp_path):
+    with pytest.raises(MLXBertError, match="gradient_checkpointing: ToyModel"):
+        Trainer(ToyModel(), toy_config(tmp_path, gradient_checkpointing=True))
+
+
+def test_without_a_compiler_training_goes_on_and_says_so(tmp_path):
+    script = ("import sys; sys.path[:0] = [sys.argv[1]]\n"
+              "import logging; logging.basicConfig()\n"
+              "from toys import *\n"
+              "from mlx_bert_training import Trainer\n"
+              "config = toy_config(sys.argv[2], compile=True, eval_strategy='no')\n"
+              "print(Trainer(ToyModel(), config).train(ToyLoader()).steps)\n")
+    environment = {**os.environ, "PATH": str(tmp_path)}     # no g++ to be found
+    done = subprocess.run([sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)], env=environment,
+                          capture_output=True, text=True)
+    assert done.stdout.strip() == "15" and ("g++" in done.stderr or sys.platform != "linux")
