@@ -54,7 +54,7 @@ def test_defaults_are_the_documented_ones():
     assert (t.load_best_at_end, t.mixed_precision, t.best_metric_mode) == (True, True, "auto")
     d, k, m = DataConfig(), KaggleConfig(), MLflowConfig()
     assert (d.batch_size, d.eval_batch_size, d.num_workers, d.prefetch_size, d.length_buckets) == (32, None, 4, 2, 8)
-    assert (k.cv_folds, k.cv_strategy, k.pseudo_label_threshold, k.tta_iterations) == (5, "stratified", 0.95, 5)
+    assert (k.cv_folds, k.cv_strategy, k.pseudo_label_threshold, k.tta_iterations) == (5, "auto", 0.95, 5)
     assert (k.submission_dir, k.download_data, k.auto_submit) == ("submissions", True, False)
     assert (m.log_models, m.log_checkpoints, m.log_system_metrics) == (True, False, True)
     assert EnvironmentConfig().seed == 42 and ModelConfig().dropout_rate == 0.1

@@ -21,10 +21,11 @@ from .yaml_io import SUFFIXES, dump_yaml, write_text
 
 # %% auto #0
 __all__ = ['HEAD_TYPES', 'SHORT_HEADS', 'LATER_HEADS', 'LATER_MODELS', 'POOLINGS', 'OPTIMIZERS', 'SCHEDULES', 'LOSSES',
-           'COMPETITION_TYPES', 'CV_STRATEGIES', 'ABSENT', 'ModelConfig', 'DataConfig', 'OptimizerConfig',
-           'SchedulerConfig', 'TrainingSection', 'MLflowConfig', 'TrackingConfig', 'EnvironmentConfig', 'KaggleConfig',
-           'known_encoding', 'data_rules', 'task_rules', 'training_rules', 'wiring_rules', 'kaggle_rules', 'find_key',
-           'nest', 'Difference', 'ConfigDiff', 'flat', 'BaseTrainerConfig', 'KaggleTrainerConfig']
+           'COMPETITION_TYPES', 'CV_STRATEGIES', 'ENSEMBLE_METHODS', 'TARGET_TRANSFORMS', 'ABSENT', 'ModelConfig',
+           'DataConfig', 'OptimizerConfig', 'SchedulerConfig', 'TrainingSection', 'MLflowConfig', 'TrackingConfig',
+           'EnvironmentConfig', 'KaggleConfig', 'known_encoding', 'data_rules', 'task_rules', 'training_rules',
+           'wiring_rules', 'kaggle_rules', 'fold_rules', 'find_key', 'nest', 'Difference', 'ConfigDiff', 'flat',
+           'BaseTrainerConfig', 'KaggleTrainerConfig']
 
 # %% ../../nbs/core/02_config.ipynb #afad395d
 HEAD_TYPES = ("binary_classification", "multiclass_classification", "multilabel_classification", "regression")
@@ -185,7 +186,9 @@ class EnvironmentConfig(Section):
 
 # %% ../../nbs/core/02_config.ipynb #327bd199
 COMPETITION_TYPES = (*HEAD_TYPES, "ordinal_regression", "time_series", "ranking")
-CV_STRATEGIES = ("kfold", "stratified", "group", "time_series")
+CV_STRATEGIES = ("auto", "kfold", "stratified", "group", "stratified_group", "time_series", "binned", "iterative")
+ENSEMBLE_METHODS = ("voting", "hard_voting", "rank_average", "blending", "stacking", "hill_climbing")
+TARGET_TRANSFORMS = ("auto", "none", "standardize", "log1p")
 
 
 @dataclass
@@ -196,19 +199,35 @@ class KaggleConfig(Section):
     competition_metric: str | None = option(None, "metric of the leaderboard; null: training.best_metric")
     maximize_metric: bool | None = option(None, "whether more is better; null: what the metric is known for")
     cv_folds: int = option(5, "folds of the cross-validation", ge=2, le=1000)
-    cv_strategy: str = option("stratified", "how rows are split", choices=CV_STRATEGIES)
+    cv_strategy: str = option("auto", "how rows are split; auto: what suits the task", choices=CV_STRATEGIES)
+    cv_repeats: int = option(1, "complete cross-validations, each on other folds and another seed", ge=1, le=100)
+    group_column: str | None = option(None, "rows with the same value stay in one fold; null: none")
+    time_column: str | None = option(None, "when a row was made, for cv_strategy time_series; null: none")
+    folds_path: str | None = option(None, "folds.csv of another run, to use its folds; null: new ones", path=True)
+    select_epoch: bool = option(False, "a fold stops and keeps the best epoch by the rows that score it")
+    target_transform: str = option("auto", "of a regression; auto: log1p for rmsle", choices=TARGET_TRANSFORMS)
+    save_fold_models: bool = option(True, "keep the model of every fold")
+    allow_leak: str | None = option(None, "the reason why a leak that was found is none; null: a leak is an error")
+    adversarial_validation: bool = option(False, "see whether training and test rows can be told apart")
     enable_ensemble: bool = option(False, "put the folds' predictions together")
-    ensemble_method: str = option("voting", "how", choices=("voting", "blending", "stacking"))
-    ensemble_weights: list[float] | None = option(None, "weight of each member; null: equal, or found", ge=0)
+    ensemble_method: str = option("voting", "how", choices=ENSEMBLE_METHODS)
+    ensemble_members: list[str] = option(list, "beside the model: linear, or an oof/*.npz of a run; none: linear")
+    ensemble_weights: list[float] | None = option(None, "weight of each member, the model first; null: equal, or found", ge=0)
+    threshold_search: bool | str = option("auto", "find the threshold; auto: for f1, mcc, qwk", choices=("auto",))
     enable_pseudo_labeling: bool = option(False, "train again with confident predictions of the test rows")
     pseudo_label_threshold: float = option(0.95, "least confidence of a pseudo-label", ge=0, le=1)
     pseudo_label_weight: float = option(0.5, "weight of a pseudo-labelled row", gt=0, le=1)
     enable_tta: bool = option(False, "average the predictions of varied texts")
     tta_iterations: int = option(5, "variants of each text", ge=1)
-    submission_dir: str = option("submissions", "folder for submissions", path=True)
+    submission_dir: str = option("submissions", "folder for submissions and their ledger", path=True)
+    submission_style: str = option("auto", "auto: what the metric needs", choices=("auto", "labels", "probabilities"))
+    sample_path: str | None = option(None, "file that shows the format; null: sample_submission.csv beside the test file",
+                                     path=True)
     submission_message: str | None = option(None, "message with a submission; null: the run's name and score")
     auto_submit: bool = option(False, "submit without being asked")
+    score_timeout: float = option(900.0, "seconds to wait for the score of a submission", gt=0)
     download_data: bool = option(True, "fetch the competition's files if they are not there")
+    data_dir: str | None = option(None, "folder of the competition's files; null: data/competition_name", path=True)
     save_oof_predictions: bool = option(True, "keep the out-of-fold predictions")
     save_test_predictions: bool = option(True, "keep the test predictions")
     class_weights: str | list[float] | None = option(None, "null: training.class_weights", choices=("balanced",), gt=0)
@@ -303,6 +322,32 @@ def kaggle_rules(config: KaggleTrainerConfig) -> Iterator[tuple[str, str]]:
         yield "kaggle.ensemble_weights kaggle.enable_ensemble", "weights for an ensemble, but enable_ensemble is false"
     if kaggle.ensemble_weights is not None and sum(kaggle.ensemble_weights) <= 0:
         yield "kaggle.ensemble_weights", "the weights add up to nothing"
+    if kaggle.ensemble_weights is not None and kaggle.ensemble_method in ENSEMBLE_METHODS[3:]:
+        yield "kaggle.ensemble_weights kaggle.ensemble_method", f"{kaggle.ensemble_method} finds its weights itself"
+    if kaggle.ensemble_members and not kaggle.enable_ensemble:
+        yield "kaggle.ensemble_members kaggle.enable_ensemble", "members, but enable_ensemble is false"
+    yield from fold_rules(config)
+
+
+def fold_rules(config: KaggleTrainerConfig) -> Iterator[tuple[str, str]]:
+    "What is wrong between options of a competition's folds and its task."
+    kaggle, head = config.kaggle, config.model.head_type
+    wanted = kaggle.competition_type
+    if wanted == "ranking": yield "kaggle.competition_type", "ranking is not part of this release yet"
+    if wanted in HEAD_TYPES and wanted != head:
+        yield "kaggle.competition_type model.head_type", f"the model has head_type {head}; set both alike"
+    if wanted == "ordinal_regression" and head not in (HEAD_TYPES[1], HEAD_TYPES[3]):
+        yield "kaggle.competition_type model.head_type", "ratings need head_type multiclass_classification or regression"
+    if kaggle.cv_strategy == "time_series" and kaggle.time_column is None and kaggle.folds_path is None:
+        yield "kaggle.cv_strategy kaggle.time_column", "when was each row made? Set kaggle.time_column"
+    if kaggle.target_transform not in ("auto", "none") and head != "regression":
+        yield "kaggle.target_transform model.head_type", "transforms values, and classes have none; set it to none"
+    if config.scheduler.type == "reduce_on_plateau" and not kaggle.select_epoch:
+        yield "scheduler.type kaggle.select_epoch", "follows evaluations, which folds have with kaggle.select_epoch only"
+    if kaggle.class_weights is not None and head == "regression":
+        yield "kaggle.class_weights model.head_type", "weighs classes, and a regression has none; set it to null"
+    if kaggle.allow_leak is not None and not kaggle.allow_leak.strip():
+        yield "kaggle.allow_leak", "needs a reason in words"
 
 # %% ../../nbs/core/02_config.ipynb #4bbc49e9
 def find_key(
