@@ -37,7 +37,7 @@ def mlx_side(folder: Path, rate: float) -> Side:
     "Our own steps, the ones the trainer runs."
     import mlx.core as mx
 
-    from mlx_bert_training import create_model
+    from mlx_bert_training import create_model, runtime
     from mlx_bert_training.core.config import OptimizerConfig
     from mlx_bert_training.core.losses import create_loss
     from mlx_bert_training.core.optimization import create_optimizer
@@ -53,6 +53,7 @@ def mlx_side(folder: Path, rate: float) -> Side:
         model.train()
         total, weight, norm = training.update(batch, LEARNING_RATE)
         mx.eval(total, weight, norm, model.state, optimizer.state)
+        runtime.fit_cache_limit()
         return total.item() / weight.item()
 
     def infer(batch: dict[str, np.ndarray]) -> float:

@@ -36,8 +36,9 @@ __all__ = ['log', 'PT_LOAD', 'PT_DYNAMIC', 'DT_PLTRELSZ', 'DT_STRTAB', 'DT_SYMTA
            'MemoryMap', 'memory_maps', 'loaded_library', 'write_words', 'blas_candidates', 'BlasPatch', 'is_blas_name',
            'redirect_blas', 'blas_error', 'cpu_threads', 'available_memory', 'cache_limit', 'is_linux_cpu',
            'BlasStatus', 'measure_gflops', 'set_blas_threads', 'try_blas', 'choose_blas', 'Runtime', 'activate',
-           'can_compile', 'DeviceError', 'select_device', 'gpu_advice', 'bf16_problem', 'supports_bf16',
-           'installed_extras', 'package_requirements', 'version', 'RuntimeInfo', 'bundled_gflops', 'info']
+           'fit_cache_limit', 'can_compile', 'DeviceError', 'select_device', 'gpu_advice', 'bf16_problem',
+           'supports_bf16', 'installed_extras', 'package_requirements', 'version', 'RuntimeInfo', 'bundled_gflops',
+           'info']
 
 # %% ../nbs/runtime.ipynb #8da12111
 log = logging.getLogger(__name__)
@@ -370,6 +371,14 @@ def activate() -> BlasStatus:
         except Exception as e:  # importing the package must always work
             log.warning("the runtime could not be set up: %s: %s", type(e).__name__, e)
         return Runtime.blas
+
+# %% ../nbs/runtime.ipynb #6f32580d
+def fit_cache_limit() -> int | None:
+    "Keep at most three quarters of the peak memory so far as freed buffers; the limit in bytes, None for MLX's own."
+    if Runtime.cache_limit is None or "MLX_BERT_CACHE_LIMIT" in os.environ: return Runtime.cache_limit
+    limit = min(Runtime.cache_limit, max(mx.get_peak_memory() * 3 // 4, 64 << 20))
+    mx.set_cache_limit(limit)
+    return limit
 
 # %% ../nbs/runtime.ipynb #849edf7e
 @functools.cache

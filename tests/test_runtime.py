@@ -216,6 +216,23 @@ def test_a_cache_limit_that_is_no_number_is_reported_and_ignored(monkeypatch, ca
 
 
 @linux_cpu
+def test_the_cache_is_no_larger_than_three_quarters_of_the_peak():
+    code = """
+import mlx.core as mx
+from mlx_bert_training import runtime
+runtime.activate()
+arrays = [mx.zeros((1 << 22,)) + i for i in range(16)]     # 256 MiB
+mx.eval(arrays)
+print(runtime.fit_cache_limit(), mx.get_peak_memory())
+del arrays
+print(mx.get_cache_memory())
+"""
+    limit, peak, cached = map(int, python(code).split())
+    assert limit == peak * 3 // 4 and 0 < cached <= limit
+    assert python(code, MLX_BERT_CACHE_LIMIT="100m").split()[0] == str(100 << 20)
+
+
+@linux_cpu
 def test_without_a_compiler_the_results_are_the_same(tmp_path):
     code = """
 import mlx.core as mx
