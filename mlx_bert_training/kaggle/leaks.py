@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array, csr_array  # type: ignore[import-untyped]
-from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
-from scipy.stats import spearmanr  # type: ignore[import-untyped]
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
+from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'normalize_text', 'NearDuplicates', 'near_duplicates', 'Finding', 'LeakError', 'LeakReport',
-           'single_column_score', 'check_leaks']
+           'single_column_score', 'rows_as_texts', 'check_leaks']
 
 # %% ../../nbs/kaggle/02_leaks.ipynb #bb17dcc4
 _LINK = re.compile(r"(?:https?://|www\.)\S+")
@@ -413,7 +413,9 @@ def _label_findings(texts: Sequence[str], targets: pd.DataFrame) -> list[Finding
                     f"row {rows[0] + 1}: {_cut(texts[rows[0]])!r}", tuple(rows.tolist()))]
 
 # %% ../../nbs/kaggle/02_leaks.ipynb #bd3fd2e3
-def _rows_as_texts(frame: pd.DataFrame) -> list[str]:
+def rows_as_texts(
+    frame: pd.DataFrame,    # any columns
+) -> list[str]:             # one text a row
     "The rows of a frame, written out: 3 and 3.0 are the same."
     columns = [c.astype(float) if pd.api.types.is_numeric_dtype(c) else c for _, c in frame.items()]
     return [" | ".join(map(str, row)) for row in zip(*columns, strict=True)] or [""] * len(frame)
@@ -491,5 +493,5 @@ def check_leaks(
 
 def _texts_of(frame: pd.DataFrame, text_column: str | None, columns: Sequence[str]) -> list[str]:
     "The texts of a frame, a missing one being empty; its rows written out, where there is no text column."
-    if text_column is None: return _rows_as_texts(frame[list(columns)])
+    if text_column is None: return rows_as_texts(frame[list(columns)])
     return frame[text_column].fillna("").astype(str).tolist()
