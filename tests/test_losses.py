@@ -104,6 +104,29 @@ def test_focal_at_gamma_zero_is_cross_entropy():
     assert mx.allclose(focal(logits, labels, gamma=0.0)[0], plain, atol=1e-6)
 
 
+@pytest.mark.parametrize("case", REFERENCE["soft_cases"])
+def test_labels_that_are_probabilities_equal_torch(case):
+    logits, labels, loss = mx.array(REFERENCE["logits"]), mx.array(REFERENCE["soft"]), create_loss(**CASES[case])
+
+    def total(x):
+        value, weight = loss(x, labels)
+        return (value * weight).sum()
+
+    value, gradient = mx.value_and_grad(total)(logits)
+    expected = REFERENCE["soft_cases"][case]
+    assert value.item() == pytest.approx(expected["loss"], rel=1e-6)
+    np.testing.assert_allclose(np.array(gradient), expected["gradient"], atol=2e-5)
+
+
+@pytest.mark.parametrize("case", REFERENCE["soft_cases"])
+def test_all_probability_on_one_class_is_that_class(case):
+    logits, labels = inputs(MULTICLASS)
+    certain = (mx.arange(4)[None] == labels[:, None]).astype(mx.float32)
+    for mine, other in zip(create_loss(**CASES[case])(logits, certain), create_loss(**CASES[case])(logits, labels),
+                           strict=True):
+        np.testing.assert_allclose(np.array(mine), np.array(other), rtol=1e-5, atol=1e-7)
+
+
 def test_focal_keeps_its_digits_near_one():
     "1 - p is e^-30 here, far below what 1 - p in float32 can tell from 0."
     value = focal(mx.array([[0.0, 30.0]]), mx.array([1]), gamma=1.0)[0].item()

@@ -147,7 +147,10 @@ class Evaluator:
         if isinstance(weights, str):    # balanced
             labels = getattr(loader, "labels", None)
             if labels is None: raise MLXBertError("class_weights: balanced needs a loader with labels")
-            weights = list(balanced_class_weights(np.asarray(labels), getattr(self.model, "num_labels", None) or 2))
+            labels = np.asarray(labels)
+            if labels.ndim == 2 and self.head_type != "multilabel_classification":
+                labels = labels.argmax(-1)      # probabilities count for the likeliest class
+            weights = list(balanced_class_weights(labels, getattr(self.model, "num_labels", None) or 2))
         return create_loss(training.loss, head_type=self.head_type, label_smoothing=training.label_smoothing,
                            focal_gamma=training.focal_gamma, class_weights=weights, huber_delta=training.huber_delta)
 

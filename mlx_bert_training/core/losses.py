@@ -32,6 +32,13 @@ def _check_shapes(logits: mx.array, labels: mx.array, columns: bool) -> None:
         raise LossError(f"logits of shape {logits.shape} need labels of shape {wanted}, not {labels.shape}")
 
 
+def _is_soft(logits: mx.array, labels: mx.array) -> bool:
+    "Whether labels are probabilities (B, C) rather than class numbers (B,). Raises `LossError` for anything else."
+    if labels.ndim == 2 and labels.shape == logits.shape and mx.issubdtype(labels.dtype, mx.floating): return True
+    _check_shapes(logits, labels, columns=False)
+    return False
+
+
 def _check_weights(logits: mx.array, weights: mx.array | None) -> None:
     "One weight a column of the logits, since indexing past the end of an array is not an error in MLX."
     if weights is not None and weights.shape != logits.shape[1:]:
@@ -39,44 +46,51 @@ def _check_weights(logits: mx.array, weights: mx.array | None) -> None:
 
 
 def _label_weights(logits: mx.array, labels: mx.array, class_weights: mx.array | None) -> mx.array:
-    "The weight of each label's class (B,), or ones."
+    "The weight of each label's class (B,), expected if labels are probabilities (B, C), or ones."
     _check_weights(logits, class_weights)
-    return mx.ones(labels.shape, mx.float32) if class_weights is None else class_weights[labels]
+    if class_weights is None: return mx.ones(labels.shape[:1], mx.float32)
+    return labels.astype(mx.float32) @ class_weights if labels.ndim == 2 else class_weights[labels]
 
 # %% ../../nbs/core/07_losses.ipynb #d928d089
 def cross_entropy(
     logits: mx.array,                       # (B, C)
-    labels: mx.array,                       # (B,) class numbers
+    labels: mx.array,                       # (B,) class numbers, or (B, C) probabilities, which are floating point
     class_weights: mx.array | None = None,  # (C,), positive
     label_smoothing: float = 0.0,           # share of the target spread evenly over all classes, 0 to below 1
 ) -> tuple[mx.array, mx.array]:             # loss (B,) and weight (B,) of each example
     "Softmax cross-entropy; the weighted mean equals `torch.nn.functional.cross_entropy` with the same options."
-    _check_shapes(logits, labels, columns=False)
-    logits = logits.astype(mx.float32)
+    soft, logits = _is_soft(logits, labels), logits.astype(mx.float32)
     weight = _label_weights(logits, labels, class_weights)
     log_sum = mx.logsumexp(logits, axis=-1)
-    loss = log_sum - mx.take_along_axis(logits, labels[:, None].astype(mx.int32), axis=-1)[:, 0]
+    if soft:
+        terms = (log_sum[:, None] - logits) * labels
+        loss = terms.sum(-1) if class_weights is None else (terms * class_weights).sum(-1) / weight
+    else: loss = log_sum - mx.take_along_axis(logits, labels[:, None].astype(mx.int32), axis=-1)[:, 0]
     if label_smoothing:
         each = log_sum[:, None] - logits
         smooth = each.mean(-1) if class_weights is None else (each * class_weights).mean(-1) / weight
         loss = (1 - label_smoothing) * loss + label_smoothing * smooth
     return loss, weight
 
-# %% ../../nbs/core/07_losses.ipynb #196007c9
+# %% ../../nbs/core/07_losses.ipynb #1b005dcc
 def focal(
     logits: mx.array,                       # (B, C)
-    labels: mx.array,                       # (B,) class numbers
+    labels: mx.array,                       # (B,) class numbers, or (B, C) probabilities, which are floating point
     class_weights: mx.array | None = None,  # (C,), positive; the paper's alpha
     gamma: float = 2.0,                     # 0 is cross-entropy; the paper found 2 best
 ) -> tuple[mx.array, mx.array]:             # loss (B,) and weight (B,) of each example
     "Focal loss of Lin et al. 2017 on a softmax."
-    _check_shapes(logits, labels, columns=False)
-    logits = logits.astype(mx.float32)
-    own = mx.take_along_axis(logits, labels[:, None].astype(mx.int32), axis=-1)[:, 0]
-    is_label = mx.arange(logits.shape[-1])[None] == labels[:, None]
-    margin = own - mx.logsumexp(mx.where(is_label, -mx.inf, logits), axis=-1)  # p = sigmoid(margin)
+    soft, logits, classes = _is_soft(logits, labels), logits.astype(mx.float32), mx.arange(logits.shape[-1])
+    if soft: own, rest, is_label = logits, logits[:, None], classes[None] == classes[:, None]   # for every class
+    else:
+        own = mx.take_along_axis(logits, labels[:, None].astype(mx.int32), axis=-1)[:, 0]
+        rest, is_label = logits, classes[None] == labels[:, None]
+    margin = own - mx.logsumexp(mx.where(is_label, -mx.inf, rest), axis=-1)     # p = sigmoid(margin)
     surprise, log_rest = mx.logaddexp(0.0, -margin), -mx.logaddexp(0.0, margin)  # -log(p), log(1 - p)
-    return mx.exp(gamma * log_rest) * surprise, _label_weights(logits, labels, class_weights)
+    loss, weight = mx.exp(gamma * log_rest) * surprise, _label_weights(logits, labels, class_weights)
+    if not soft: return loss, weight
+    terms = loss * labels
+    return terms.sum(-1) if class_weights is None else (terms * class_weights).sum(-1) / weight, weight
 
 # %% ../../nbs/core/07_losses.ipynb #9afa6d7a
 def bce(
