@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from .. import runtime
 from .bookkeeping import Bookkeeper, count_batch
 from .config import BaseTrainerConfig
 from .errors import MLXBertError
@@ -110,6 +111,7 @@ class Trainer(Bookkeeper):
         state, training = self.state, self.config.training
         mx.async_eval(norm, self.meter.total, self.model.parameters(), self.optimizer.state)
         mx.eval(self.meter.norm)    # of the update before: at most two are in flight, whatever the device
+        runtime.fit_cache_limit()   # batches of other lengths leave buffers of other sizes behind
         self.meter.norm, state.step = norm, state.step + 1
         self.tick()
         self.fire("on_step")
