@@ -11,10 +11,10 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from .core.errors import MLXBertError
+from .core.errors import DataError, MLXBertError
 
 # %% auto #0
-__all__ = ['train', 'predict', 'info', 'fetch', 'presets', 'config', 'build_parser', 'main']
+__all__ = ['train', 'run', 'ledger', 'predict', 'info', 'fetch', 'presets', 'config', 'build_parser', 'main']
 
 # %% ../nbs/cli.ipynb #c8428bc4
 def train(args: argparse.Namespace) -> None:
@@ -22,6 +22,27 @@ def train(args: argparse.Namespace) -> None:
     from mlx_bert_training.core.declaration import parse_overrides
     from mlx_bert_training.run import run_training
     print(run_training(args.config, resume_from=args.resume, **parse_overrides(args.overrides)))
+
+
+def run(args: argparse.Namespace) -> None:
+    "Run a competition: files, leak check, cross-validation, ensemble, submission."
+    from mlx_bert_training.core.declaration import parse_overrides
+    from mlx_bert_training.run import run_competition
+    print(run_competition(args.config, **parse_overrides(args.overrides)))
+
+
+def ledger(args: argparse.Namespace) -> None:
+    "Show the submissions with their CV and public scores, and what they say together."
+    from mlx_bert_training.core.metrics import metric_direction
+    from mlx_bert_training.kaggle.ledger import Ledger
+    book = Ledger(args.file)
+    table = book.to_frame(args.competition)
+    if table.empty: raise DataError(f"{args.file}: no submissions; `mlx-bert run` writes them there")
+    columns = ["time", "competition", "metric", "cv_mean", "cv_error", "public_score", "ref", "message"]
+    print(table[columns].to_string(index=False, na_rep="–"))
+    for competition, metric in dict.fromkeys(zip(table["competition"], table["metric"], strict=True)):
+        summary = book.summary(competition, metric, maximize=metric_direction(metric) == "max")
+        if summary.n: print(f"\n{competition}, {metric}: {summary}")
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -76,6 +97,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     command(train, with_config=True).add_argument(
         "--resume", nargs="?", const="latest", metavar="CHECKPOINT", help="go on from the newest, or from this one")
+    command(run, with_config=True)
+    sub = command(ledger)
+    sub.add_argument("file", nargs="?", default="submissions/ledger.jsonl", help="default: %(default)s")
+    sub.add_argument("--competition", help="only this one")
     sub = command(predict)
     sub.add_argument("run", help="the folder of a finished run")
     sub.add_argument("file", help="a data file with the columns of the training file")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from .core.declaration import load_config
 from .core.errors import not_yet, unknown_name
 from .core.protocols import CallbackProtocol, Model
 from .data.prepare import PreparedData, prepare
+from .kaggle.setup import locate_files
+from .kaggle.trainer import KaggleTrainer, as_kaggle_config
 from .models.create import create_model
 from .models.weights import resolve_pretrained
 
@@ -107,6 +110,24 @@ def declared_model(config: BaseTrainerConfig, data: PreparedData | None) -> Mode
         seed=config.environment.seed, new_head=section.new_head)
 
 # %% ../nbs/factory.ipynb #a6c379ff
-def create_kaggle_trainer(model: Model | None = None, config: Any = None, **overrides: Any) -> Any:
-    "A trainer for a whole competition. Not part of this release: raises `NotYetAvailableError`."
-    raise not_yet("create_kaggle_trainer", "create_trainer trains and predicts with one split.")
+def create_kaggle_trainer(
+    model: Model | None = None,     # None: made from the `model:` section
+    config: str | Path | dict[str, Any] | BaseTrainerConfig | None = None,  # preset, file, dictionary or object
+    callbacks: Sequence[CallbackProtocol] = (),     # added to the declared ones of every fold
+    **overrides: Any,               # as for `get_trainer_config`
+) -> KaggleTrainer:                 # ready for `train_with_cv` and `create_submission`
+    "A trainer for a whole competition. Raises `ConfigError`, `DataError`, `WeightsError` or a `KaggleError`."
+    resolved = locate_files(as_kaggle_config(load_config(config, **overrides)))
+    if resolved.tracking.type != "none":
+        raise not_yet(f"tracking: {resolved.tracking.type}", "Use tracking: none; every run logs to metrics.jsonl.")
+    whole = deepcopy(resolved)      # all rows train: the folds hold out their own
+    whole.data.validation_path, whole.data.validation_fraction = None, 0.0
+    data = declared_data(model, whole)
+    if model is None: model = declared_model(resolved, data)
+
+    def listeners(settings: BaseTrainerConfig) -> list[CallbackProtocol]:
+        return _merge(declared_callbacks(settings), callbacks)
+    return KaggleTrainer(model, resolved, callbacks=listeners(resolved), data=data, fold_callbacks=listeners)
+
+
+register_trainer("kaggle", KaggleTrainer)

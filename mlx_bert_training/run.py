@@ -5,7 +5,7 @@
 # %% ../nbs/run.ipynb #37c54349
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,16 @@ from .core.results import Predictions, TrainResult
 from .data.baselines import baseline_scores
 from .data.labels import LabelMap
 from .data.prepare import PreparedData, prepare
-from .factory import create_trainer
+from .factory import create_kaggle_trainer, create_trainer
+from .kaggle.results import CVResult
+from .kaggle.submit import SubmissionFile
+from .kaggle.targets import TargetTransform
+from .kaggle.trainer import KaggleTrainer
 from .models.create import create_model
 
 # %% auto #0
-__all__ = ['TrainingRun', 'run_training', 'save_for_prediction', 'compare_with_baselines', 'predict_file']
+__all__ = ['TrainingRun', 'run_training', 'save_for_prediction', 'compare_with_baselines', 'CompetitionRun', 'run_competition',
+           'predict_file']
 
 # %% ../nbs/run.ipynb #d1c8c149
 @dataclass(repr=False)
@@ -92,6 +97,33 @@ def compare_with_baselines(
     return scores
 
 # %% ../nbs/run.ipynb #dae9b96e
+@dataclass(repr=False)
+class CompetitionRun:
+    "A finished competition run: the trainer, what cross-validation said, and the submission if there are test rows."
+    trainer: KaggleTrainer
+    result: CVResult
+    submission: SubmissionFile | None
+
+    def __repr__(self) -> str:
+        return "\n\n".join([str(self.result), *([] if self.submission is None else [repr(self.submission)])])
+
+    def _repr_html_(self) -> str:
+        return self.result._repr_html_() + ("" if self.submission is None else self.submission._repr_html_())
+
+
+def run_competition(
+    config: str | Path | dict[str, Any] | BaseTrainerConfig,    # preset, file, dictionary or object
+    **overrides: Any,                           # flat or dotted, as for `get_trainer_config`
+) -> CompetitionRun:
+    "Download what is missing, look for leaks, cross-validate, put together, and write the submission."
+    trainer = create_kaggle_trainer(config=config, **overrides)
+    if trainer.data is None:
+        raise DataError("data.train_path is not set: the declaration names no training file")
+    result = trainer.train_with_cv()
+    submission = trainer.create_submission() if result.test_predictions is not None else None
+    return CompetitionRun(trainer, result, submission)
+
+# %% ../nbs/run.ipynb #10efcc91
 def predict_file(
     run_folder: str | Path,     # the folder of a finished run
     path: str | Path,           # a data file with the columns the texts are made from
@@ -101,4 +133,5 @@ def predict_file(
     if not (folder / "model").is_dir(): raise DataError(f"{folder}: not the folder of a finished run, it has no model/")
     config = load_config(folder / "config.yaml", train_path=None, validation_path=None, test_path=str(path))
     data = prepare(config, folder / "model", labels=LabelMap.load(folder / "model"))
-    return Evaluator(create_model(pretrained=folder / "model"), config, data=data).predict()
+    predictions = Evaluator(create_model(pretrained=folder / "model"), config, data=data).predict()
+    return replace(predictions, values=TargetTransform.load(folder / "model").inverse(predictions.values))

@@ -21,11 +21,11 @@ from .yaml_io import SUFFIXES, dump_yaml, write_text
 
 # %% auto #0
 __all__ = ['HEAD_TYPES', 'SHORT_HEADS', 'LATER_HEADS', 'LATER_MODELS', 'POOLINGS', 'OPTIMIZERS', 'SCHEDULES', 'LOSSES',
-           'COMPETITION_TYPES', 'CV_STRATEGIES', 'ENSEMBLE_METHODS', 'TARGET_TRANSFORMS', 'ABSENT', 'ModelConfig',
-           'DataConfig', 'OptimizerConfig', 'SchedulerConfig', 'TrainingSection', 'MLflowConfig', 'TrackingConfig',
-           'EnvironmentConfig', 'KaggleConfig', 'known_encoding', 'data_rules', 'task_rules', 'training_rules',
-           'wiring_rules', 'kaggle_rules', 'fold_rules', 'find_key', 'nest', 'Difference', 'ConfigDiff', 'flat',
-           'BaseTrainerConfig', 'KaggleTrainerConfig']
+           'COMPETITION_TYPES', 'CV_STRATEGIES', 'ENSEMBLE_METHODS', 'TTA_KINDS', 'TARGET_TRANSFORMS', 'ABSENT',
+           'ModelConfig', 'DataConfig', 'OptimizerConfig', 'SchedulerConfig', 'TrainingSection', 'MLflowConfig',
+           'TrackingConfig', 'EnvironmentConfig', 'KaggleConfig', 'known_encoding', 'data_rules', 'task_rules',
+           'training_rules', 'wiring_rules', 'kaggle_rules', 'fold_rules', 'find_key', 'nest', 'Difference',
+           'ConfigDiff', 'flat', 'BaseTrainerConfig', 'KaggleTrainerConfig']
 
 # %% ../../nbs/core/02_config.ipynb #afad395d
 HEAD_TYPES = ("binary_classification", "multiclass_classification", "multilabel_classification", "regression")
@@ -188,6 +188,7 @@ class EnvironmentConfig(Section):
 COMPETITION_TYPES = (*HEAD_TYPES, "ordinal_regression", "time_series", "ranking")
 CV_STRATEGIES = ("auto", "kfold", "stratified", "group", "stratified_group", "time_series", "binned", "iterative")
 ENSEMBLE_METHODS = ("voting", "hard_voting", "rank_average", "blending", "stacking", "hill_climbing")
+TTA_KINDS = ("template", "column_order", "word_dropout", "truncation", "mc_dropout")
 TARGET_TRANSFORMS = ("auto", "none", "standardize", "log1p")
 
 
@@ -212,17 +213,22 @@ class KaggleConfig(Section):
     enable_ensemble: bool = option(False, "put the folds' predictions together")
     ensemble_method: str = option("voting", "how", choices=ENSEMBLE_METHODS)
     ensemble_members: list[str] = option(list, "beside the model: linear, or an oof/*.npz of a run; none: linear")
-    ensemble_weights: list[float] | None = option(None, "weight of each member, the model first; null: equal, or found", ge=0)
+    ensemble_weights: list[float] | None = option(None, "weight of each, the model first; null: equal, or found", ge=0)
     threshold_search: bool | str = option("auto", "find the threshold; auto: for f1, mcc, qwk", choices=("auto",))
     enable_pseudo_labeling: bool = option(False, "train again with confident predictions of the test rows")
     pseudo_label_threshold: float = option(0.95, "least confidence of a pseudo-label", ge=0, le=1)
     pseudo_label_weight: float = option(0.5, "weight of a pseudo-labelled row", gt=0, le=1)
+    pseudo_label_soft: bool = option(False, "learn the predicted probabilities instead of the likeliest class")
+    pseudo_label_max_share: float | None = option(None, "part of the test rows used at most; null: all", gt=0, le=1)
+    pseudo_label_balance: bool = option(True, "keep the class shares of the training rows")
     enable_tta: bool = option(False, "average the predictions of varied texts")
-    tta_iterations: int = option(5, "variants of each text", ge=1)
+    tta_iterations: int = option(5, "variants of each kind, at most", ge=1)
+    tta_kinds: list[str] = option(list, "what is varied; none: what suits the data", choices=TTA_KINDS)
+    tta_templates: list[str] = option(list, "other templates, for the kind template")
+    tta_word_dropout: float = option(0.1, "part of the words that is left out, for the kind word_dropout", gt=0, lt=1)
     submission_dir: str = option("submissions", "folder for submissions and their ledger", path=True)
     submission_style: str = option("auto", "auto: what the metric needs", choices=("auto", "labels", "probabilities"))
-    sample_path: str | None = option(None, "file that shows the format; null: sample_submission.csv beside the test file",
-                                     path=True)
+    sample_path: str | None = option(None, "shows the format; null: sample_submission.csv beside test_path", path=True)
     submission_message: str | None = option(None, "message with a submission; null: the run's name and score")
     auto_submit: bool = option(False, "submit without being asked")
     score_timeout: float = option(900.0, "seconds to wait for the score of a submission", gt=0)
@@ -337,13 +343,13 @@ def fold_rules(config: KaggleTrainerConfig) -> Iterator[tuple[str, str]]:
     if wanted in HEAD_TYPES and wanted != head:
         yield "kaggle.competition_type model.head_type", f"the model has head_type {head}; set both alike"
     if wanted == "ordinal_regression" and head not in (HEAD_TYPES[1], HEAD_TYPES[3]):
-        yield "kaggle.competition_type model.head_type", "ratings need head_type multiclass_classification or regression"
+        yield "kaggle.competition_type model.head_type", "ratings need a head of type multiclass or regression"
     if kaggle.cv_strategy == "time_series" and kaggle.time_column is None and kaggle.folds_path is None:
         yield "kaggle.cv_strategy kaggle.time_column", "when was each row made? Set kaggle.time_column"
     if kaggle.target_transform not in ("auto", "none") and head != "regression":
         yield "kaggle.target_transform model.head_type", "transforms values, and classes have none; set it to none"
     if config.scheduler.type == "reduce_on_plateau" and not kaggle.select_epoch:
-        yield "scheduler.type kaggle.select_epoch", "follows evaluations, which folds have with kaggle.select_epoch only"
+        yield "scheduler.type kaggle.select_epoch", "follows evaluations, for which folds need kaggle.select_epoch"
     if kaggle.class_weights is not None and head == "regression":
         yield "kaggle.class_weights model.head_type", "weighs classes, and a regression has none; set it to null"
     if kaggle.allow_leak is not None and not kaggle.allow_leak.strip():

@@ -23,7 +23,7 @@ from .prepare import PreparedData
 from .templates import RowTemplate
 
 # %% auto #0
-__all__ = ['FEW', 'majority_logits', 'linear_logits', 'baseline_scores']
+__all__ = ['FEW', 'linear_features', 'majority_logits', 'linear_logits', 'baseline_scores']
 
 # %% ../../nbs/data/07_baselines.ipynb #f560a44d
 FEW = 50  # so many different values still make a list
@@ -43,7 +43,9 @@ def _table(prepared: PreparedData, part: str) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _features(prepared: PreparedData) -> tuple[Any, Any]:
+def linear_features(
+    prepared: PreparedData,     # with a training and a validation part
+) -> tuple[Any, Any]:
     "Feature matrices (N, F) of the training and the validation part; sparse where there are words."
     train, validation = _table(prepared, "train"), _table(prepared, "validation")
     steps: list[tuple[str, Any, Any]] = []
@@ -116,7 +118,7 @@ def baseline_scores(
     labels, judged = prepared.train.labels, prepared.validation.labels
     assert labels is not None and judged is not None  # `prepare` gives both parts their labels
     names = list(metrics) if metrics is not None else default_metrics(task)
-    train, validation = _features(prepared)
+    train, validation = linear_features(prepared)
     regression = task == "regression"
     logits = {"mean" if regression else "majority class": majority_logits(labels, task, classes, len(judged)),
               "ridge regression" if regression else "logistic regression":

@@ -114,7 +114,8 @@ class FoldPlan:
     callbacks: Callable[[KaggleTrainerConfig], Sequence[CallbackProtocol]]     # those of one fold
     data: Any = None                # a `PreparedData`, for names and tokenizer
     loss: Loss | None = None        # instead of the declared one
-    variants: Any = None            # test-time augmentation, see `kaggle.tta`
+    variants: Any = None            # test-time augmentation: `names`, and `predict(trainer, part, rows)`
+    what: str = "plain"             # what is special about this plan
     initial: dict[str, mx.array] = field(init=False)
     identity: str = field(init=False)
 
@@ -144,7 +145,8 @@ def plan_identity(plan: FoldPlan) -> str:
     return config_hash({
         **kept, "seed": plan.config.environment.seed, "transform": plan.transform, "select_epoch": kaggle.select_epoch,
         "class_weights": kaggle.class_weights, "folds": plan.folds.hash, "initial": array_digest(plan.initial),
-        "train": loader_digest(plan.train), "test": loader_digest(plan.test), "variants": str(plan.variants)})
+        "train": loader_digest(plan.train), "test": loader_digest(plan.test), "variants": str(plan.variants),
+        "what": plan.what})
 
 # %% ../../nbs/kaggle/10_cv.ipynb #4fa68afe
 CV_FILE = "cv.json"
@@ -273,11 +275,12 @@ def _predict(plan: FoldPlan, trainer: FoldTrainer, part: str, rows: np.ndarray) 
     return [trainer.predict(loader).values]
 
 
-def _keep_model(plan: FoldPlan, folder: Path) -> None:
-    "The weights in Hugging Face format, with tokenizer and labels, so that they can be used elsewhere."
+def _keep_model(plan: FoldPlan, folder: Path, transform: TargetTransform) -> None:
+    "The weights in Hugging Face format, with all that is needed to use them elsewhere."
     save = getattr(plan.model, "save_pretrained", None)
     if not plan.config.kaggle.save_fold_models or save is None: return
     save(folder / "model")
+    transform.save(folder / "model")
     if plan.data is not None:
         plan.data.tokenizer.save(folder / "model")
         if plan.data.labels is not None: plan.data.labels.save(folder / "model")
@@ -303,7 +306,7 @@ def run_fold(
     facts = {"train": len(rows), "validation": len(held), "updates": result.steps, "epochs": round(result.epochs, 2),
              "loss": trainer.state.loss, "seconds": round(result.seconds, 2),
              "total_seconds": round(time.perf_counter() - began, 2), "score": oofs[0].score().pooled}
-    _keep_model(plan, folder)
+    _keep_model(plan, folder, trainer.transform)
     write_text(folder / "fold.json", json.dumps(facts, indent=1) + "\n")
     for oof, path in zip(oofs[::-1], _files(folder, plan)[::-1], strict=True): oof.save(path)    # predictions.npz last
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)       # a finished fold is never continued

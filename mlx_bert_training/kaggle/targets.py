@@ -5,8 +5,10 @@
 # %% ../../nbs/kaggle/09a_targets.ipynb #acdf0b98
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,12 @@ from ..core.errors import DataError
 from ..core.protocols import Batch, DataLoader
 
 # %% auto #0
-__all__ = ['TargetTransform', 'choose_transform', 'TransformedLoader', 'transformed']
+__all__ = ['FILE', 'TargetTransform', 'choose_transform', 'TransformedLoader', 'transformed']
 
 # %% ../../nbs/kaggle/09a_targets.ipynb #e89ff0c7
+FILE = "targets.json"
+
+
 @dataclass(frozen=True)
 class TargetTransform:
     "From the values of a file to what a regression is trained on, and back."
@@ -46,6 +51,18 @@ class TargetTransform:
         if self.kind == "none": return values
         inner = np.asarray(values, np.float64) * self.scale + self.mean
         return np.expm1(np.clip(inner, 0, 80)) if self.kind == "log1p" else inner      # a logarithm below 0 is no price
+
+    def save(self, folder: str | Path) -> None:
+        "Write `targets.json` beside the weights of a model that was trained on transformed targets."
+        if self.kind != "none": (Path(folder) / FILE).write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TargetTransform:
+        "What the folder of a model says; no transform where it says nothing. Raises `DataError` for a damaged file."
+        path = Path(folder) / FILE
+        try: return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError: return cls()
+        except (OSError, ValueError, TypeError) as error: raise DataError(f"{path} is damaged: {error}") from error
 
 # %% ../../nbs/kaggle/09a_targets.ipynb #5b43e117
 def choose_transform(
