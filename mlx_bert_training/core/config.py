@@ -352,6 +352,8 @@ def fold_rules(config: KaggleTrainerConfig) -> Iterator[tuple[str, str]]:
         yield "scheduler.type kaggle.select_epoch", "follows evaluations, for which folds need kaggle.select_epoch"
     if kaggle.class_weights is not None and head == "regression":
         yield "kaggle.class_weights model.head_type", "weighs classes, and a regression has none; set it to null"
+    for kind in kaggle.tta_kinds:
+        if kind not in TTA_KINDS: yield "kaggle.tta_kinds", f"{kind!r} is none of {', '.join(TTA_KINDS)}"
     if kaggle.allow_leak is not None and not kaggle.allow_leak.strip():
         yield "kaggle.allow_leak", "needs a reason in words"
 

@@ -19,6 +19,7 @@ import mlx.core as mx
 import numpy as np
 import pandas as pd
 
+from .. import runtime
 from ..core.base import Trainer
 from ..core.checkpoint import latest_checkpoint
 from ..core.config import KaggleTrainerConfig
@@ -55,6 +56,7 @@ def fold_config(
         changes |= {f"training.{name}": False for name in ("early_stopping", "load_best_at_end", "save_best_only")}
         changes |= {"training.eval_strategy": "no"}
         if training.save_strategy == "best": changes["training.save_strategy"] = "epoch"
+    if training.mixed_precision is True and runtime.bf16_problem(): changes["training.mixed_precision"] = False
     made = config.replace(**changes)
     assert isinstance(made, KaggleTrainerConfig)
     return made

@@ -28,7 +28,7 @@ from .leaks import LeakReport, check_leaks
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'SAMPLE', 'locate_files', 'find_sample', 'competition_metric', 'look_for_leaks', 'look_for_shift',
+__all__ = ['log', 'SAMPLE', 'locate_files', 'find_sample', 'competition_metric', 'text_among', 'look_for_leaks', 'look_for_shift',
            'choose_folds']
 
 # %% ../../nbs/kaggle/09c_setup.ipynb #62a11492
@@ -96,6 +96,17 @@ def _readable(data: PreparedData, part: str) -> pd.DataFrame | list[str]:
     return first if second is None else [f"{a} | {b}" for a, b in zip(first, second, strict=True)]
 
 
+_SENTENCE = 40      # characters, on average
+
+
+def text_among(frame: pd.DataFrame) -> str | None:
+    "The column with the longest texts, if they are sentences and mostly different."
+    words = [str(c) for c in frame.columns if pd.api.types.is_string_dtype(frame[c])]
+    lengths = {c: frame[c].dropna().map(len).mean() for c in words if frame[c].nunique() > len(frame) / 2}
+    longest = max(lengths, key=lambda c: lengths[c], default=None)
+    return longest if longest is not None and lengths[longest] > _SENTENCE else None
+
+
 def look_for_leaks(
     data: PreparedData,             # all training rows, and the test rows if there are any
     config: KaggleTrainerConfig,    # says how leaks are dealt with
@@ -103,10 +114,11 @@ def look_for_leaks(
 ) -> LeakReport:
     "Look for leaks. Raises `LeakError` for one that has no reason in `allow_leak`."
     groups = _column(data, config.kaggle.group_column)
-    test = _readable(data, "test") if "test" in data.frames else None
+    train, test = _readable(data, "train"), _readable(data, "test") if "test" in data.frames else None
     same = config.kaggle.group_column
     test_groups = data.frames["test"][same] if test is not None and same in data.frames["test"] else None
-    report = check_leaks(_readable(data, "train"), np.asarray(data.train.labels), test,  # type: ignore[union-attr]
+    text = text_among(train) if isinstance(train, pd.DataFrame) else None
+    report = check_leaks(train, np.asarray(data.train.labels), test, text_column=text,  # type: ignore[union-attr]
                          groups=groups, test_groups=test_groups, head_type=head_type)
     report.raise_if_leak(config.kaggle.allow_leak)
     return report

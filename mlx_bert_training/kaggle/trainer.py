@@ -37,8 +37,8 @@ from .thresholds import FROM_COUNTS, ThresholdResult, search_threshold
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'worth_searching', 'find_threshold', 'put_together', 'Variants', 'make_tta', 'apply_tta', 'second_round',
-           'KaggleTrainer', 'as_kaggle_config', 'plan_cv', 'cross_validate', 'keep_predictions']
+__all__ = ['log', 'worth_searching', 'find_threshold', 'log_ensemble', 'put_together', 'Variants', 'make_tta', 'apply_tta',
+           'second_round', 'KaggleTrainer', 'as_kaggle_config', 'plan_cv', 'cross_validate', 'keep_predictions']
 
 # %% ../../nbs/kaggle/13_trainer.ipynb #fb907edb
 _NO_SEARCH = ("accuracy",)      # one half is what calibrated probabilities want
@@ -65,6 +65,23 @@ def find_threshold(
     return found, setting is True or found.gain.mean > 0
 
 # %% ../../nbs/kaggle/13_trainer.ipynb #0eb49fcf
+def _mapped(oof: OOF, function: Callable[[np.ndarray], np.ndarray], metric: str) -> OOF:
+    "Predictions and targets through a function."
+    test = None if oof.test_predictions is None else function(oof.test_predictions)
+    return replace(oof, predictions=function(oof.predictions), targets=function(oof.targets), test_predictions=test,
+                   metric=metric)
+
+
+def log_ensemble(members: Sequence[OOF], method: str, **options: Any) -> EnsembleResult:
+    "An ensemble of logarithms, with scores and predictions of what they are the logarithms of."
+    made = create_ensemble([_mapped(m, lambda p: np.log1p(np.maximum(p, 0)), "rmse") for m in members], method, "rmse",
+                           **options)
+    naive, mean, *scores = (replace(score, metric="rmsle") for score in (made.naive, made.mean, *made.members))
+    oof = _mapped(made.oof, lambda p: np.expm1(np.clip(p, 0, 80)), "rmsle")
+    return replace(made, metric="rmsle", oof=replace(oof, targets=members[0].targets), naive=naive, mean=mean,
+                   members=scores)
+
+
 def put_together(
     kaggle: KaggleConfig,           # names members and method
     own: OOF,                       # of the run
@@ -76,6 +93,7 @@ def put_together(
     members = make_members(kaggle.ensemble_members or default, own, plan.data, plan.folds, plan.transform)
     if len(members) < 2: return None
     options = {} if kaggle.ensemble_weights is None else {"weights": kaggle.ensemble_weights}
+    if plan.metric == "rmsle": return log_ensemble(members, kaggle.ensemble_method, **options)
     return create_ensemble(members, kaggle.ensemble_method, plan.metric, **options)
 
 # %% ../../nbs/kaggle/13_trainer.ipynb #56c16bbc
@@ -131,22 +149,21 @@ def second_round(
         with_pseudo_labels,
     )
     kaggle, chosen = plan.config.kaggle, []
-    assert plan.test is not None
-    if isinstance(plan.targets, np.ndarray) and plan.head_type == "regression": spread = float(plan.targets.std())
-    else: spread = None     # classes have probabilities to be sure by
     for i, run in enumerate(first.runs):
         rows, _ = plan.folds[i]
         chosen.append(select_pseudo_labels(
-            run.oofs[0].test_predictions, plan.head_type, kaggle.pseudo_label_threshold,
+            np.asarray(run.oofs[0].test_predictions), plan.head_type, kaggle.pseudo_label_threshold,
             trained_on=plan.folds.row_ids[rows], soft=kaggle.pseudo_label_soft, max_share=kaggle.pseudo_label_max_share,
-            balance=kaggle.pseudo_label_balance, name=f"fold {run.repeat}.{run.fold}", spread=spread))
+            balance=kaggle.pseudo_label_balance, name=f"fold {run.repeat}.{run.fold}"))
     settings = [getattr(kaggle, name) for name in sorted(vars(kaggle)) if name.startswith("pseudo_label_")]
     second = replace(plan, what=f"pseudo-labels {settings}")
 
     def join(repeat: int, fold: int, rows: np.ndarray) -> DataLoader:
         number = repeat * plan.folds.n_folds + fold
         _, held = plan.folds[number]
-        return with_pseudo_labels(plan.train.subset(rows), plan.test, chosen[number], kaggle.pseudo_label_weight,
+        part: Any = plan.train.subset(rows)     # both are loaders of this package: they have tokens
+        test: Any = plan.test
+        return with_pseudo_labels(part, test, chosen[number], kaggle.pseudo_label_weight,
                                   validation=plan.folds.row_ids[held])
     again = run_folds(second, folder / f"pseudo-labels-{second.identity[:8]}", f"{first.oof.name}, pseudo-labels", join)
     return compare_pseudo_labels(first.oof, again.oof, plan.metric, chosen[:plan.folds.n_folds]), again
