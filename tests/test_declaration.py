@@ -211,7 +211,7 @@ def test_a_circle_names_the_chain(write):
 
 
 @pytest.mark.parametrize("value, words", [
-    ("prodction", ["run.yaml:2: extends", "Did you mean production?", "quick_test"]),
+    ("prodction", ["run.yaml:2: extends", "Did you mean production?"]),
     ("./missing.yaml", ["run.yaml:2: extends", "there is no such file"]),
     ("5", ["expected the name of a preset or the path of a file"]),
     ("[production]", ["expected the name of a preset or the path of a file"]),
@@ -226,7 +226,7 @@ def test_a_missing_file_suggests_one_beside_it(write):
     write("data: {}", "configs/titanic.yaml")
     assert "Did you mean titanic.yaml?" in str(refusal("configs/titanik.yaml"))
     assert "Did you mean" not in str(refusal("configs/zebra.yaml"))
-    assert "there is no preset of this name" in str(refusal("titanic"))
+    assert "there is no preset of this name" in str(refusal("zebra"))
 
 
 # Overrides
@@ -559,9 +559,9 @@ def test_presets_load_and_say_what_they_are_for():
     for name, purpose in described.items():
         assert load_config(name).source == find_preset(name)
         assert purpose and not purpose.startswith("mlx-bert"), name
-        commands = re.findall(r"^# *(mlx-bert train \S+)", find_preset(name).read_text(encoding="utf-8"), re.MULTILINE)
+        commands = re.findall(r"^# *(mlx-bert (?:train|run) \S+)", find_preset(name).read_text(encoding="utf-8"), re.MULTILINE)
         relative = find_preset(name).relative_to(find_preset("production").parent)
-        assert commands and commands[0] == f"mlx-bert train configs/{relative.as_posix()}", name
+        assert commands and commands[0].split()[2] == f"configs/{relative.as_posix()}", name
 
 
 def test_presets_are_what_they_are_meant_to_be():
@@ -597,7 +597,8 @@ def test_presets_take_the_overrides_people_give():
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(ConfigError) as caught: find_preset("quicktest")
     assert caught.value.problems[0].suggestion == "quick_test"
-    assert "production" in str(caught.value)
+    assert "there is no preset of this name" in str(caught.value)
+    assert "production" in caught.value.problems[0].allowed
 
 
 def test_the_presets_of_a_wheel_are_found_away_from_the_checkout(tmp_path):
