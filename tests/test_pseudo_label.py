@@ -58,6 +58,11 @@ def test_only_rows_above_the_threshold(soft):
     assert len(pick(p, threshold=1.0, balance=False)) == 0
 
 
+def test_no_row_at_all_is_reported(caplog):
+    assert len(pick(np.array([0.4, 0.6]), name="fold 3")) == 0
+    assert "pseudo-labels 'fold 3': no test row is sure enough for threshold 0.9" in caplog.text
+
+
 def test_balance_keeps_the_surest_of_each_class_up_to_its_share():
     p = np.array([[0.99, 0.01, 0], [0.95, 0.05, 0], [0.97, 0.03, 0], [0.92, 0, 0.08], [0, 0.93, 0.07], [0.1, 0, 0.9],
                   [0.4, 0.3, 0.3], [0.91, 0.09, 0]])

@@ -5,6 +5,7 @@
 # %% ../../nbs/kaggle/12_pseudo_label.ipynb #b61f131c
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -30,8 +31,10 @@ from mlx_bert_training.kaggle.oof import (
 )
 from .tta import choose_by_folds
 
+log = logging.getLogger(__name__)
+
 # %% auto #0
-__all__ = ['PseudoLabelError', 'PseudoLabelLeak', 'PseudoLabels', 'select_pseudo_labels', 'with_pseudo_labels',
+__all__ = ['log', 'PseudoLabelError', 'PseudoLabelLeak', 'PseudoLabels', 'select_pseudo_labels', 'with_pseudo_labels',
            'PseudoLabelResult', 'compare_pseudo_labels']
 
 # %% ../../nbs/kaggle/12_pseudo_label.ipynb #c78e1f75
@@ -139,6 +142,7 @@ def select_pseudo_labels(
         confidence = np.maximum(chosen, 1 - chosen).min(1) if many else chosen.max(1)
         if soft: labels = chosen.astype(np.float32)
         else: labels = (chosen > 0.5).astype(np.float32) if many else chosen.argmax(1).astype(np.int32)
+    if not len(rows): log.warning("pseudo-labels %r: no test row is sure enough for threshold %s", name, threshold)
     return PseudoLabels(rows, labels, confidence, np.ones(len(rows), np.float32), seen, len(p), head, soft, name)
 
 # %% ../../nbs/kaggle/12_pseudo_label.ipynb #7235d2d2
