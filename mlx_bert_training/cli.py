@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from .core.errors import DataError, MLXBertError
 
 # %% auto #0
-__all__ = ['train', 'run', 'ledger', 'predict', 'info', 'fetch', 'presets', 'config', 'build_parser', 'main']
+__all__ = ['train', 'run', 'ledger', 'predict', 'bundle', 'info', 'fetch', 'presets', 'config', 'build_parser', 'main']
 
 # %% ../nbs/cli.ipynb #c8428bc4
 def train(args: argparse.Namespace) -> None:
@@ -50,6 +50,12 @@ def predict(args: argparse.Namespace) -> None:
     from mlx_bert_training.run import predict_file
     predictions = predict_file(args.run, args.file)
     print(predictions.save(args.output))
+
+
+def bundle(args: argparse.Namespace) -> None:
+    "Write what a competition without internet needs: models, tokenizer, wheels and an inference notebook."
+    from mlx_bert_training.kaggle.bundle import bundle
+    print(bundle(args.run, args.output, wheels=not args.no_wheels, sample=args.sample, dataset=args.dataset))
 
 
 def info(args: argparse.Namespace) -> None:
@@ -105,6 +111,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("run", help="the folder of a finished run")
     sub.add_argument("file", help="a data file with the columns of the training file")
     sub.add_argument("-o", "--output", default="predictions.csv", help="where to write (default: %(default)s)")
+    sub = command(bundle)
+    sub.add_argument("run", help="the folder of a finished run")
+    sub.add_argument("-o", "--output", default="bundle", help="the folder to write (default: %(default)s)")
+    sub.add_argument("--sample", help="the competition's sample submission, if it is not where the run found it")
+    sub.add_argument("--dataset", metavar="USER/NAME", help="the Kaggle dataset that it will be")
+    sub.add_argument("--no-wheels", action="store_true", help="leave MLX out: torch predicts, nothing is downloaded")
     command(info)
     command(fetch).add_argument("name", nargs="?", default="all-MiniLM-L6-v2", help="default: %(default)s")
     command(presets)

@@ -148,7 +148,9 @@ def save_result(result: CVResult) -> Path:
              "table": result.table().reset_index().to_dict("records"),
              "scores": result.to_frame().reset_index(names="name").to_dict("records"), "threshold": threshold,
              "epoch_chosen": result.epoch_chosen, "notes": result.notes, "seconds": result.seconds,
-             "weights": result.ensemble.weights if result.ensemble else None}
+             "weights": result.ensemble.weights if result.ensemble else None,
+             "tta": result.tta.chosen if result.tta else "none",
+             "pseudo_labels": bool(result.pseudo_labels and result.pseudo_labels.keep)}
     write_text(path, json.dumps(json_safe(facts), indent=1, default=_plain) + "\n")
     for name, report in (("leaks", result.leaks), ("adversarial", result.adversarial)):
         if report is None: continue
