@@ -559,7 +559,8 @@ def test_presets_load_and_say_what_they_are_for():
     for name, purpose in described.items():
         assert load_config(name).source == find_preset(name)
         assert purpose and not purpose.startswith("mlx-bert"), name
-        commands = re.findall(r"^# *(mlx-bert (?:train|run) \S+)", find_preset(name).read_text(encoding="utf-8"), re.MULTILINE)
+        text = find_preset(name).read_text(encoding="utf-8")
+        commands = re.findall(r"^# *(mlx-bert (?:train|run) \S+)", text, re.MULTILINE)
         relative = find_preset(name).relative_to(find_preset("production").parent)
         assert commands and commands[0].split()[2] == f"configs/{relative.as_posix()}", name
 

@@ -71,7 +71,7 @@ class PseudoLabels:
         seen = sorted(_names(validation) & self.trained_on)
         if seen:
             raise PseudoLabelLeak(
-                f"the model that made the pseudo-labels {self.name!r} learned from {len(seen)} validation rows, such as "
+                f"the model that made the pseudo-labels {self.name!r} learnt from {len(seen)} validation rows, such as "
                 f"id {seen[0]}: label each fold's test rows with the model of that fold only")
 
     @property
@@ -83,7 +83,8 @@ class PseudoLabels:
 
     def __repr__(self) -> str:
         kind = "soft" if self.soft else "hard"
-        return f"PseudoLabels({self.name!r}, {len(self)} of {self.total} test rows, {kind}, shares {self.shares.round(3)})"
+        rows = f"{len(self)} of {self.total} test rows"
+        return f"PseudoLabels({self.name!r}, {rows}, {kind}, shares {self.shares.round(3)})"
 
 # %% ../../nbs/kaggle/12_pseudo_label.ipynb #4ceeaf97
 def _confident(p: np.ndarray, head: str, threshold: float, limit: int, shares: np.ndarray | None) -> np.ndarray:
@@ -181,7 +182,8 @@ def with_pseudo_labels(
     if both: raise PseudoLabelLeak(f"{len(both)} validation rows, such as id {both[0]}, are among the training rows")
     if not 0 < weight <= 1: raise PseudoLabelError(f"weight {weight} must be above 0 and at most 1")
     known, rows = train_loader.dataset, test.dataset if isinstance(test, BucketedLoader) else test
-    if len(rows) != labels.total: raise PseudoLabelError(f"labels for {labels.total} test rows, and there are {len(rows)}")
+    if len(rows) != labels.total:
+        raise PseudoLabelError(f"labels for {labels.total} test rows, and there are {len(rows)}")
     if known.labels is None: raise PseudoLabelError("the training rows have no labels")
     if not len(labels): return train_loader
     added = rows.take(labels.rows)
@@ -260,7 +262,8 @@ def compare_pseudo_labels(
     name = get_metric(metric).name
     scores = [oof.score(name) for oof in (without, with_labels)]
     folds = scores[0].folds
-    if labels and len(labels) != len(folds): raise PseudoLabelError(f"pseudo-labels of {len(labels)} folds for {len(folds)}")
+    if labels and len(labels) != len(folds):
+        raise PseudoLabelError(f"pseudo-labels of {len(labels)} folds for {len(folds)}")
     for fold, part in zip(folds, labels, strict=False): part.check(without.row_ids[without.folds == fold])
     best, by_fold = choose_by_folds(scores)
     mixed = without.predictions.copy()
