@@ -218,7 +218,7 @@ def test_labels_from_a_model_that_saw_validation_rows_are_refused():
         for j, (others, _) in enumerate(folds):
             if i == j: continue
             leaking = pick(p, trained_on=folds.row_ids[others], name=f"fold {j}")
-            with pytest.raises(PseudoLabelLeak, match=f"'fold {j}' learned from 5 validation rows, such as id r"):
+            with pytest.raises(PseudoLabelLeak, match=f"'fold {j}' learnt from 5 validation rows, such as id r"):
                 with_pseudo_labels(base.subset(rows), test, leaking, validation=folds.row_ids[held])
     every = pick(p, trained_on=folds.row_ids, name="mean of all folds")
     with pytest.raises(PseudoLabelLeak, match="mean of all folds"):
@@ -309,7 +309,7 @@ def test_the_comparison_shows_itself_and_checks_for_leaks():
     assert table["gain"].tolist() == pytest.approx((table["with"] - table["without"]).tolist())
     assert "pseudo-labels: kept" in result._repr_html_() and "±" in repr(result)
     assert len(result.plot().axes[0].get_yticklabels()) == 2
-    with pytest.raises(PseudoLabelLeak, match="'fold 1' learned from 60 validation rows"):
+    with pytest.raises(PseudoLabelLeak, match="'fold 1' learnt from 60 validation rows"):
         compare_pseudo_labels(first, second, "auc", [own[1], own[0], *own[2:]])
     with pytest.raises(PseudoLabelError, match="4 folds for 5"): compare_pseudo_labels(first, second, "auc", own[:4])
     with pytest.raises(PseudoLabelError, match="different rows or folds"):
