@@ -439,8 +439,19 @@ def test_augmentation_changes_what_is_predicted_and_none_is_kept_when_it_does_no
     if result.tta.chosen == "none": assert result.own is result.run.oof
     else: assert result.own.score().mean >= plain.score().mean
     assert "test-time augmentation" in str(result)
-    none = create_kaggle_trainer(config=declaration(files), num_epochs=6).train_with_cv()
-    assert np.array_equal(none.oof.predictions, plain.predictions)      # the models are the same
+
+
+def test_augmentation_of_finished_folds_trains_nothing_again(files):
+    spy, kept = Spy(), {"save_fold_models": True}
+    plain = create_kaggle_trainer(config=declaration(files, kaggle=kept)).train_with_cv()
+    varied = declaration(files, kaggle={**kept, "enable_tta": True, "tta_kinds": ["word_dropout"], "tta_iterations": 1})
+    result = create_kaggle_trainer(config=varied, callbacks=[spy]).train_with_cv()
+    assert spy.begun == [] and result.output_dir == plain.output_dir and len(result.run.oofs) == 2
+    fresh = create_kaggle_trainer(config=varied, run_name="fresh").train_with_cv()
+    for one, other in zip(result.run.oofs, fresh.run.oofs, strict=True):
+        assert np.allclose(one.predictions, other.predictions, atol=1e-6)
+    other = create_kaggle_trainer(config=varied, callbacks=[spy], tta_word_dropout=0.5).train_with_cv()
+    assert spy.begun == [] and not np.array_equal(other.run.oofs[1].predictions, result.run.oofs[1].predictions)
 
 
 def test_pseudo_labels_are_trained_on_by_models_that_never_saw_the_validation_rows(files):

@@ -33,13 +33,14 @@ from .folds import Folds
 from .ledger import config_hash
 from .oof import OOF, average_repeats, load_oof
 from .targets import TargetTransform, transformed
+from ..models.create import create_model
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'CV_FILE', 'MakeLoader', 'fold_config', 'FoldTrainer', 'array_digest', 'loader_digest', 'FoldPlan',
-           'plan_identity', 'open_cv_folder', 'fold_oof', 'join_folds', 'FoldRun', 'read_fold', 'run_fold', 'CVRun',
-           'run_folds']
+           'plan_identity', 'variants_identity', 'open_cv_folder', 'fold_oof', 'join_folds', 'FoldRun', 'read_fold',
+           'run_fold', 'CVRun', 'run_folds']
 
 # %% ../../nbs/kaggle/10_cv.ipynb #d8fb499b
 def fold_config(
@@ -147,8 +148,12 @@ def plan_identity(plan: FoldPlan) -> str:
     return config_hash({
         **kept, "seed": plan.config.environment.seed, "transform": plan.transform, "select_epoch": kaggle.select_epoch,
         "class_weights": kaggle.class_weights, "folds": plan.folds.hash, "initial": array_digest(plan.initial),
-        "train": loader_digest(plan.train), "test": loader_digest(plan.test), "variants": str(plan.variants),
-        "what": plan.what})
+        "train": loader_digest(plan.train), "test": loader_digest(plan.test), "what": plan.what})
+
+
+def variants_identity(plan: FoldPlan) -> str:
+    "A hash of all that the predictions of varied texts depend on."
+    return config_hash({"plan": plan.identity, "variants": str(plan.variants)})
 
 # %% ../../nbs/kaggle/10_cv.ipynb #4fa68afe
 CV_FILE = "cv.json"
@@ -184,17 +189,17 @@ def fold_oof(
     fold: int,                  # number of the fold in it
     values: np.ndarray,         # (n,) or (n, C) for the validation rows, in their order
     test: np.ndarray | None,    # (M,) or (M, C) for the test rows
-    name: str,                  # of the result
+    identity: str,              # of the plan, or of its variants
 ) -> OOF:
     "The predictions of one fold, as a file of out-of-fold predictions where all other rows are empty."
     held = plan.folds.assignment[repeat] == fold
     predictions = np.full((plan.folds.n_rows, *values.shape[1:]), np.nan)
     predictions[held] = values
     ids = None if test is None else np.asarray(getattr(plan.test, "row_ids", np.arange(len(test))))
-    return OOF(name=name, head_type=plan.head_type, row_ids=plan.folds.row_ids, predictions=predictions,
+    return OOF(name=f"fold-{repeat}-{fold}", head_type=plan.head_type, row_ids=plan.folds.row_ids, predictions=predictions,
                targets=plan.targets, folds=np.where(held, fold, -1), folds_hash=plan.folds.hash,
                class_names=plan.class_names, test_ids=ids, test_predictions=test, metric=plan.metric,
-               config_hash=plan.identity, id_column=plan.config.data.id_column or "id")
+               config_hash=identity, id_column=plan.config.data.id_column or "id")
 
 
 def join_folds(
@@ -228,22 +233,30 @@ def _files(folder: Path, plan: FoldPlan) -> list[Path]:
     return [folder / ("predictions.npz" if i == 0 else f"variant-{i}.npz") for i in range(len(names))]
 
 
+def _read(path: Path, identity: str) -> OOF | None:
+    "Predictions that are whole and of this plan."
+    try: oof = load_oof(path)
+    except DataError: return None
+    return oof if oof.config_hash == identity else None
+
+
 def read_fold(plan: FoldPlan, folder: Path, repeat: int, fold: int) -> FoldRun | None:
-    "A fold that is finished and whole, or None."
-    try:
-        oofs = [load_oof(path) for path in _files(folder, plan)]
-        facts = json.loads((folder / "fold.json").read_text(encoding="utf-8"))
-    except (DataError, OSError, ValueError): return None
-    if any(oof.config_hash != plan.identity or oof.folds_hash != plan.folds.hash for oof in oofs): return None
-    return FoldRun(repeat, fold, oofs, facts, skipped=True)
+    "A fold that is finished and whole, with those of its variants that are; or None."
+    plain, *varied = _files(folder, plan)
+    first = _read(plain, plan.identity)
+    try: facts = json.loads((folder / "fold.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError): return None
+    if first is None: return None
+    others = [_read(path, variants_identity(plan)) for path in varied]
+    return FoldRun(repeat, fold, [first, *(oof for oof in others if oof is not None)], facts, skipped=True)
 
 # %% ../../nbs/kaggle/10_cv.ipynb #7ec202dd
 MakeLoader = Callable[[int, int, np.ndarray], "DataLoader | None"]      # (repeat, fold, training rows)
 
 
-def _part(loader: DataLoader, rows: np.ndarray, *, shuffle: bool) -> DataLoader:
+def _part(loader: Any, rows: np.ndarray, *, shuffle: bool) -> DataLoader:
     "The rows of a loader; only a loader of this package can be told whether to shuffle."
-    return loader.subset(rows) if shuffle or not hasattr(loader, "shuffle") else loader.subset(rows, shuffle=False)  # type: ignore[call-arg]
+    return loader.subset(rows) if shuffle or not hasattr(loader, "shuffle") else loader.subset(rows, shuffle=False)
 
 
 def _train_fold(plan: FoldPlan, folder: Path, repeat: int, fold: int, make_loader: MakeLoader | None,
@@ -288,6 +301,24 @@ def _keep_model(plan: FoldPlan, folder: Path, transform: TargetTransform) -> Non
         if plan.data.labels is not None: plan.data.labels.save(folder / "model")
 
 
+def _kept_trainer(plan: FoldPlan, folder: Path) -> FoldTrainer | None:
+    "A trainer with the model that a finished fold kept; None if it kept none."
+    if not (folder / "model").is_dir(): return None
+    set_weights(plan.model, model_weights(create_model(pretrained=folder / "model")), folder / "model")
+    config = fold_config(plan.config, folder, plan.config.environment.seed)
+    return FoldTrainer(plan.model, config, data=plan.data, transform=TargetTransform.load(folder / "model"))
+
+
+def _predict_all(plan: FoldPlan, trainer: FoldTrainer, repeat: int, fold: int) -> list[OOF]:
+    "What a fold's model says of its validation rows and of the test rows; one file a variant, the plain one first."
+    _, held = plan.folds[repeat * plan.folds.n_folds + fold]
+    values, tests = _predict(plan, trainer, "train", held), list[np.ndarray]()
+    if plan.test is not None:
+        tests = _predict(plan, trainer, "test", np.arange(len(plan.test.row_ids)))  # type: ignore[attr-defined]
+    return [fold_oof(plan, repeat, fold, value, tests[i] if tests else None,
+                     variants_identity(plan) if i else plan.identity) for i, value in enumerate(values)]
+
+
 def run_fold(
     plan: FoldPlan,                         # what all folds have in common
     folder: Path,                           # of this fold
@@ -296,21 +327,23 @@ def run_fold(
     make_loader: MakeLoader | None = None,  # makes another training loader
 ) -> FoldRun:
     "Train, predict and keep one fold, unless that is done already."
-    done = read_fold(plan, folder, repeat, fold)
-    if done is not None: return done
+    done, files = read_fold(plan, folder, repeat, fold), _files(folder, plan)
+    if done is not None and len(done.oofs) == len(files): return done
+    kept = _kept_trainer(plan, folder) if done is not None else None
+    if done is not None and kept is not None:
+        done.oofs[1:] = _predict_all(plan, kept, repeat, fold)[1:]
+        for oof, path in zip(done.oofs[1:], files[1:], strict=True): oof.save(path)
+        return done
     began = time.perf_counter()
     trainer, result = _train_fold(plan, folder, repeat, fold, make_loader)
     rows, held = plan.folds[repeat * plan.folds.n_folds + fold]
-    values = _predict(plan, trainer, "train", held)
-    tests = _predict(plan, trainer, "test", np.arange(len(plan.test.row_ids))) if plan.test is not None else []  # type: ignore[attr-defined]
-    name = f"fold-{repeat}-{fold}"
-    oofs = [fold_oof(plan, repeat, fold, v, tests[i] if tests else None, name) for i, v in enumerate(values)]
+    oofs = _predict_all(plan, trainer, repeat, fold)
     facts = {"train": len(rows), "validation": len(held), "updates": result.steps, "epochs": round(result.epochs, 2),
              "loss": trainer.state.loss, "seconds": round(result.seconds, 2),
              "total_seconds": round(time.perf_counter() - began, 2), "score": oofs[0].score().pooled}
     _keep_model(plan, folder, trainer.transform)
     write_text(folder / "fold.json", json.dumps(facts, indent=1) + "\n")
-    for oof, path in zip(oofs[::-1], _files(folder, plan)[::-1], strict=True): oof.save(path)    # predictions.npz last
+    for oof, path in zip(oofs[::-1], files[::-1], strict=True): oof.save(path)    # predictions.npz last
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)       # a finished fold is never continued
     return FoldRun(repeat, fold, oofs, facts)
 

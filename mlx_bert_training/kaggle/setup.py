@@ -50,12 +50,15 @@ def locate_files(
     kaggle, paths = config.kaggle, {key: getattr(config.data, key) for key in ("train_path", "test_path")}
     if kaggle.sample_path: paths["sample_path"] = kaggle.sample_path
     wanted = {key: path for key, path in paths.items() if path is not None}
-    if kaggle.competition_name is None or not wanted: return config
-    folder = Path(kaggle.data_dir or Path("data") / kaggle.competition_name)
+    name = kaggle.competition_name
+    if name is None and kaggle.data_dir is None or not wanted: return config
+    folder = Path(kaggle.data_dir or Path("data") / str(name))
     found = {key: _found(path, folder, config.source) for key, path in wanted.items()}
     missing = [wanted[key] for key, path in found.items() if path is None]
-    if missing:
-        place = find_competition_files(kaggle.competition_name, folder, files=missing, download=kaggle.download_data)
+    if missing and name is None:
+        found = {key: path or wanted[key] for key, path in found.items()}       # whoever reads it says what is wrong
+    elif missing and name is not None:
+        place = find_competition_files(name, folder, files=missing, download=kaggle.download_data)
         found = {key: path or str(place / wanted[key]) for key, path in found.items()}
     changed = config.replace(**{f"{'kaggle' if key == 'sample_path' else 'data'}.{key}": path
                                 for key, path in found.items()})

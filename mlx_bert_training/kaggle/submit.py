@@ -30,7 +30,8 @@ from .thresholds import Threshold
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'LEDGER_FILE', 'submission_style', 'default_sample', 'SubmissionFile', 'write_final', 'send_final']
+__all__ = ['log', 'LEDGER_FILE', 'submission_style', 'default_sample', 'SubmissionFile', 'settings_hash', 'write_final',
+           'send_final']
 
 # %% ../../nbs/kaggle/10b_submit.ipynb #88a0bee9
 def submission_style(
@@ -91,6 +92,14 @@ class SubmissionFile(os.PathLike):
         return f"<p>{escape(self._summary())}</p>{self.to_frame().head().to_html(index=False, border=0)}"
 
 
+def settings_hash(config: KaggleTrainerConfig) -> str:
+    "A hash of the declaration without where it runs."
+    values = config.to_dict()
+    values["environment"] = {key: value for key, value in values["environment"].items()
+                             if key not in ("output_dir", "run_name", "device")}
+    return config_hash(values)
+
+
 def write_final(
     result: CVResult,               # of a finished cross-validation with test rows
     config: KaggleTrainerConfig,    # names columns, sample and folders
@@ -122,7 +131,7 @@ def write_final(
     entry = LedgerEntry(
         kaggle.competition_name or config.environment.experiment_name, metric=result.metric, cv_mean=result.mean,
         cv_error=result.standard_error, message=message, run_dir=str(result.output_dir),
-        config_hash=config_hash(config), file=str(copy))
+        config_hash=settings_hash(config), file=str(copy))
     return SubmissionFile(path, copy, replace(entry, file_sha256=file_sha256(copy)))
 
 # %% ../../nbs/kaggle/10b_submit.ipynb #d12e3a41
