@@ -138,7 +138,7 @@ class FoldPlan:
         names = getattr(labels, "classes", None) or getattr(self.model, "label_names", None)
         return list(names) if names and self.head_type != "regression" else None
 
-
+# %% ../../nbs/kaggle/10_cv.ipynb #ccc12d18
 def plan_identity(plan: FoldPlan) -> str:
     "A hash of all that the predictions of a fold depend on."
     values = plan.config.to_dict()
@@ -196,12 +196,13 @@ def fold_oof(
     predictions = np.full((plan.folds.n_rows, *values.shape[1:]), np.nan)
     predictions[held] = values
     ids = None if test is None else np.asarray(getattr(plan.test, "row_ids", np.arange(len(test))))
-    return OOF(name=f"fold-{repeat}-{fold}", head_type=plan.head_type, row_ids=plan.folds.row_ids, predictions=predictions,
+    name = f"fold-{repeat}-{fold}"
+    return OOF(name=name, head_type=plan.head_type, row_ids=plan.folds.row_ids, predictions=predictions,
                targets=plan.targets, folds=np.where(held, fold, -1), folds_hash=plan.folds.hash,
                class_names=plan.class_names, test_ids=ids, test_predictions=test, metric=plan.metric,
                config_hash=identity, id_column=plan.config.data.id_column or "id")
 
-
+# %% ../../nbs/kaggle/10_cv.ipynb #0881cfa0
 def join_folds(
     parts: Sequence[OOF],   # one a fold
     name: str,              # of the result
@@ -318,7 +319,7 @@ def _predict_all(plan: FoldPlan, trainer: FoldTrainer, repeat: int, fold: int) -
     return [fold_oof(plan, repeat, fold, value, tests[i] if tests else None,
                      variants_identity(plan) if i else plan.identity) for i, value in enumerate(values)]
 
-
+# %% ../../nbs/kaggle/10_cv.ipynb #913ef654
 def run_fold(
     plan: FoldPlan,                         # what all folds have in common
     folder: Path,                           # of this fold

@@ -65,7 +65,7 @@ def locate_files(
     assert isinstance(changed, KaggleTrainerConfig)
     return changed
 
-
+# %% ../../nbs/kaggle/09c_setup.ipynb #c45ac13c
 def find_sample(config: KaggleTrainerConfig) -> Path | None:
     "The file that shows the format of a submission; None if there is none."
     if config.kaggle.sample_path is not None: return resolve_path(config.kaggle.sample_path, config.source)
@@ -98,7 +98,7 @@ def _readable(data: PreparedData, part: str) -> pd.DataFrame | list[str]:
     first, second = data.texts[part]
     return first if second is None else [f"{a} | {b}" for a, b in zip(first, second, strict=True)]
 
-
+# %% ../../nbs/kaggle/09c_setup.ipynb #2b947d9e
 _SENTENCE = 40      # characters, on average
 
 
@@ -126,7 +126,7 @@ def look_for_leaks(
     report.raise_if_leak(config.kaggle.allow_leak)
     return report
 
-
+# %% ../../nbs/kaggle/09c_setup.ipynb #d5390c29
 def look_for_shift(data: PreparedData, seed: int) -> AdversarialReport | None:
     "Whether training and test rows can be told apart; None without test rows."
     if "test" not in data.frames: return None

@@ -91,7 +91,7 @@ class SubmissionFile(os.PathLike):
     def _repr_html_(self) -> str:
         return f"<p>{escape(self._summary())}</p>{self.to_frame().head().to_html(index=False, border=0)}"
 
-
+# %% ../../nbs/kaggle/10b_submit.ipynb #91429cbd
 def settings_hash(config: KaggleTrainerConfig) -> str:
     "A hash of the declaration without where it runs."
     values = config.to_dict()

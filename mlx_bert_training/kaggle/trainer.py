@@ -223,7 +223,7 @@ class KaggleTrainer(Trainer):
                            f"are in {self.cv.output_dir if self.cv else 'the run'}/folds/*/model. predict() without a "
                            "loader gives the predictions of the run")
 
-
+# %% ../../nbs/kaggle/13_trainer.ipynb #d49e28e5
 def as_kaggle_config(config: BaseTrainerConfig | None) -> KaggleTrainerConfig:
     "The configuration with a section `kaggle`, whose defaults stand where it had none."
     if isinstance(config, KaggleTrainerConfig): return config
@@ -264,7 +264,7 @@ def plan_cv(
                      epoch_chosen=config.kaggle.select_epoch)
     return plan, empty
 
-
+# %% ../../nbs/kaggle/13_trainer.ipynb #484c82fc
 def cross_validate(
     trainer: KaggleTrainer,         # knows model, configuration and data
     loader: DataLoader | None,      # all training rows
