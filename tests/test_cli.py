@@ -5,9 +5,11 @@ import json
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from mlx_bert_training.cli import main
+from mlx_bert_training.data.frames import resolve_path
 
 DECLARATION = """
 model: {config: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}}
@@ -44,6 +46,20 @@ def test_train_then_resume_then_predict(home, capsys):
     assert (home / "out.csv").read_bytes() == (home / "runs" / "cli" / "predictions.csv").read_bytes()
 
 
+def test_bundle_writes_a_folder_that_predicts_as_the_run_does(home, capsys):
+    assert main(["train", "run.yaml", "training.num_epochs=1"]) == 0
+    assert main(["bundle", "runs/cli", "-o", "upload", "--no-wheels", "--dataset", "someone/credit-models"]) == 0
+    printed = capsys.readouterr().out
+    assert "inference.ipynb" in printed and "kaggle datasets create -p upload" in printed
+    assert "someone/credit-models" in (home / "upload" / "dataset-metadata.json").read_text()
+    assert not (home / "upload" / "wheels").exists()
+    from mlx_bert_training.kaggle.bundle_inference import predict
+    made = predict(home / "upload", resolve_path("demo:german_credit/test.csv"), home / "out.csv", "mlx")
+    own = pd.read_csv(home / "runs" / "cli" / "predictions.csv")
+    assert made["id"].tolist() == own["id"].astype(str).tolist()
+    assert abs(made["risk"] - own["probability_1"]).max() < 1e-5
+
+
 def test_mistakes_are_one_message_and_exit_code_2(home, capsys):
     for arguments, said in [
         (["train", "run.yaml", "training.num_epoch=2"], "num_epochs"),
@@ -52,6 +68,7 @@ def test_mistakes_are_one_message_and_exit_code_2(home, capsys):
         (["train", "run.yaml", "--resume"], "no whole checkpoint"),
         (["predict", "runs", "demo:german_credit/test.csv"], "model/"),
         (["config", "producton"], "production"),
+        (["bundle", "runs"], "config.yaml"),
     ]:
         assert main(arguments) == 2
         captured = capsys.readouterr()

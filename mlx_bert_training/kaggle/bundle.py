@@ -187,7 +187,9 @@ def describe_submission(
     head, classes = run.labels.head_type, list(run.labels.classes)
     name, shown = choose_sample(run, sample)
     wanted = read_sample(shown)
-    style = submission_style(run.config.kaggle.submission_style, run.metric, head)
+    style = run.config.kaggle.submission_style
+    if run.cv or run.config.kaggle.competition_metric is not None:  # a metric was named; else the sample decides alone
+        style = submission_style(style, run.metric, head)
     kind, many = wanted.style(head, style), len(wanted.targets) > 1
     threshold, cuts = _threshold(run)
     numbers = np.arange(max(1, len(classes)))
@@ -253,6 +255,7 @@ def write_own_wheel(
     distribution = metadata.distribution(_DIST)
     info = f"{_DIST}-{distribution.version}.dist-info"
     texts = {name: distribution.read_text(name) or "" for name in ("METADATA", "entry_points.txt")}
+    texts["METADATA"] = texts["METADATA"] or distribution.read_text("PKG-INFO") or ""      # so called in a checkout
     if not texts["METADATA"]: raise BundleError(f"{_DIST} is not installed: install it, or bundle with wheels=False")
     texts["WHEEL"] = f"Wheel-Version: 1.0\nGenerator: {_DIST}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files = [*_package_files(), *((f"{info}/{name}", text.encode()) for name, text in texts.items())]
