@@ -431,6 +431,30 @@ def test_wheels_that_cannot_be_had_leave_no_bundle_and_no_credential(bundles, tm
     assert [item.split("==")[0] for item in default_wheels()] == ["mlx", "mlx-cpu", "scipy-openblas32"]
 
 
+def write_wheel(folder: Path, version: str, tag: str) -> None:
+    "A wheel with nothing in it."
+    info = f"stub-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"stub-{version}-{tag}.whl", "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: stub\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_wheels_are_those_of_the_other_machine(bundles, tmp_path, monkeypatch):
+    run, shelf = bundles("binary probabilities")[1].parent / "runs" / "tiny", tmp_path / "shelf"
+    shelf.mkdir()
+    for version, tag in (("1.0", "cp312-cp312-manylinux_2_35_x86_64"), ("2.0", "cp311-cp311-manylinux_2_35_x86_64"),
+                         ("3.0", "cp312-cp312-macosx_14_0_arm64"), ("4.0", "cp312-cp312-manylinux_2_39_x86_64")):
+        write_wheel(shelf, version, tag)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    made = bundle(run, tmp_path / "bundle", wheels=["stub"])
+    wheels = [name for name in made.files() if name.startswith("wheels/stub")]
+    assert wheels == ["wheels/stub-1.0-cp312-cp312-manylinux_2_35_x86_64.whl"]
+    assert wheels[0] in (made.folder / "SHA256SUMS").read_text()
+
+
 def test_what_the_kaggle_client_reads_names_dataset_and_competition(bundles, tmp_path):
     run = bundles("binary probabilities")[1].parent / "runs" / "tiny"
     made = bundle(run, tmp_path / "bundle", wheels=False, dataset="someone/tiny-models")
