@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from kaggle_server import Competition, KaggleServer
+from mlx.optimizers import SGD
 
-from mlx_bert_training import Callback, create_kaggle_trainer, predict_file, run_training
+from mlx_bert_training import Callback, KaggleTrainer, create_kaggle_trainer, predict_file, run_training
 from mlx_bert_training.cli import main
 from mlx_bert_training.core.errors import DataError, MLXBertError
 from mlx_bert_training.core.metrics import compute_metrics
@@ -235,6 +236,16 @@ def test_folds_have_no_evaluation_unless_the_epoch_may_be_chosen(files):
     result = create_kaggle_trainer(config=config, callbacks=[spy]).train_with_cv()
     assert all("eval_loss" in fold.state.history[-1] for fold in spy.ended)
     assert "the epoch was chosen on the rows that score it" in str(result)
+
+
+def test_an_optimizer_of_ones_own_is_fresh_in_every_fold(files):
+    spy, declared = Spy(), create_kaggle_trainer(config=declaration(files))
+    mine = SGD(0.1, momentum=0.9)
+    trainer = KaggleTrainer(declared.model, declared.config, data=declared.data, callbacks=[spy], optimizer=mine)
+    result = trainer.train_with_cv()
+    assert all(type(fold.optimizer) is SGD and int(fold.optimizer.step) == 8 for fold in spy.ended)
+    assert len({id(fold.optimizer) for fold in spy.ended}) == 3 and int(mine.step) == 0
+    assert not np.array_equal(result.oof.predictions, declared.train_with_cv().oof.predictions)
 
 
 # ---- nothing is run twice

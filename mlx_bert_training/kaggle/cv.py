@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'CV_FILE', 'MakeLoader', 'fold_config', 'FoldTrainer', 'array_digest', 'loader_digest', 'FoldPlan',
-           'plan_identity', 'variants_identity', 'open_cv_folder', 'fold_oof', 'join_folds', 'FoldRun', 'read_fold',
-           'run_fold', 'CVRun', 'run_folds']
+           'describe_object', 'plan_identity', 'variants_identity', 'open_cv_folder', 'fold_oof', 'join_folds',
+           'FoldRun', 'read_fold', 'run_fold', 'CVRun', 'run_folds']
 
 # %% ../../nbs/kaggle/10_cv.ipynb #d8fb499b
 def fold_config(
@@ -116,7 +117,7 @@ class FoldPlan:
     transform: str                  # of the targets, see `TargetTransform`
     callbacks: Callable[[KaggleTrainerConfig], Sequence[CallbackProtocol]]     # those of one fold
     data: Any = None                # a `PreparedData`, for names and tokenizer
-    loss: Loss | None = None        # instead of the declared one
+    options: dict[str, Any] = field(default_factory=dict)   # loss, optimizer, ... instead of the declared ones
     variants: Any = None            # test-time augmentation: `names`, and `predict(trainer, part, rows)`
     what: str = "plain"             # what is special about this plan
     initial: dict[str, mx.array] = field(init=False)
@@ -139,6 +140,16 @@ class FoldPlan:
         return list(names) if names and self.head_type != "regression" else None
 
 # %% ../../nbs/kaggle/10_cv.ipynb #ccc12d18
+def describe_object(value: Any) -> str:
+    "The class of an object, or the name of a function, with its numbers and texts."
+    kind = value if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__") else type(value)
+    known = {**getattr(value, "__dict__", {}), **(getattr(value, "state", None) or {})}
+    numbers = {name: item.item() for name, item in known.items() if isinstance(item, mx.array) and item.size == 1}
+    shown = {name: item for name, item in sorted({**known, **numbers}.items())
+             if isinstance(item, (bool, int, float, str))}
+    return f"{kind.__module__}.{kind.__qualname__} {shown}"
+
+
 def plan_identity(plan: FoldPlan) -> str:
     "A hash of all that the predictions of a fold depend on."
     values = plan.config.to_dict()
@@ -148,7 +159,8 @@ def plan_identity(plan: FoldPlan) -> str:
     return config_hash({
         **kept, "seed": plan.config.environment.seed, "transform": plan.transform, "select_epoch": kaggle.select_epoch,
         "class_weights": kaggle.class_weights, "folds": plan.folds.hash, "initial": array_digest(plan.initial),
-        "train": loader_digest(plan.train), "test": loader_digest(plan.test), "what": plan.what})
+        "train": loader_digest(plan.train), "test": loader_digest(plan.test), "what": plan.what,
+        "options": {name: describe_object(value) for name, value in sorted(plan.options.items())}})
 
 
 def variants_identity(plan: FoldPlan) -> str:
@@ -271,8 +283,8 @@ def _train_fold(plan: FoldPlan, folder: Path, repeat: int, fold: int, make_loade
     if hasattr(part, "seed"): part.seed = seed      # each repeat shuffles in its own way
     transform = TargetTransform.fit(plan.transform, plan.targets[rows])
     set_weights(plan.model, plan.initial, "the initial weights")
-    trainer = FoldTrainer(plan.model, config, callbacks=plan.callbacks(config), data=plan.data, loss=plan.loss,
-                          transform=transform)
+    trainer = FoldTrainer(plan.model, config, callbacks=plan.callbacks(config), data=plan.data,
+                          transform=transform, **deepcopy(plan.options))
     newest = latest_checkpoint(folder / "checkpoints")
     if newest is None: shutil.rmtree(folder, ignore_errors=True)    # a fold that never came to a checkpoint
     else: log.info("fold %d.%d goes on from %s", repeat, fold, newest.name)

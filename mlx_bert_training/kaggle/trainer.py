@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -181,8 +182,9 @@ class KaggleTrainer(Trainer):
         data: Any = None,                               # a `PreparedData` whose training part holds all rows
         fold_callbacks: Callable[[KaggleTrainerConfig], Sequence[CallbackProtocol]] | None = None,  # new ones a fold
         client: KaggleClient | None = None,             # to submit with; None: made when it is needed
-        **options: Any,                                 # what else `Trainer` takes
+        **options: Any,                                 # what else `Trainer` takes; a fold gets copies of it
     ):
+        self.options = deepcopy(options)
         super().__init__(model, as_kaggle_config(config), callbacks=callbacks, data=data, **options)
         self.config: KaggleTrainerConfig
         self.fold_callbacks = fold_callbacks or (lambda config: callbacks)
@@ -258,7 +260,7 @@ def plan_cv(
         variants = make_tta(data, config)
     plan = FoldPlan(config, trainer.model, loader, test, folds, metric, trainer.head_type,
                     choose_transform(config.kaggle.target_transform, trainer.head_type, metric),
-                    trainer.fold_callbacks, data=trainer.data, loss=trainer._own_loss, variants=variants)
+                    trainer.fold_callbacks, data=trainer.data, options=trainer.options, variants=variants)
     nothing: Any = None     # until the folds are done
     empty = CVResult(CVRun([], [], []), folds, metric, Path(), nothing, 0.0, leaks=leaks, adversarial=shift,
                      epoch_chosen=config.kaggle.select_epoch)
