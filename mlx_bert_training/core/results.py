@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from .checkpoint import json_safe
-from .errors import MLXBertError, missing_extra
+from .errors import MLXBertError
+from .figures import new_figure
 
 # %% auto #0
 __all__ = ['plot_history', 'TrainResult', 'Predictions']
@@ -28,13 +29,9 @@ def plot_history(
     best_step: int | None = None,           # the evaluation to ring
 ) -> Any:                                   # a matplotlib Figure
     "Training and evaluation loss on the left, the chosen metric on the right."
-    try:
-        from matplotlib.figure import Figure  # not pyplot, which keeps every figure
-    except ImportError as error:
-        raise missing_extra("matplotlib", "notebook", "Drawing a learning curve") from error
     logs = [row for row in history if row.get("loss") is not None]
     evaluations = [row for row in history if row.get("eval_loss") is not None]
-    fig = Figure(figsize=(9, 3.2), layout="constrained")
+    fig = new_figure(9, 3.2, "Drawing a learning curve")
     left, right = fig.subplots(1, 2)
     left.plot([row["step"] for row in logs], [row["loss"] for row in logs], color="#2F86D0", label="training loss")
     left.plot([row["step"] for row in evaluations], [row["eval_loss"] for row in evaluations], "o--", color="#D55E00",

@@ -22,7 +22,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from ..core.errors import DataError, missing_extra
+from ..core.errors import DataError
+from ..core.figures import new_figure
 from ..data.frames import require_columns
 from .folds import make_folds
 from .leaks import normalize_text, rows_as_texts
@@ -204,10 +205,7 @@ class AdversarialReport:
 
 
 def _plot(report: AdversarialReport) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error: raise missing_extra("matplotlib", "notebook", "Drawing a ROC curve") from error
-    fig = Figure(figsize=(9, 3.2), layout="constrained")
+    fig = new_figure(9, 3.2, "Drawing a ROC curve")
     left, right = fig.subplots(1, 2)
     score = np.concatenate([report.train_probability, report.test_probability])
     false, true, _ = roc_curve(np.arange(len(score)) >= len(report.train_probability), score)

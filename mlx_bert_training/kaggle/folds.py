@@ -22,7 +22,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, TimeSeriesSplit
 
-from ..core.errors import DataError, missing_extra, unknown_name
+from ..core.errors import DataError, unknown_name
+from ..core.figures import new_figure
 from ..core.tasks import canonical_head_type
 
 # %% auto #0
@@ -75,13 +76,10 @@ def _balance(folds: Folds) -> pd.DataFrame:
 # %% ../../nbs/kaggle/01_folds.ipynb #4d84fc07
 def _plot(folds: Folds) -> Any:
     "The balance of the folds, a matplotlib Figure."
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error: raise missing_extra("matplotlib", "notebook", "Drawing folds") from error
     table = _balance(folds)
     shares = table.drop(columns=["train", "validation"])
     names = [f"{r}.{f}" if folds.repeats > 1 else str(f) for r, f in table.index]
-    fig = Figure(figsize=(max(5.0, 0.5 * len(names) + 2), 2.8), layout="constrained")
+    fig = new_figure(max(5.0, 0.5 * len(names) + 2), 2.8, "Drawing folds")
     ax = fig.subplots()
     if "target sd" in shares:
         ax.errorbar(names, shares["target mean"], yerr=shares["target sd"], fmt="o", capsize=4, color="#2F86D0")

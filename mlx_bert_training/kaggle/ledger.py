@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.checkpoint import json_safe
-from ..core.errors import DataError, missing_extra
+from ..core.errors import DataError
+from ..core.figures import new_figure
 
 log = logging.getLogger(__name__)
 
@@ -137,11 +138,7 @@ def plot_scores(
     metric: str = "",       # name on the axes
 ) -> Any:                   # a matplotlib Figure
     "CV score against public score, with error bars, the line of equality and the fitted line."
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing_extra("matplotlib", "notebook", "Drawing the ledger") from error
-    fig = Figure(figsize=(5.2, 4.2), layout="constrained")
+    fig = new_figure(5.2, 4.2, "Drawing the ledger")
     ax = fig.subplots()
     ax.errorbar(frame["cv_mean"], frame["public_score"], xerr=frame["cv_error"].fillna(0), fmt="o", color="#2F86D0",
                 ecolor="#9DBFDD", capsize=3)

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.checkpoint import json_safe
-from ..core.errors import DataError, missing_extra, nearest
+from ..core.errors import DataError, nearest
+from ..core.figures import new_figure
 from mlx_bert_training.core.metrics import (
     BINARY,
     MULTILABEL,
@@ -145,11 +146,7 @@ def plot_scores(
     scores: Sequence[CVScore],  # on the same metric
 ) -> Any:                       # a matplotlib Figure
     "One line a score: folds as dots, the mean with its standard error."
-    try:
-        from matplotlib.figure import Figure  # no pyplot: nothing global, nothing to close
-    except ImportError as error:
-        raise missing_extra("matplotlib", "notebook", "Drawing scores") from error
-    fig = Figure(figsize=(7, 1.1 + 0.35 * len(scores)), layout="constrained")
+    fig = new_figure(7, 1.1 + 0.35 * len(scores), "Drawing scores")
     ax = fig.subplots()
     for y, score in enumerate(scores):
         dots, bar = ("fold", "mean ± standard error") if y == 0 else (None, None)   # one entry each in the legend

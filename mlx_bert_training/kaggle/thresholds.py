@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from ..core.errors import MLXBertError, missing_extra
+from ..core.errors import MLXBertError
+from ..core.figures import new_figure
 from mlx_bert_training.core.metrics import (
     BINARY,
     MULTICLASS,
@@ -278,12 +279,8 @@ class ThresholdResult:
 # %% ../../nbs/kaggle/06_thresholds.ipynb #7ea6537e
 def _plot_curve(result: ThresholdResult) -> Any:
     "Score against threshold, with the thresholds of the folds."
-    try:
-        from matplotlib.figure import Figure  # no pyplot: nothing global, nothing to close
-    except ImportError as error:
-        raise missing_extra("matplotlib", "notebook", "Drawing a threshold search") from error
     assert result.curve is not None
-    fig = Figure(figsize=(7, 3), layout="constrained")
+    fig = new_figure(7, 3, "Drawing a threshold search")
     ax = fig.subplots()
     ax.plot(*result.curve, color="#2F86D0", label="all rows, out of fold")
     for i, rule in enumerate(result.fold_rules.values()):
