@@ -28,8 +28,8 @@ from .models.create import create_model
 from .models.weights import resolve_pretrained
 
 # %% auto #0
-__all__ = ['TRAINERS', 'get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data',
-           'declared_model', 'create_kaggle_trainer']
+__all__ = ['TRAINERS', 'get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'refuse_tracking',
+           'declared_data', 'declared_model', 'create_kaggle_trainer']
 
 # %% ../nbs/factory.ipynb #8268a774
 def get_trainer_config(
@@ -81,12 +81,17 @@ def create_trainer(
     "A trainer from a declaration. Raises `ConfigError`, `DataError`, `WeightsError` or `UnknownNameError`."
     if trainer not in TRAINERS: raise unknown_name("trainer", trainer, TRAINERS)
     resolved = load_config(config, **overrides)
-    if resolved.tracking.type != "none":
-        raise not_yet(f"tracking: {resolved.tracking.type}", "Use tracking: none; every run logs to metrics.jsonl.")
+    refuse_tracking(resolved)
     data = declared_data(model, resolved)
     if model is None: model = declared_model(resolved, data)
     listeners = _merge(declared_callbacks(resolved), callbacks)
     return TRAINERS[trainer](model, resolved, callbacks=listeners, data=data)
+
+
+def refuse_tracking(config: BaseTrainerConfig) -> None:
+    "Raise `NotYetAvailableError` for a tracker, which a later release brings."
+    if config.tracking.type == "none": return
+    raise not_yet(f"tracking: {config.tracking.type}", "Use tracking: none; every run logs to metrics.jsonl.")
 
 
 def declared_data(model: Model | None, config: BaseTrainerConfig) -> PreparedData | None:
@@ -118,8 +123,7 @@ def create_kaggle_trainer(
 ) -> KaggleTrainer:                 # ready for `train_with_cv` and `create_submission`
     "A trainer for a whole competition. Raises `ConfigError`, `DataError`, `WeightsError` or a `KaggleError`."
     resolved = locate_files(as_kaggle_config(load_config(config, **overrides)))
-    if resolved.tracking.type != "none":
-        raise not_yet(f"tracking: {resolved.tracking.type}", "Use tracking: none; every run logs to metrics.jsonl.")
+    refuse_tracking(resolved)
     whole = deepcopy(resolved)      # all rows train: the folds hold out their own
     whole.data.validation_path, whole.data.validation_fraction = None, 0.0
     data = declared_data(model, whole)
