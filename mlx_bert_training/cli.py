@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from .core.control import RunStopped
 from .core.errors import DataError, MLXBertError
 
 # %% auto #0
@@ -21,7 +22,8 @@ def train(args: argparse.Namespace) -> None:
     "Run a declaration: data, training, baselines, predictions."
     from mlx_bert_training.core.declaration import parse_overrides
     from mlx_bert_training.run import run_training
-    print(run_training(args.config, resume_from=args.resume, **parse_overrides(args.overrides)))
+    overrides = parse_overrides(args.overrides)
+    print(run_training(args.config, resume_from=args.resume, replay=args.replay or (), **overrides))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -101,8 +103,10 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as training.num_epochs=2")
         return sub
 
-    command(train, with_config=True).add_argument(
-        "--resume", nargs="?", const="latest", metavar="CHECKPOINT", help="go on from the newest, or from this one")
+    sub = command(train, with_config=True)
+    sub.add_argument("--resume", nargs="?", const="latest", metavar="CHECKPOINT",
+                     help="go on from the newest, or from this one")
+    sub.add_argument("--replay", metavar="RUN", help="do to this run what was done by hand to the run in this folder")
     command(run, with_config=True)
     sub = command(ledger)
     sub.add_argument("file", nargs="?", default="submissions/ledger.jsonl", help="default: %(default)s")
@@ -134,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.function(args)
     except MLXBertError as error:
         print(error, file=sys.stderr)
-        return 2
+        return 130 if isinstance(error, RunStopped) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -5,6 +5,7 @@
 # %% ../nbs/run.ipynb #37c54349
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from .core.declaration import load_config
 from .core.errors import DataError
 from .core.evaluator import Evaluator
 from .core.results import Predictions, TrainResult
+from .core.steering import Intervention
 from .data.baselines import baseline_scores
 from .data.labels import LabelMap
 from .data.prepare import PreparedData, prepare
@@ -60,13 +62,14 @@ def run_training(
     config: str | Path | dict[str, Any] | BaseTrainerConfig,    # preset, file, dictionary or object
     *,
     resume_from: str | Path | None = None,      # a checkpoint, or "latest"
+    replay: str | Path | Iterable[Intervention] = (),   # a run's folder: do what was done by hand to that run
     **overrides: Any,                           # flat or dotted, as for `get_trainer_config`
 ) -> TrainingRun:                               # the trainer, its result and its files
     "Train, score beside the baselines, save the model and predict the test file."
     trainer = create_trainer(config=config, **overrides)
     if trainer.data is None:
         raise DataError("data.train_path is not set: the declaration names no training file")
-    result = trainer.train(resume_from=resume_from)
+    result = trainer.train(resume_from=resume_from, replay=replay)
     folder = result.output_dir
     result.save(folder / "result.json")
     save_for_prediction(trainer.model, trainer.data, folder / "model")

@@ -160,7 +160,8 @@ def test_show_loop_lists_who_runs_when(tmp_path, capsys):
     trainer(tmp_path, [ProgressBar("off"), ModelCheckpoint(), EarlyStopping()]).show_loop()
     lines = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
     ends = [line for line in lines if line[0] == "on_epoch_end"]
-    assert ends == [["on_epoch_end", "90", "ModelCheckpoint"], ["on_epoch_end", "100", "ProgressBar"]]
+    assert ends == [["on_epoch_end", "90", "ModelCheckpoint"], ["on_epoch_end", "95", "Steering"],
+                    ["on_epoch_end", "100", "ProgressBar"]]
 
 
 def test_a_callback_that_fails_ends_the_run_and_is_named(tmp_path):

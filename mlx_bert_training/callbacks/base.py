@@ -65,6 +65,14 @@ class Callback:
     def on_train_end(self, trainer: Any, state: TrainerState) -> None: """Once, when training ends without an error."""
     @does_nothing
     def on_exception(self, trainer: Any, state: TrainerState) -> None: """When training ends with an error."""
+    @does_nothing
+    def on_cv_begin(self, trainer: Any, state: TrainerState) -> None: """Once, before the first fold."""
+    @does_nothing
+    def on_fold_begin(self, trainer: Any, state: TrainerState) -> None: """Before a fold trains."""
+    @does_nothing
+    def on_fold_end(self, trainer: Any, state: TrainerState) -> None: """After a fold; it is in `trainer.fold_runs`."""
+    @does_nothing
+    def on_cv_end(self, trainer: Any, state: TrainerState) -> None: """Once, with `trainer.cv`; None after an error."""
 
 # %% ../../nbs/callbacks/01_base.ipynb #82180ee3
 class CallbackError(MLXBertError, ValueError):

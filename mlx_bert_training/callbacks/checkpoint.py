@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import Callback, CallbackError
-from ..core.checkpoint import checkpoint_step
+from ..core.checkpoint import checkpoint_folder, checkpoint_step
 from ..core.errors import unknown_name
 from ..core.state import TrainerState
 
@@ -43,7 +43,7 @@ STRATEGIES = ("no", "steps", "epoch", "best", "all")
 
 
 class ModelCheckpoint(Callback):
-    "Save checkpoints to `checkpoints/step-000123` in the folder of the run, and keep the newest and the best."
+    "Save checkpoints to `checkpoints/step-000123` in the folder of the run; keep the newest, the best, the pinned."
 
     order = 90
 
@@ -60,7 +60,7 @@ class ModelCheckpoint(Callback):
     def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
         "Finish deletions that a kill interrupted."
         if state.step == 0: self.last_saved_step = -1
-        for doomed in self._folder(trainer).glob(_DOOMED + "*"): shutil.rmtree(doomed)
+        for doomed in checkpoint_folder(trainer.output_dir, 0).parent.glob(_DOOMED + "*"): shutil.rmtree(doomed)
 
     def on_step_end(self, trainer: Any, state: TrainerState) -> None:
         "Save every `save_steps` updates, or when the evaluation was the best."
@@ -77,7 +77,7 @@ class ModelCheckpoint(Callback):
         wants_best = (self.save_strategy in ("best", "all") or self.save_best_only
                       or trainer.config.training.load_best_at_end)
         save, saved = due and not self.save_best_only or is_best and wants_best, state.step == self.last_saved_step
-        path = self._folder(trainer) / f"step-{state.step:06d}"
+        path = checkpoint_folder(trainer.output_dir, state.step)
         if is_best and (save or saved): state.best_checkpoint = str(path)  # first, so that what is written knows it
         if save and not saved:
             self.last_saved_step = state.step
@@ -89,10 +89,9 @@ class ModelCheckpoint(Callback):
         others = [p for p in list_checkpoints(newest.parent) if p != newest]
         best = Path(state.best_checkpoint).name if state.best_checkpoint else newest.name
         limit = 1 if self.save_best_only else self.save_total_limit or len(others) + 1
+        kept = {best, *(Path(path).name for path in state.pinned)}
         for path in others[:max(0, len(others) + 1 - limit)]:
-            if path.name != best: delete_checkpoint(path)
-
-    def _folder(self, trainer: Any) -> Path: return Path(trainer.output_dir) / "checkpoints"
+            if path.name not in kept: delete_checkpoint(path)
 
     def state_dict(self) -> dict[str, Any]: return {"last_saved_step": self.last_saved_step}
 

@@ -5,8 +5,9 @@
 # %% ../../nbs/core/14_base.ipynb #6c8799d0
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ import mlx.core as mx
 import numpy as np
 
 from .. import runtime
+from .background import RunHandle
 from .bookkeeping import Bookkeeper, count_batch
 from .config import BaseTrainerConfig
+from .control import ControlError, RunControl, graceful_interrupt
 from .errors import MLXBertError
+from .evaluator import Outputs
 from .protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
 from .results import TrainResult
 from .resume import checkpoint_to_resume, restore_run, save_run
+from .steering import Intervention, read_interventions
 
 # %% auto #0
 __all__ = ['batch_seed', 'Trainer']
@@ -48,9 +53,11 @@ class Trainer(Bookkeeper):
         loss: Loss | None = None,                       # instead of the declared loss
         optimizer: Any = None,                          # an mlx optimizer instead of the `optimizer:` section
         schedule: Schedule | None = None,               # instead of the `scheduler:` section
+        control: RunControl | None = None,              # shared with other trainers; None: one of its own
     ):
         super().__init__(model, config, callbacks=callbacks, data=data, loss=loss, optimizer=optimizer,
-                         schedule=schedule)
+                         schedule=schedule, control=control)
+        self.handle: RunHandle | None = None    # of the run that `start` began
         if self.config.training.gradient_checkpointing:
             if not hasattr(model, "gradient_checkpointing"):
                 raise MLXBertError(f"gradient_checkpointing: {type(model).__name__} has no such attribute")
@@ -62,18 +69,36 @@ class Trainer(Bookkeeper):
         val_loader: DataLoader | None = None,       # for evaluation; the declared validation part when None
         *,
         resume_from: str | Path | None = None,      # a checkpoint folder, or "latest" for the newest of this run
+        replay: str | Path | Iterable[Intervention] = (),   # a run's folder: do to this run what was done to that one
+        dashboard: bool | None = None,              # live plots; None: in a notebook
     ) -> TrainResult:
         "Train to the end of the plan, or on from a checkpoint. Raises `TrainingError` when the loss is not finite."
+        self._check_thread()
+        if dashboard and not any(hasattr(callback, "dashboard") for callback in self.callbacks):
+            raise MLXBertError("this trainer has no dashboard: add DashboardCallback() to its callbacks")
+        self.steering.planned, self.show_dashboard = read_interventions(replay), dashboard
         self.prepare_training(self.train_loader if train_loader is None else train_loader,
                               self.val_loader if val_loader is None else val_loader)
         if resume_from is not None: self.load_checkpoint(checkpoint_to_resume(resume_from, self.config.environment))
         self.open_run_folder()
+        with self.control.running(), graceful_interrupt(self.control): return self._run_to_end()
+
+    def start(self, *args: Any, **options: Any) -> RunHandle[TrainResult]:
+        "As `train`, in the background: returns at once a handle to steer the run and to wait for its result."
+        self._check_thread()
+        self.handle = RunHandle(self, lambda: self.train(*args, **options))
+        return self.handle
+
+    def _run_to_end(self) -> TrainResult:
+        "The loop over epochs, the last evaluation, and the choice of weights."
         self._started = time.perf_counter() - self.state.seconds
         try:
             self.fire("on_train_begin")
+            self.control.changed()
             while not self.finished(): self._epoch()
             self._evaluate_last()
-            kept = self.best.restore(self.state, self.model)
+            kept = self.best.restore(self.state, self.model, self.keep_weights)
+            if kept == "best": self.outputs = self.best.outputs
             self.tick()
             self.fire("on_train_end")
         except BaseException as error:
@@ -109,10 +134,12 @@ class Trainer(Bookkeeper):
     def _after_update(self, norm: mx.array) -> None:
         "Count the update, and log and evaluate when it is due."
         state, training = self.state, self.config.training
-        mx.async_eval(norm, self.meter.total, self.model.parameters(), self.optimizer.state)
-        mx.eval(self.meter.norm)    # of the update before: at most two are in flight, whatever the device
+        before = self.meter.norm
+        self.meter.close(norm)
+        mx.async_eval(norm, self.meter.loss, self.meter.total, self.model.parameters(), self.optimizer.state)
+        mx.eval(before)             # at most two updates are in flight, whatever the device
         runtime.fit_cache_limit()   # batches of other lengths leave buffers of other sizes behind
-        self.meter.norm, state.step = norm, state.step + 1
+        state.step += 1
         self.tick()
         self.fire("on_step")
         if state.step % training.logging_steps == 0 or state.step == state.total_steps: self.log_progress()
@@ -137,6 +164,7 @@ class Trainer(Bookkeeper):
 
     def save_checkpoint(self, path: str | Path) -> Path:
         "Write weights, optimizer, schedule, callbacks, history and position. Raises `CheckpointError`."
+        self._check_thread()
         self.state.last_checkpoint = str(path)
         save_run(self, path)
         if self.state.best_checkpoint == str(path): self.best.weights = None    # they are safe on disk now
@@ -145,10 +173,20 @@ class Trainer(Bookkeeper):
 
     def load_checkpoint(self, path: str | Path) -> None:
         "Take weights, optimizer, history and position from a checkpoint of a run with the same plan and data."
+        self._check_thread()
         if self.optimizer is None: self.prepare_training(self.train_loader, self.val_loader)
         restore_run(self, path)
         self.compile_step()
         if Path(path).parent.name == "checkpoints": self.output_dir = Path(path).parent.parent
+
+    def _run(self, loader: DataLoader, loss: Loss | None) -> Outputs:
+        self._check_thread()
+        return super()._run(loader, loss)
+
+    def _check_thread(self) -> None:
+        "Raise `ControlError` when the run is in the background and this is another thread."
+        if self.handle is None or self.handle.done or threading.current_thread() is self.handle.thread: return
+        raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")
 
     def _result(self, kept: str) -> TrainResult:
         state = self.state
@@ -158,4 +196,5 @@ class Trainer(Bookkeeper):
             history=state.history, metrics=dict(state.metrics), best_metric_name=self.best.metric,
             best_metric=state.best_metric, best_step=state.best_step, steps=state.step, epochs=self.epochs_done(),
             seconds=state.seconds, tokens_per_second=state.tokens / state.seconds, output_dir=self.output_dir,
-            best_checkpoint=best, last_checkpoint=last, stop_reason=state.stop_reason, weights=kept)
+            best_checkpoint=best, last_checkpoint=last, stop_reason=state.stop_reason, weights=kept,
+            interventions=self.steering.interventions)

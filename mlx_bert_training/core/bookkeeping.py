@@ -16,14 +16,16 @@ import numpy as np
 
 from .checkpoint import read_checkpoint
 from .config import BaseTrainerConfig, TrainingSection
+from .control import RunControl
 from .errors import MLXBertError, TrainingError
-from .evaluator import Evaluator
+from .evaluator import Evaluator, Outputs
 from .metrics import metric_direction
 from .optimization import create_optimizer, create_schedule
 from .problems import ConfigError, Problem
 from .protocols import Batch, DataLoader, Loss, Model, Schedule
 from .resume import model_weights, set_weights
 from .state import TrainerState
+from .steering import Steering
 from .step import TrainingStep
 
 log = logging.getLogger(__name__)
@@ -44,14 +46,21 @@ def plan_run(
 
 # %% ../../nbs/core/13_bookkeeping.ipynb #133c1210
 class LossMeter:
-    "Weighted mean of the losses since it was last read, and the newest gradient norm."
+    "Weighted mean of the losses since it was last read, and loss and gradient norm of the newest update."
 
     def __init__(self) -> None:
-        self.total, self.weight, self.norm = mx.zeros(()), mx.zeros(()), mx.zeros(())
+        self.total, self.weight, self.norm, self.loss = (mx.zeros(()) for _ in range(4))
+        self._window = mx.zeros(()), mx.zeros(())
 
     def add(self, loss_sum: mx.array, weight: mx.array) -> None:
         "Take in a batch, without evaluating it."
         self.total, self.weight = self.total + loss_sum, self.weight + weight
+        self._window = self._window[0] + loss_sum, self._window[1] + weight
+
+    def close(self, norm: mx.array) -> None:
+        "Note that the batches since the last time made an update; nothing is evaluated."
+        self.norm, self.loss = norm, self._window[0] / self._window[1]
+        self._window = mx.zeros(()), mx.zeros(())
 
     def read(self) -> float | None:
         "The mean, or None when nothing was added; begins anew."
@@ -81,6 +90,7 @@ class BestTracker:
         self.metric, self.keep_weights = metric, keep_weights
         self.mode = metric_direction(metric) if mode == "auto" else mode    # "max" or "min"
         self.weights: dict[str, mx.array] | None = None
+        self.outputs: Outputs | None = None     # what the best weights said of the validation part
 
     def note(self, state: TrainerState, model: Model) -> float:
         "Compare `state.metrics` with the best so far; returns the value. NaN is never best."
@@ -93,14 +103,17 @@ class BestTracker:
             self.weights = model_weights(model) if self.keep_weights else None
         return value
 
-    def restore(self, state: TrainerState, model: Model) -> str:
-        "Put the best weights back. Returns whose weights the model holds now: 'best' or 'last'."
+    def restore(self, state: TrainerState, model: Model, wanted: str | None = None) -> str:
+        """Put the best weights back, or what is `wanted` instead of the declared choice: "best" or "last".
+
+        Returns whose weights the model holds now: "best" or "last".
+        """
         if state.best_step == state.step: return "best"
-        if not self.keep_weights or state.best_step is None: return "last"
+        if wanted != "best" and (wanted == "last" or not self.keep_weights) or state.best_step is None: return "last"
         weights = read_checkpoint(state.best_checkpoint)[0]["weights"] if state.best_checkpoint else self.weights
         if weights is None:
-            log.warning("update %s was best, but its weights were in no checkpoint when the run was resumed: "
-                        "keeping the last", state.best_step)
+            log.warning("update %s was best, but its weights are in no checkpoint and were not kept in memory "
+                        "(training.load_best_at_end): keeping the last", state.best_step)
             return "last"
         set_weights(model, weights, state.best_checkpoint or "memory")
         row = next(row for row in state.history if row["step"] == state.best_step and "eval_loss" in row)
@@ -124,8 +137,14 @@ class Bookkeeper(Evaluator):
     "Prepares a run and keeps its plan, clock, history and best weights."
 
     def __init__(self, model: Model, config: BaseTrainerConfig | None = None, *, callbacks: Any = (), data: Any = None,
-                 loss: Loss | None = None, optimizer: Any = None, schedule: Schedule | None = None):
+                 loss: Loss | None = None, optimizer: Any = None, schedule: Schedule | None = None,
+                 control: RunControl | None = None):
         super().__init__(model, config, callbacks=callbacks, data=data, loss=loss)
+        self.control = control or RunControl()      # takes requests from buttons, cells and signals
+        self.steering = Steering(self.control)      # and this listener follows them
+        self.callbacks.add(self.steering)
+        self.keep_weights: str | None = None        # best or last, where a stop by hand said so
+        self.show_dashboard: bool | None = None     # what `train` was told
         self._own_loss, self._own_optimizer, self._own_schedule = loss, optimizer, schedule
         self.optimizer: Any = None      # this and the next three are made by prepare_training
         self.schedule: Schedule
@@ -144,6 +163,7 @@ class Bookkeeper(Evaluator):
         if training.eval_strategy != "no" and val_loader is None:
             log.warning("there is no validation part: eval_strategy %r evaluates nothing", training.eval_strategy)
         self.state, self.meter, self._rate = plan_run(training, len(train_loader)), LossMeter(), None
+        self.keep_weights, self.outputs = None, None
         self.best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end))
         self.loss = self._own_loss or self.create_loss(train_loader)
         parameters = self.model.trainable_parameters()
@@ -175,10 +195,14 @@ class Bookkeeper(Evaluator):
         "Use this rate for the next update instead of the schedule's; for callbacks."
         self._rate = learning_rate
 
+    def scheduled_rate(self) -> float:
+        "Rate of the coming update without `state.learning_rate_factor`: the schedule's, or what a callback has set."
+        return float(self.schedule(self.state.step) if self._rate is None else self._rate)
+
     def next_rate(self) -> float:
-        "Rate of the coming update: the schedule's, unless a callback has set another."
-        own, self._rate = self._rate, None
-        self.state.learning_rate = float(self.schedule(self.state.step) if own is None else own)
+        "Rate of the coming update."
+        self.state.learning_rate = self.scheduled_rate() * self.state.learning_rate_factor
+        self._rate = None
         return self.state.learning_rate
 
     def log_progress(self) -> None:
@@ -202,6 +226,7 @@ class Bookkeeper(Evaluator):
         scores = self.evaluate()
         self.state.history.append({"step": self.state.step, "epoch": self.epochs_done(), **scores})
         self.schedule.observe(self.best.note(self.state, self.model))
+        if self.state.best_step == self.state.step: self.best.outputs = self.outputs
 
     def finished(self) -> bool:
         "Whether the plan is done or a callback wants the end."
@@ -212,6 +237,10 @@ class Bookkeeper(Evaluator):
     def tick(self) -> None:
         "Bring the time spent in training up to date."
         self.state.seconds = time.perf_counter() - self._started
+
+    def leave_out(self, seconds: float) -> None:
+        "Do not count so much of the time as training: the run was paused."
+        self._started += seconds
 
     def epochs_done(self) -> float:
         "Epochs with the fraction of the current one."

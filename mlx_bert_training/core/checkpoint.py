@@ -20,7 +20,7 @@ from .errors import CheckpointError
 
 # %% auto #0
 __all__ = ['MANIFEST', 'VALUES', 'json_safe', 'replace_folder', 'write_checkpoint', 'verify_checkpoint', 'read_checkpoint',
-           'checkpoint_step', 'latest_checkpoint']
+           'checkpoint_folder', 'checkpoint_step', 'latest_checkpoint']
 
 # %% ../../nbs/core/05_checkpoint.ipynb #14df8b07
 def json_safe(value: Any) -> Any:
@@ -119,6 +119,14 @@ def read_checkpoint(
     return arrays, json.loads((folder / VALUES).read_text(encoding="utf-8"))
 
 # %% ../../nbs/core/05_checkpoint.ipynb #748d411e
+def checkpoint_folder(
+    run: str | Path,    # the folder of a run
+    step: int,          # updates done
+) -> Path:              # such as checkpoints/step-000123 in it
+    "Where a run keeps the checkpoint of an update."
+    return Path(run) / "checkpoints" / f"step-{step:06d}"
+
+
 def checkpoint_step(folder: Path) -> int:
     "The update number in a checkpoint's folder name, -1 for another folder."
     kind, _, number = folder.name.partition("-")

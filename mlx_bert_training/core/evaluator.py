@@ -94,6 +94,7 @@ class Evaluator:
         runtime.select_device(self.config.environment.device)
         self.model, self.data, self.loss = model, data, loss
         self.state, self.callbacks = TrainerState(), CallbackList(callbacks)
+        self.outputs: Outputs | None = None     # of the last evaluation
         self.head_type: str = getattr(model, "head_type", None) or self.config.model.head_type
         self.metric_names = list(self.config.training.metrics) or default_metrics(self.head_type)
         check_metrics(self.metric_names, self.head_type)
@@ -118,7 +119,7 @@ class Evaluator:
         if loader is None: raise MLXBertError("evaluate needs a loader: there is no validation part")
         if self.loss is None: self.loss = self.create_loss(loader)
         self.fire("on_evaluate_begin")
-        outputs = self._run(loader, self.loss)
+        self.outputs = outputs = self._run(loader, self.loss)
         if outputs.labels is None: raise MLXBertError("evaluate needs labels: the batches of this loader have none")
         scores = compute_metrics(self.metric_names, self.head_type, outputs.logits, outputs.labels)
         self.state.metrics = {"eval_loss": outputs.loss, **{f"eval_{name}": value for name, value in scores.items()}}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ class TrainResult:
     last_checkpoint: Path | None        # the newest checkpoint, if any was saved
     stop_reason: str                    # why the run ended
     weights: str                        # whose weights the model holds: "best" or "last"
+    interventions: list[Any] = field(default_factory=list)      # what was done by hand, see `core.steering`
 
     def to_frame(self) -> pd.DataFrame:
         "The history as a table, one row a step."
@@ -83,11 +84,12 @@ class TrainResult:
                 **{name: f"{value:.4f}" for name, value in self.metrics.items()},
                 "weights kept": self.weights, "updates": f"{self.steps} ({self.epochs:.2f} epochs)",
                 "time": f"{self.seconds:.1f} s", "tokens/s": f"{self.tokens_per_second:,.0f}",
+                **({"by hand": "; ".join(map(str, self.interventions))} if self.interventions else {}),
                 "ended": self.stop_reason, "folder": str(self.output_dir)}
 
     def save(self, path: str | Path) -> None:
         "Write everything as JSON."
-        values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
+        values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
         Path(path).write_text(json.dumps(json_safe(values), indent=1, allow_nan=False), encoding="utf-8")
 
     def __repr__(self) -> str:

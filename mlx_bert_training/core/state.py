@@ -26,6 +26,7 @@ class TrainerState:
     steps_per_epoch: int = 0            # updates in one epoch
     batches_per_epoch: int = 0          # batches in one epoch
     learning_rate: float = 0.0          # of the last update
+    learning_rate_factor: float = 1.0   # on the schedule, when the rate was changed by hand
     loss: float | None = None           # mean training loss between the last two log rows
     grad_norm: float | None = None      # of the last logged update, before clipping
     metrics: dict[str, float] = field(default_factory=dict)     # last evaluation: eval_loss, eval_auc, ...
@@ -33,6 +34,7 @@ class TrainerState:
     best_step: int | None = None        # update after which it was seen
     best_checkpoint: str | None = None  # checkpoint that holds it
     last_checkpoint: str | None = None  # newest checkpoint
+    pinned: list[str] = field(default_factory=list)     # checkpoints asked for by hand, which are never deleted
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per log and per evaluation
     seconds: float = 0.0                # time spent in train(), over all resumes
     should_stop: bool = False           # ask for the end of the run after this update

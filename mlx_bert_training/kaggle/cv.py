@@ -24,6 +24,7 @@ from .. import runtime
 from ..core.base import Trainer
 from ..core.checkpoint import latest_checkpoint
 from ..core.config import KaggleTrainerConfig
+from ..core.control import RunStopped
 from ..core.errors import DataError
 from ..core.evaluator import Outputs
 from ..core.protocols import CallbackProtocol, DataLoader, Loss, Model
@@ -120,12 +121,19 @@ class FoldPlan:
     options: dict[str, Any] = field(default_factory=dict)   # loss, optimizer, ... instead of the declared ones
     variants: Any = None            # test-time augmentation: `names`, and `predict(trainer, part, rows)`
     what: str = "plain"             # what is special about this plan
+    owner: Any = None               # the trainer of the whole run: its listeners hear of the folds, its control steers
     initial: dict[str, mx.array] = field(init=False)
     identity: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.initial = model_weights(self.model)
         self.identity = plan_identity(self)
+
+    def tell(self, event: str, runs: list[FoldRun]) -> None:
+        "Tell the listeners of the whole run how far it is."
+        if self.owner is None: return
+        self.owner.fold_runs = runs
+        self.owner.fire(event)
 
     @property
     def targets(self) -> np.ndarray:
@@ -283,8 +291,8 @@ def _train_fold(plan: FoldPlan, folder: Path, repeat: int, fold: int, make_loade
     if hasattr(part, "seed"): part.seed = seed      # each repeat shuffles in its own way
     transform = TargetTransform.fit(plan.transform, plan.targets[rows])
     set_weights(plan.model, plan.initial, "the initial weights")
-    trainer = FoldTrainer(plan.model, config, callbacks=plan.callbacks(config), data=plan.data,
-                          transform=transform, **deepcopy(plan.options))
+    trainer = FoldTrainer(plan.model, config, callbacks=plan.callbacks(config), data=plan.data, transform=transform,
+                          control=getattr(plan.owner, "control", None), **deepcopy(plan.options))
     newest = latest_checkpoint(folder / "checkpoints")
     if newest is None: shutil.rmtree(folder, ignore_errors=True)    # a fold that never came to a checkpoint
     else: log.info("fold %d.%d goes on from %s", repeat, fold, newest.name)
@@ -292,7 +300,10 @@ def _train_fold(plan: FoldPlan, folder: Path, repeat: int, fold: int, make_loade
     judge = _part(plan.train, held, shuffle=False) if plan.config.kaggle.select_epoch else None
     trainer.val_loader = None       # of the declared data: it has no place in a fold
     result = trainer.train(transformed(part, transform), transformed(judge, transform) if judge is not None else None,
-                           resume_from=newest)
+                           resume_from=newest, dashboard=getattr(plan.owner, "show_dashboard", None))
+    if trainer.steering.stopped:
+        raise RunStopped(f"fold {repeat}.{fold}: {result.stop_reason}. Its checkpoint is kept, and the next "
+                         "cross-validation of this declaration goes on from there")
     return trainer, result
 
 # %% ../../nbs/kaggle/10_cv.ipynb #b1027a0a
@@ -384,14 +395,19 @@ def run_folds(
     name: str,                              # of the predictions
     make_loader: MakeLoader | None = None,  # makes another training loader
 ) -> CVRun:
-    "Run every fold that is not finished. The model is left with its initial weights."
+    "Run every fold that is not finished. The model is left with its initial weights. `RunStopped` if stopped by hand."
     runs: list[FoldRun] = []
     for i in range(len(plan.folds)):
         repeat, fold = divmod(i, plan.folds.n_folds)
+        if plan.owner is not None and plan.owner.control.stop_wanted:
+            raise RunStopped(f"stopped before fold {i + 1} of {len(plan.folds)}. The next cross-validation of this "
+                             "declaration goes on from there")
+        plan.tell("on_fold_begin", runs)
         run = run_fold(plan, folder / f"fold-{repeat}-{fold}", repeat, fold, make_loader)
         runs.append(run)
         how = "was finished before" if run.skipped else f"{run.facts['total_seconds']:.0f} s"
         log.info("fold %d of %d: %s %.4f (%s)", i + 1, len(plan.folds), plan.metric, run.facts["score"], how)
+        plan.tell("on_fold_end", runs)
     set_weights(plan.model, plan.initial, "the initial weights")
     repeats = [[run for run in runs if run.repeat == r] for r in range(plan.folds.repeats)]
     joined = [[join_folds([run.oofs[v] for run in part], name) for part in repeats]

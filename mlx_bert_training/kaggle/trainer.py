@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from ..core.background import RunHandle
 from ..core.base import Trainer
 from ..core.config import BaseTrainerConfig, KaggleConfig, KaggleTrainerConfig
+from ..core.control import graceful_interrupt
 from ..core.declaration import load_config
 from ..core.errors import MLXBertError
 from ..core.evaluator import Outputs
@@ -25,7 +27,7 @@ from ..core.protocols import CallbackProtocol, DataLoader, Loss, Model
 from ..core.results import Predictions, TrainResult
 from ..data.prepare import PreparedData
 from .client import KaggleClient
-from .cv import CVRun, FoldPlan, open_cv_folder, run_folds
+from .cv import CVRun, FoldPlan, FoldRun, open_cv_folder, run_folds
 from .ensemble import EnsembleResult, create_ensemble
 from .oof import OOF
 from .partners import make_members
@@ -191,17 +193,35 @@ class KaggleTrainer(Trainer):
         self.client = client
         self.cv: CVResult | None = None     # the last cross-validation
         self._reset = False                 # the model has its initial weights again
+        self.fold_runs: list[FoldRun] = []  # of the present cross-validation, those that are done
+        self.fold_count = 0                 # of all of its folds
+        self.cv_folder: Path | None = None  # where it is kept
 
     def train_with_cv(
         self,
         train_loader: DataLoader | None = None,     # all training rows; the declared data when None
+        *,
+        dashboard: bool | None = None,              # live plots; None: in a notebook
     ) -> CVResult:
-        "Cross-validate: raises `LeakError` for a leak without a reason, `DataError` for rows that cannot be split."
-        began = time.perf_counter()
-        self.cv = cross_validate(self, self.train_loader if train_loader is None else train_loader)
-        self._reset, self.cv.seconds = True, time.perf_counter() - began
-        self.cv.save()
+        """Cross-validate. Raises `LeakError` for a leak without a reason, `DataError` for rows that cannot be split,
+        and `RunStopped` when it is stopped by hand: finished folds are kept, and the next call goes on from there."""
+        self._check_thread()
+        began, self.cv, self.show_dashboard = time.perf_counter(), None, dashboard
+        loader = self.train_loader if train_loader is None else train_loader
+        with self.control.running(), graceful_interrupt(self.control):
+            try:
+                self.cv = cross_validate(self, loader)
+                self._reset, self.cv.seconds = True, time.perf_counter() - began
+                self.cv.save()
+            finally: self.fire("on_cv_end")
         return self.cv
+
+    def start_with_cv(self, *args: Any, **options: Any) -> RunHandle[CVResult]:
+        "As `train_with_cv`, in the background: returns at once a handle to steer the run and to wait for its result."
+        self._check_thread()
+        self.handle = RunHandle(self, lambda: self.train_with_cv(*args, **options),
+                                lambda: f"{len(self.fold_runs)} of {self.fold_count} folds are done")
+        return self.handle
 
     def create_submission(self) -> SubmissionFile:
         "Write, check and keep the submission; send it if `auto_submit` says so. Raises `SubmissionError`."
@@ -260,7 +280,8 @@ def plan_cv(
         variants = make_tta(data, config)
     plan = FoldPlan(config, trainer.model, loader, test, folds, metric, trainer.head_type,
                     choose_transform(config.kaggle.target_transform, trainer.head_type, metric),
-                    trainer.fold_callbacks, data=trainer.data, options=trainer.options, variants=variants)
+                    trainer.fold_callbacks, data=trainer.data, options=trainer.options, variants=variants,
+                    owner=trainer)
     nothing: Any = None     # until the folds are done
     empty = CVResult(CVRun([], [], []), folds, metric, Path(), nothing, 0.0, leaks=leaks, adversarial=shift,
                      epoch_chosen=config.kaggle.select_epoch)
@@ -275,7 +296,9 @@ def cross_validate(
     plan, result = plan_cv(trainer, loader)
     kaggle, environment = plan.config.kaggle, plan.config.environment
     name = environment.run_name or kaggle.competition_name or environment.experiment_name
-    folder = result.output_dir = open_cv_folder(plan, environment.output_dir, name)
+    folder = result.output_dir = trainer.cv_folder = open_cv_folder(plan, environment.output_dir, name)
+    trainer.fold_count = len(plan.folds)
+    plan.tell("on_cv_begin", [])
     run = result.run = run_folds(plan, folder / "folds", folder.name)
     if kaggle.enable_pseudo_labeling:
         if plan.test is None: raise MLXBertError("enable_pseudo_labeling needs test rows: set data.test_path")
