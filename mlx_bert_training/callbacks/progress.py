@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -19,10 +19,11 @@ from ..core.errors import unknown_name
 from ..core.state import TrainerState
 
 # %% auto #0
-__all__ = ['MODES', 'Progress', 'render_text', 'render_html', 'Throttle', 'detect_mode', 'ProgressBar']
+__all__ = ['MODES', 'clock', 'Progress', 'render_text', 'render_bar', 'render_evaluations', 'render_html', 'Throttle',
+           'detect_mode', 'LiveOutput', 'View', 'ProgressBar']
 
 # %% ../../nbs/callbacks/05_progress.ipynb #b9f4e41d
-def _clock(
+def clock(
     seconds: float | None,      # a duration; None when it is not known
 ) -> str:                       # such as 4:07 or 1:02:03
     "A duration as a clock shows it."
@@ -84,23 +85,30 @@ def render_text(
     p = progress
     facts = "  ".join(f"{name} {value}" for name, value in p.facts().items())
     lines = [f"{p.status}: update {p.step}/{p.total_steps}, epoch {p.epoch:.2f}/{p.num_epochs}, "
-             f"{_clock(p.elapsed)} done, {_clock(p.remaining)} left  {facts}"]
+             f"{clock(p.elapsed)} done, {clock(p.remaining)} left  {facts}"]
     for row in p.evaluations[-max_rows:]: lines.append(_evaluation_line(row, p.total_steps, row["step"] == p.best_step))
     return "\n".join(lines)
 
 # %% ../../nbs/callbacks/05_progress.ipynb #a358a81b
-def render_html(
+def render_bar(
     progress: Progress,     # where the run stands
-    max_rows: int = 30,     # evaluations shown; with more, the first are left out
 ) -> str:                   # a fragment of HTML
-    "Progress as a bar, a line of numbers and a table of evaluations."
+    "Progress as a bar and a line of numbers."
     p = progress
     facts = " · ".join(f"{escape(name)} {escape(value)}" for name, value in p.facts().items()
                        if not name.startswith("eval_"))
-    bar = (f"<div><b>{escape(p.status)}</b> <progress value='{p.step}' max='{max(p.total_steps, 1)}' "
-           f"aria-label='updates done'></progress> {p.step:,} / {p.total_steps:,} updates · epoch {p.epoch:.2f} / "
-           f"{p.num_epochs} · {_clock(p.elapsed)} done · {_clock(p.remaining)} left<br>{facts}</div>")
-    if not p.evaluations: return bar
+    return (f"<div><b>{escape(p.status)}</b> <progress value='{p.step}' max='{max(p.total_steps, 1)}' "
+            f"aria-label='updates done'></progress> {p.step:,} / {p.total_steps:,} updates · epoch {p.epoch:.2f} / "
+            f"{p.num_epochs} · {clock(p.elapsed)} done · {clock(p.remaining)} left<br>{facts}</div>")
+
+
+def render_evaluations(
+    progress: Progress,     # where the run stands
+    max_rows: int = 30,     # evaluations shown; with more, the first are left out
+) -> str:                   # a fragment of HTML; empty without evaluations
+    "The evaluations as a table, the best one marked."
+    p = progress
+    if not p.evaluations: return ""
     names = list(dict.fromkeys(name for row in p.evaluations for name in _scores(row)))
     head = "".join(f"<th>{escape(name.removeprefix('eval_'))}</th>" for name in ("update", "epoch", *names))
     rows = []
@@ -110,7 +118,15 @@ def render_html(
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     left_out = len(p.evaluations) - len(rows)
     note = f"<div>{left_out} earlier evaluations are not shown</div>" if left_out else ""
-    return f"{bar}{note}<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"{note}<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def render_html(
+    progress: Progress,     # where the run stands
+    max_rows: int = 30,     # evaluations shown
+) -> str:                   # a fragment of HTML
+    "Both."
+    return render_bar(progress) + render_evaluations(progress, max_rows)
 
 # %% ../../nbs/callbacks/05_progress.ipynb #9f1a0143
 class Throttle:
@@ -140,16 +156,25 @@ def detect_mode() -> str:
     return "terminal"
 
 
-class _Notebook:
-    "One output that is updated in place."
+class LiveOutput:
+    "One output of a notebook cell that is updated in place. The file keeps what it showed last."
 
-    def __init__(self, progress: Progress): self.handle: Any = None
+    def __init__(self) -> None: self.handle: Any = None
+
+    def show(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
+        "Show representations by MIME type, in place of what was shown before."
+        from IPython.display import display
+        if self.handle is None: self.handle = display(bundle, raw=True, metadata=metadata, display_id=True)
+        else: self.handle.update(bundle, raw=True, metadata=metadata)
+
+
+class _Notebook:
+    "A bar and a table."
+
+    def __init__(self, progress: Progress): self.output = LiveOutput()
 
     def draw(self, progress: Progress, fresh: list[dict[str, Any]]) -> None:
-        from IPython.display import display
-        bundle = {"text/html": render_html(progress), "text/plain": render_text(progress)}
-        if self.handle is None: self.handle = display(bundle, raw=True, display_id=True)
-        else: self.handle.update(bundle, raw=True)
+        self.output.show({"text/html": render_html(progress), "text/plain": render_text(progress)})
 
     def close(self, progress: Progress) -> None: self.draw(progress, [])
 
@@ -187,6 +212,16 @@ def _line(row: dict[str, Any], progress: Progress) -> str:
     return _evaluation_line(row, progress.total_steps, row["step"] == progress.best_step)
 
 # %% ../../nbs/callbacks/05_progress.ipynb #f7252ba8
+class View(Protocol):
+    "A display of progress in one place."
+
+    def draw(self, progress: Progress, fresh: list[dict[str, Any]]) -> None:
+        "Show where the run stands; `fresh` are the evaluations since the last time."
+
+    def close(self, progress: Progress) -> None:
+        "Show it for the last time."
+
+
 class ProgressBar(Callback):
     """Show where the run stands. `mode` is auto, notebook, terminal, lines or off.
 
@@ -198,16 +233,15 @@ class ProgressBar(Callback):
     def __init__(self, mode: str = "auto", interval: float = 0.5):
         if mode not in MODES: raise unknown_name("mode", mode, MODES)
         self.mode, self.interval = mode, interval
-        self._view: _Notebook | _Terminal | _Lines | None = None
+        self._view: View | None = None
 
     def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
         "Show the bar."
-        views: dict[str, Any] = {"notebook": _Notebook, "terminal": _Terminal, "lines": _Lines}
         mode = detect_mode() if self.mode == "auto" else self.mode
         self._throttle, self._status = Throttle(self.interval), "training"
         self._seen = len(state.history)                     # rows of the history that have been looked at
         self._start: tuple[int, int, float] | None = None   # step, tokens and seconds after the first update
-        self._view = views[mode](self._progress(state)) if mode in views else None
+        self._view = self.view(mode, self._progress(state), trainer)
         self._draw(state)
 
     def on_step(self, trainer: Any, state: TrainerState) -> None:
@@ -239,6 +273,11 @@ class ProgressBar(Callback):
     def on_exception(self, trainer: Any, state: TrainerState) -> None:
         "Leave the final state."
         self._close(state, f"stopped ({state.stop_reason})" if state.stop_reason else "stopped")
+
+    def view(self, mode: str, progress: Progress, trainer: Any) -> View | None:
+        "The display for a place; a subclass may have another."
+        views: dict[str, Any] = {"notebook": _Notebook, "terminal": _Terminal, "lines": _Lines}
+        return views[mode](progress) if mode in views else None
 
     def _progress(self, state: TrainerState) -> Progress:
         speed, remaining = None, None
