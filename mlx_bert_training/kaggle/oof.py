@@ -36,8 +36,8 @@ from ..data.frames import read_frame, require_columns, where
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'score_predictions', 'CVScore', 'Gain', 'compare', 'score_folds', 'plot_scores',
-           'check_predictions', 'check_ids', 'OOF', 'oof_frame', 'save_oof', 'load_oof', 'import_predictions',
-           'average_repeats']
+           'check_predictions', 'check_ids', 'check_targets', 'OOF', 'oof_frame', 'save_oof', 'load_oof',
+           'import_predictions', 'average_repeats']
 
 # %% ../../nbs/kaggle/04_oof.ipynb #d94c8154
 def score_predictions(
@@ -204,8 +204,13 @@ def check_ids(
     return ids
 
 
-def _check_targets(targets: Any, head_type: str, shape: tuple[int, ...], what: str) -> np.ndarray:
-    "Class numbers, 0 and 1, or values, of the shape that predictions of `shape` ask for."
+def check_targets(
+    targets: Any,               # (N,) class numbers or values, (N, C) of 0 and 1
+    head_type: str,             # the task
+    shape: tuple[int, ...],     # of the predictions, as `check_predictions` gives them
+    what: str,                  # how a message calls them
+) -> np.ndarray:                # int64; for regression float64
+    "Targets in one shape, or `DataError` that names the first bad one."
     y = np.asarray(targets)
     expected = shape if head_type == MULTILABEL else shape[:1]
     if y.shape != expected: raise DataError(f"{what}: targets {y.shape} do not go with predictions {shape}")
@@ -293,7 +298,7 @@ def _check_oof(oof: OOF) -> None:
     if not (oof.folds >= 0).any(): raise DataError(f"{what}: no row was validated in any fold")
     oof.predictions = check_predictions(
         oof.predictions, oof.head_type, lambda i: f"{what}, row {i} (id {oof.row_ids[i]})", optional=oof.folds < 0)
-    oof.targets = _check_targets(oof.targets, oof.head_type, oof.predictions.shape, what)
+    oof.targets = check_targets(oof.targets, oof.head_type, oof.predictions.shape, what)
     if oof.head_type == REGRESSION: oof.class_names = None
     else:
         names = range(oof.predictions.shape[1]) if oof.class_names is None else oof.class_names
