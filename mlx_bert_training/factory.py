@@ -26,6 +26,7 @@ from .kaggle.setup import locate_files
 from .kaggle.trainer import KaggleTrainer, as_kaggle_config
 from .models.create import create_model
 from .models.weights import resolve_pretrained
+from .widgets.dashboard import DashboardCallback
 
 # %% auto #0
 __all__ = ['TRAINERS', 'get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'refuse_tracking',
@@ -42,21 +43,24 @@ def get_trainer_config(
 # %% ../nbs/factory.ipynb #1d716f44
 def declared_callbacks(
     config: BaseTrainerConfig,      # its `training:` and `callbacks:` sections are read
+    display: DashboardCallback | None = None,   # shared with other runs; None: a new one
 ) -> list[CallbackProtocol]:        # listeners, in no particular order
     "The callbacks a configuration asks for."
     training = config.training
-    callbacks: list[CallbackProtocol] = [MetricsLogger(), ProgressBar(), LearningCurve()]
+    callbacks: list[CallbackProtocol] = [MetricsLogger(), display or DashboardCallback(), LearningCurve()]
     if training.early_stopping:
         callbacks.append(EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold))
     if training.save_strategy != "no":
         callbacks.append(ModelCheckpoint(training.save_strategy, training.save_steps, training.save_total_limit,
                                          training.save_best_only))
-    return callbacks + [create_callback(entry) for entry in config.callbacks]
+    return _merge(callbacks, [create_callback(entry) for entry in config.callbacks])
 
 
 def _merge(declared: Sequence[CallbackProtocol], own: Sequence[CallbackProtocol]) -> list[CallbackProtocol]:
-    "Declared callbacks without those whose class the user brings along, then the user's."
-    return [callback for callback in declared if type(callback) not in set(map(type, own))] + list(own)
+    "Declared callbacks without those that the user's take the place of, then the user's."
+    shown, kinds = any(isinstance(callback, ProgressBar) for callback in own), set(map(type, own))
+    return [callback for callback in declared
+            if type(callback) not in kinds and not (shown and isinstance(callback, ProgressBar))] + list(own)
 
 # %% ../nbs/factory.ipynb #130b6fdf
 TRAINERS: dict[str, type[Trainer]] = {"base": Trainer}
@@ -129,8 +133,10 @@ def create_kaggle_trainer(
     data = declared_data(model, whole)
     if model is None: model = declared_model(resolved, data)
 
+    display = DashboardCallback()   # one board for all folds
+
     def listeners(settings: BaseTrainerConfig) -> list[CallbackProtocol]:
-        return _merge(declared_callbacks(settings), callbacks)
+        return _merge(declared_callbacks(settings, display), callbacks)
     return KaggleTrainer(model, resolved, callbacks=listeners(resolved), data=data, fold_callbacks=listeners)
 
 

@@ -99,7 +99,8 @@ def test_the_declaration_brings_callbacks_and_the_users_own_take_their_place():
     stopping = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]
     assert stopping == [mine]
     names = [type(callback).__name__ for callback in trainer.callbacks]
-    assert names == ["MetricsLogger", "EarlyStopping", "LearningCurve", "ModelCheckpoint", "ProgressBar"]
+    assert names == ["MetricsLogger", "EarlyStopping", "LearningCurve", "ModelCheckpoint", "Steering",
+                     "DashboardCallback"]
 
 
 def test_callbacks_can_be_declared_by_name_and_by_import(tmp_path):

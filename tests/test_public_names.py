@@ -12,10 +12,10 @@ from mlx_bert_training.core.errors import NotYetAvailableError
 
 TOP = ("create_model create_trainer create_kaggle_trainer get_trainer_config register_trainer BaseTrainerConfig "
        "KaggleTrainerConfig OptimizerConfig SchedulerConfig MLflowConfig EarlyStopping ModelCheckpoint "
-       "LearningRateScheduler ProgressBar MLflowCallback MetricsLogger Callback").split()
+       "LearningRateScheduler ProgressBar MLflowCallback MetricsLogger Callback DashboardCallback").split()
 ELSEWHERE = {
     "callbacks": ["EarlyStopping", "ModelCheckpoint", "LearningRateScheduler", "ProgressBar", "MetricsLogger",
-                  "Callback"],
+                  "Callback", "DashboardCallback", "MLflowCallback"], "widgets": ["DashboardCallback"],
     "integrations": ["MLflowConfig", "MLflowCallback"], "models": ["create_model"],
     "mlx_trainer": ["MLXTrainer"], "config": ["TrainingConfig"], "kaggle": ["KaggleTrainer"],
 }
@@ -33,9 +33,9 @@ def test_public_names_import_from_their_modules(module, name):
 
 def test_trainers_have_the_promised_methods():
     from mlx_bert_training import KaggleTrainer, Trainer
-    methods = "train evaluate predict save_checkpoint load_checkpoint".split()
+    methods = "train start evaluate predict save_checkpoint load_checkpoint".split()
     assert all(callable(getattr(Trainer, method)) for method in methods)
-    assert all(callable(getattr(KaggleTrainer, method)) for method in ("train_with_cv", "create_submission"))
+    assert all(callable(getattr(KaggleTrainer, method)) for method in ("train_with_cv", "start_with_cv", "create_submission"))
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -86,6 +86,7 @@ CALLBACKS: dict[str, str | Callable[..., Any]] = {
     "learning_rate_scheduler": f"{_HERE}.lr_scheduler:LearningRateScheduler",
     "progress_bar": f"{_HERE}.progress:ProgressBar",
     "metrics_logger": f"{_HERE}.metrics_logger:MetricsLogger",
+    "dashboard": "mlx_bert_training.widgets.dashboard:DashboardCallback",
 }
 
 

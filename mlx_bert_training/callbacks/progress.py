@@ -52,6 +52,7 @@ class Progress:
     remaining: float | None = None          # seconds to go, when it can be told
     status: str = "training"
     best_step: int | None = None
+    failed: bool = False                    # whether an error ended the run
     evaluations: list[dict[str, Any]] = field(default_factory=list)     # rows of the history
 
     def facts(self) -> dict[str, str]:
@@ -229,6 +230,7 @@ class ProgressBar(Callback):
     """
 
     order = 100
+    share = 0.05    # of the time, at most, is spent on drawing
 
     def __init__(self, mode: str = "auto", interval: float = 0.5):
         if mode not in MODES: raise unknown_name("mode", mode, MODES)
@@ -238,7 +240,7 @@ class ProgressBar(Callback):
     def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
         "Show the bar."
         mode = detect_mode() if self.mode == "auto" else self.mode
-        self._throttle, self._status = Throttle(self.interval), "training"
+        self._throttle, self._status, self._failed = Throttle(self.interval, self.share), "training", False
         self._seen = len(state.history)                     # rows of the history that have been looked at
         self._start: tuple[int, int, float] | None = None   # step, tokens and seconds after the first update
         self._view = self.view(mode, self._progress(state), trainer)
@@ -272,7 +274,7 @@ class ProgressBar(Callback):
 
     def on_exception(self, trainer: Any, state: TrainerState) -> None:
         "Leave the final state."
-        self._close(state, f"stopped ({state.stop_reason})" if state.stop_reason else "stopped")
+        self._close(state, f"stopped ({state.stop_reason})" if state.stop_reason else "stopped", failed=True)
 
     def view(self, mode: str, progress: Progress, trainer: Any) -> View | None:
         "The display for a place; a subclass may have another."
@@ -289,7 +291,7 @@ class ProgressBar(Callback):
         evaluations = [row for row in state.history if "eval_loss" in row]
         epoch = state.epoch + state.batch / max(state.batches_per_epoch, 1)
         return Progress(state.step, state.total_steps, epoch, state.num_epochs, state.loss, state.learning_rate, speed,
-                        state.seconds, remaining, self._status, state.best_step, evaluations)
+                        state.seconds, remaining, self._status, state.best_step, self._failed, evaluations)
 
     def _show_new(self, state: TrainerState) -> None:
         if self._view and any("eval_loss" in row for row in state.history[self._seen:]): self._draw(state)
@@ -302,9 +304,9 @@ class ProgressBar(Callback):
         self._view.draw(self._progress(state), fresh)
         self._throttle.drew(began)
 
-    def _close(self, state: TrainerState, status: str) -> None:
+    def _close(self, state: TrainerState, status: str, failed: bool = False) -> None:
         if self._view is None: return
-        self._status = status
+        self._status, self._failed = status, failed
         self._draw(state)
         self._view.close(self._progress(state))
         self._view = None

@@ -1,8 +1,10 @@
-"""Tables and pictures to look at before and after training."""
+"""Live plots and controls, and tables and pictures to look at before and after training."""
 from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "controls": ["ControlPanel"],
+    "dashboard": ["DashboardCallback"],
     "error_report": ["ErrorReport"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

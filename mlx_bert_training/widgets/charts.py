@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 # %% auto #0
-__all__ = ['COLORS', 'decimate', 'round_ticks', 'tick_text', 'Line', 'Chart', 'chart_svg', 'draw_chart']
+__all__ = ['COLORS', 'decimate', 'round_ticks', 'log_ticks', 'tick_text', 'Line', 'Chart', 'chart_svg', 'draw_chart']
 
 # %% ../../nbs/widgets/07_charts.ipynb #7a4c1432
-COLORS = {"train": "#2F86D0", "evaluation": "#D55E00", "metric": "#0A8F68", "rate": "#C2609A", "speed": "#2A93C9"}
+COLORS = {"train": "#2F86D0", "evaluation": "#D55E00", "metric": "#0A8F68", "rate": "#C2609A", "norm": "#8A6FC0",
+          "speed": "#2A93C9"}
 
 
 def decimate(
@@ -48,12 +49,26 @@ def round_ticks(
     return [round(step * i, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def log_ticks(
+    low: float,         # logarithm to base 10 of the lowest value
+    high: float,        # and of the highest
+    most: int = 5,      # ticks
+) -> list[float]:
+    "Logarithms of round numbers: of 1, 2 and 5, or only of powers of ten where there is room for no more."
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        found = [p + math.log10(f) for p in powers for f in factors if low <= p + math.log10(f) <= high]
+        if len(found) <= most: return found
+    return found[::-(-len(found) // most)]
+
+
 def tick_text(value: float) -> str:
     "A number on an axis, in at most six characters or so."
     size = abs(value)
-    if size >= 1e6 or 0 < size < 1e-3: return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    if size >= 1000: return f"{value / 1000:.4g}k"
-    return f"{value:.4g}"
+    if size >= 1e6 or 0 < size < 1e-3:
+        return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e")
+    if size >= 1000: return f"{value / 1000:.3g}k"
+    return f"{value:.3g}"
 
 # %% ../../nbs/widgets/07_charts.ipynb #6a31db85
 @dataclass
@@ -92,9 +107,11 @@ class Chart:
     marks: list[tuple[float, str]] = field(default_factory=list)    # when someone intervened, and what it was
     width: int = 330            # pixels
     height: int = 170
+    fixed: tuple[float, float] | None = None    # the scale, where several charts shall have the same
 
     def limits(self) -> tuple[float, float]:
         "Lowest and highest value of the scale; of their logarithm to base 10 on a logarithmic one."
+        if self.fixed: return self.fixed
         parts = [self.scaled(line.y) for line in self.lines if len(line.y)]
         if not parts: return 0.0, 1.0
         cut = [np.percentile(part, (1, 99)) if line.style == "faint" and len(part) > 20 else part
@@ -139,20 +156,22 @@ def _line_svg(line: Line, x: np.ndarray, y: np.ndarray, rings: list[tuple[float,
 def _axes_svg(chart: Chart, low: float, high: float) -> str:
     "Title, grid, and the numbers on both axes."
     bottom, right = chart.height - _BOTTOM, chart.width - _RIGHT
-    ticks = [(t, 10 ** t if chart.log else t) for t in round_ticks(low, high, 4)]
+    ticks = [(t, 10 ** t) for t in log_ticks(low, high)] if chart.log else [(t, t) for t in round_ticks(low, high, 4)]
     parts = [f"<text x='4' y='13' font-weight='600' font-size='11'>{escape(chart.title)}</text>"]
     for place, value in ticks:
         y, text = bottom - (bottom - _TOP) * (place - low) / (high - low), tick_text(value)
         parts.append(f"<line x1='{_LEFT}' x2='{right}' y1='{y:.1f}' y2='{y:.1f}' stroke='currentColor' opacity='.15'/>"
                      f"<text x='{_LEFT - 5}' y='{y + 3.5:.1f}' text-anchor='end' opacity='.8'>{text}</text>")
-    for x, anchor, value in ((_LEFT, "start", 0), (right, "end", chart.x_max)):
-        parts.append(f"<text x='{x}' y='{chart.height - 5}' text-anchor='{anchor}' opacity='.8'>{value:,.0f}</text>")
+    for x, anchor, text in ((_LEFT, "start", "0"), (right, "end", f"{chart.x_max:,.0f}"),
+                            ((_LEFT + right) / 2, "middle", "update" if chart.width > 200 else "")):
+        parts.append(f"<text x='{x}' y='{chart.height - 5}' text-anchor='{anchor}' opacity='.8'>{text}</text>")
     return "".join(parts)
 
 
 def _legend_svg(chart: Chart) -> str:
     "Name and newest value of each line, from the right."
     x, parts = float(chart.width - _RIGHT), []
+    if chart.width < 200: return ""     # there is room for a title, no more
     for line in reversed([line for line in chart.lines if line.style in _SIGNS and len(line.y)]):
         text = f"{_SIGNS[line.style]} {line.last if len(chart.lines) > 1 else tick_text(float(line.y[-1]))}"
         parts.append(f"<text x='{x:.0f}' y='13' text-anchor='end' fill='{line.color}' font-weight='600'>"
@@ -195,13 +214,17 @@ def draw_chart(
         if not len(line.y): continue
         x, y = decimate(line.x, line.y, 1000)
         axes.plot(x, y, color=line.color, label=None if line.style == "faint" else line.name, **looks[line.style])
-        if line.ring: axes.plot(*line.ring, "o", ms=12, mfc="none", mec=line.color, mew=1.6)
+        if line.ring: axes.plot(*line.ring, "o", ms=12, mfc="none", mec=line.color, mew=1.6, clip_on=False)
     for at, _ in chart.marks: axes.axvline(at, color="0.3", lw=0.9, ls=":")
     low, high = chart.limits()
+    ticks = np.array(log_ticks(low, high) if chart.log else round_ticks(low, high))
     if chart.log: axes.set_yscale("log")
     axes.set_ylim(*((10 ** low, 10 ** high) if chart.log else (low, high)))
+    axes.set_yticks(10 ** ticks if chart.log else ticks, list(map(tick_text, 10 ** ticks if chart.log else ticks)))
+    axes.minorticks_off()
     axes.set_xlim(0, max(chart.x_max, 1))
     axes.set_title(chart.title, fontsize=10, loc="left", fontweight="bold")
+    axes.set_xlabel("update", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     if sum(line.style != "faint" for line in chart.lines) > 1: axes.legend(fontsize=8, frameon=False)
