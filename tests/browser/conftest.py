@@ -1,0 +1,71 @@
+"""Fixtures of the browser tests: one JupyterLab and one Chromium for all of them, a fresh page for each.
+
+Screenshots go to the folder that MLX_BERT_SCREENSHOTS names, or else to pytest's temporary folder. Each test leaves a
+last one of every notebook it opened.
+"""
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .lab import CHROMIUM_FLAGS, LIGHT, LabServer, NotebookPage, find_chromium, missing
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Skip what is in this folder where something is missing."
+    if reason := missing():
+        for item in items:
+            if Path(__file__).parent in item.path.parents: item.add_marker(pytest.mark.skip(reason=reason))
+
+
+# The scope is the package, not the session: Playwright keeps an event loop running in this thread as long as it is
+# open, and tests outside this folder call `asyncio.run`.
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
+    server = LabServer(tmp_path_factory.mktemp("notebooks"))
+    try:
+        server.wait()
+        yield server
+    finally: server.stop()
+
+
+@pytest.fixture(scope="package")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "The folder for screenshots."
+    folder = Path(os.environ.get("MLX_BERT_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def open_notebook(server: LabServer, browser, shots: Path, request: pytest.FixtureRequest
+                  ) -> Iterator[Callable[..., NotebookPage]]:
+    "`open_notebook(name, *cells)` writes a notebook, opens it in a fresh page and returns its `NotebookPage`."
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    opened: list[NotebookPage] = []
+
+    def open_notebook(name: str, *cells: str) -> NotebookPage:
+        notebook = NotebookPage(context.new_page(), server, shots)
+        opened.append(notebook)
+        return notebook.open(name if name.endswith(".ipynb") else f"{name}.ipynb", *cells)
+
+    yield open_notebook
+    for notebook in opened:
+        notebook.screenshot(re.sub(r"\W+", "-", f"{request.node.name}-{notebook.path.stem}").strip("-"))
+        notebook.theme(LIGHT)       # a theme is the server's, so the next test would find it
+        notebook.shut_down()
+    context.close()
