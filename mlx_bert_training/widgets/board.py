@@ -26,23 +26,24 @@ __all__ = ['shown_metric', 'run_charts', 'worries', 'side_by_side', 'live_html',
            'FoldCurve', 'fold_charts', 'fold_summary', 'cv_html', 'cv_figure']
 
 # %% ../../nbs/widgets/10_board.ipynb #19448fc6
-def shown_metric(state: TrainerState, best_metric: str) -> str | None:
-    "The metric to show beside the loss; None without evaluations, or if they have only the loss."
-    names = [name for row in state.history if "eval_loss" in row for name in row if name.startswith("eval_")]
-    others = [best_metric, *names]
-    return next((name for name in others if name != "eval_loss" and name in names), None)
+def shown_metric(trainer: Any) -> str | None:
+    "The metric to show beside the loss: the one that decides, or else the first; None if nothing is evaluated."
+    if trainer.val_loader is None or trainer.config.training.eval_strategy == "no": return None
+    names = [trainer.config.training.best_metric, *(f"eval_{name}" for name in trainer.metric_names)]
+    return next((name for name in names if name != "eval_loss"), None)
 
 
 def run_charts(
     recorder: Recorder,         # the curves
     state: TrainerState,        # the evaluations and the plan
-    best_metric: str,           # such as "eval_auc"
+    metric: str | None,         # to show beside the loss, such as "eval_auc"
     interventions: Sequence[Intervention] = (),     # to be marked
+    ended: bool = False,        # the charts end where the run did, not where it was planned to
 ) -> list[Chart]:               # loss, metric if there is one, learning rate, gradient norm, speed
     "The charts of a run."
-    rows, metric = [row for row in state.history if "eval_loss" in row], shown_metric(state, best_metric)
+    rows = [row for row in state.history if "eval_loss" in row]
     marks = [(float(i.step), str(i)) for i in interventions if i.action != "resume"]
-    steps, total, r = [row["step"] for row in rows], float(state.total_steps), recorder
+    steps, total, r = [row["step"] for row in rows], float(state.step if ended else state.total_steps), recorder
 
     def evaluations(name: str, label: str, color: str) -> Line:
         values = np.array([row.get(name) for row in rows], dtype=float)     # None becomes NaN, which is left out

@@ -25,8 +25,10 @@ from mlx_bert_training.widgets.board import (
     fold_summary,
     live_html,
     run_charts,
+    shown_metric,
     worries,
 )
+from .charts import Chart
 from .controls import ControlPanel, clicks_are_heard
 from .recorder import Recorder
 
@@ -66,9 +68,9 @@ class RunView:
         self.trainer, self.recorder, self.hardest = trainer, recorder, hardest
         self.stage = Stage(trainer, controls)
 
-    def charts(self) -> Any:
-        trainer = self.trainer
-        return run_charts(self.recorder, trainer.state, trainer.best.metric, trainer.steering.interventions)
+    def charts(self, ended: bool = False) -> list[Chart]:
+        trainer, marks = self.trainer, self.trainer.steering.interventions
+        return run_charts(self.recorder, trainer.state, shown_metric(trainer), marks, ended)
 
     def draw(self, progress: Progress, fresh: Sequence[Any] = ()) -> None:
         self.recorder.collect()
@@ -79,7 +81,7 @@ class RunView:
     def close(self, progress: Progress) -> None:
         "Leave what stays in the saved notebook."
         if not progress.failed: self.recorder.collect(keep=0)   # after an error the newest may be beyond reach
-        charts, report, figure = self.charts(), None, None
+        charts, report, figure = self.charts(ended=True), None, None
         try: report = None if progress.failed else error_report(self.trainer)
         except MLXBertError as error: log.info("no report of errors: %s", error)
         try: figure = final_figure(charts, report)
@@ -122,7 +124,7 @@ class CVView:
     def draw(self, progress: Progress, fresh: Sequence[Any] = ()) -> None:
         self.progress, fold, trainer = progress, self.folds[-1], self.fold_trainer
         fold.recorder.collect()
-        charts = run_charts(fold.recorder, trainer.state, "eval_loss", trainer.steering.interventions)
+        charts = run_charts(fold.recorder, trainer.state, shown_metric(trainer), trainer.steering.interventions)
         self.stage.show(cv_html(self.folds, self.summary, progress, charts), f"{self.summary}\n{render_text(progress)}")
         if self.stage.panel is not None: self.stage.panel.refresh()
 
