@@ -216,6 +216,7 @@ def _plot(report: AdversarialReport) -> Any:
     top = report.clues.head(10)[::-1]
     right.barh([name[:25] for name in top.index], top["weight"], color="#2F86D0")
     right.set(xlabel="what it gives away")
+    right.locator_params(axis="x", nbins=5)
     return fig
 
 # %% ../../nbs/kaggle/03_adversarial.ipynb #165052df

@@ -18,12 +18,11 @@ from ..core.figures import new_figure
 from ..core.metrics import BINARY, MULTICLASS, MULTILABEL, REGRESSION
 from ..core.tasks import canonical_head_type
 from ..kaggle.oof import check_predictions, check_targets
-from .section import Section, cell_text, show
+from .section import Section, axis_names, cell_text, few_ticks, shorten, show
 
 # %% auto #0
-__all__ = ['row_losses', 'shorten', 'short_name', 'class_table', 'confusion_table', 'range_table', 'calibration_table',
-           'group_classes', 'few_ticks', 'draw_confusion', 'draw_labels', 'draw_residuals', 'draw_calibration',
-           'label_names', 'most_confused', 'ErrorReport']
+__all__ = ['row_losses', 'class_table', 'confusion_table', 'range_table', 'calibration_table', 'group_classes', 'draw_confusion',
+           'draw_labels', 'draw_residuals', 'draw_calibration', 'label_names', 'most_confused', 'ErrorReport']
 
 # %% ../../nbs/widgets/01_error_report.ipynb #5ac07926
 _TINY = float(np.finfo(np.float64).eps)
@@ -39,18 +38,6 @@ def row_losses(
     if head_type == MULTILABEL:
         return -np.log(np.clip(np.where(targets == 1, predictions, 1 - predictions), _TINY, 1)).mean(axis=1)
     return -np.log(np.clip(predictions[np.arange(len(targets)), targets], _TINY, 1))
-
-
-def shorten(text: str, length: int = 160) -> str:
-    "A text on one line, cut where it is longer than `length` characters."
-    text = " ".join(text.split())
-    return text if len(text) <= length else text[:length - 1].rstrip() + "…"
-
-
-def short_name(name: Any, length: int) -> str:
-    "A name for an axis; of a long one, beginning and end, because the end is often what tells names apart."
-    text = " ".join(str(name).split())
-    return text if len(text) <= length else f"{text[:length - 5]}…{text[-4:]}"
 
 # %% ../../nbs/widgets/01_error_report.ipynb #74e1219f
 def class_table(
@@ -136,16 +123,6 @@ def _room(axes: Any) -> tuple[float, float]:
     return float(box.width * width), float(box.height * height)
 
 
-def few_ticks(
-    axis: Any,              # such as `axes.xaxis`
-    counts: bool = False,   # only whole numbers
-) -> None:
-    "Few ticks, with k and M for thousands and millions, so that labels do not run into one another."
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-    axis.set_major_locator(MaxNLocator(5, integer=counts))
-    if max(map(abs, axis.get_view_interval())) >= 10_000: axis.set_major_formatter(EngFormatter(sep=""))
-
-
 def draw_confusion(
     axes: Any,              # matplotlib axes
     matrix: pd.DataFrame,   # (C, C) counts, true classes down, predicted ones across
@@ -155,7 +132,7 @@ def draw_confusion(
     letters = min(longest, max(len(str(name)) for name in matrix.index))
     side = min(_room(axes)) - _LETTER * letters         # what the labels leave
     shown = group_classes(matrix, max(3, int(side / 0.115)))
-    counts, names, cell = shown.to_numpy(), [short_name(n, longest) for n in shown.index], side / min(len(shown), 99)
+    counts, names, cell = shown.to_numpy(), axis_names(shown.index, longest), side / len(shown)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal")
     size, upright = min(9.0, 72 * cell * 0.7), 1.2 * letters * _LETTER > min(_room(axes)) / len(names)
@@ -183,7 +160,7 @@ def draw_labels(
         axes.barh(range(len(kept)), kept[column], left=left, color=color, hatch=hatch, edgecolor="white", linewidth=0.5,
                   label=column)
         left = left + kept[column].to_numpy()
-    axes.set_yticks(range(len(kept)), [short_name(name, 24) for name in kept.index], fontsize=8)
+    axes.set_yticks(range(len(kept)), axis_names(kept.index, 24), fontsize=8)
     some = f" (the {len(kept)} of {len(table)} labels with most errors)" if len(kept) < len(table) else ""
     axes.set(xlabel=f"rows{some}", ylim=(len(kept) - 0.5, -0.5))
     few_ticks(axes.xaxis, counts=True)

@@ -20,7 +20,8 @@ from ..core.errors import MissingExtraError
 from ..core.yaml_io import write_text
 
 # %% auto #0
-__all__ = ['cell_text', 'table_html', 'table_text', 'picture_html', 'Section', 'show', 'page_html', 'save_page']
+__all__ = ['cell_text', 'table_html', 'table_text', 'shorten', 'axis_names', 'few_ticks', 'picture_html', 'Section', 'show',
+           'page_html', 'save_page']
 
 # %% ../../nbs/widgets/00_section.ipynb #f8751559
 def cell_text(value: Any) -> str:
@@ -62,6 +63,35 @@ def table_text(frame: pd.DataFrame) -> str:
         width = max(len(cell) for cell in [name, *cells])
         columns.append([cell.rjust(width) if side == "right" else cell.ljust(width) for cell in [name, *cells]])
     return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
+
+# %% ../../nbs/widgets/00_section.ipynb #6349e76a
+def shorten(text: str, length: int = 160) -> str:
+    "A text on one line, cut where it is longer than `length` characters."
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[:length - 1].rstrip() + "…"
+
+
+def axis_names(
+    names: Iterable[Any],   # all different
+    length: int,            # characters each may have
+) -> list[str]:
+    "Names cut to a length: at the end, or in the middle where the ends tell them apart, or else with a number."
+    whole = [shorten(str(name), 10_000) for name in names]
+    ends = [name if len(name) <= length else f"{name[:length - 5]}…{name[-4:]}" for name in whole]
+    numbered = [shorten(f"{i} {name}", length) for i, name in enumerate(whole)]
+    for cut in ([shorten(name, length) for name in whole], ends):
+        if len(set(cut)) == len(set(whole)): return cut
+    return numbered
+
+
+def few_ticks(
+    axis: Any,              # such as `axes.xaxis`
+    counts: bool = False,   # only whole numbers
+) -> None:
+    "Few ticks, with k and M for thousands and millions, so that labels do not run into one another."
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+    axis.set_major_locator(MaxNLocator(5, integer=counts))
+    if max(map(abs, axis.get_view_interval())) >= 10_000: axis.set_major_formatter(EngFormatter(sep=""))
 
 # %% ../../nbs/widgets/00_section.ipynb #665afdff
 def picture_html(
