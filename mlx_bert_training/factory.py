@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from .core.declaration import load_config
 from .core.errors import not_yet, unknown_name
 from .core.protocols import CallbackProtocol, Model
 from .data.prepare import PreparedData, prepare
-from .kaggle.setup import locate_files
+from .kaggle.setup import all_rows, locate_files
 from .kaggle.trainer import KaggleTrainer, as_kaggle_config
 from .models.create import create_model
 from .models.weights import resolve_pretrained
@@ -128,9 +127,7 @@ def create_kaggle_trainer(
     "A trainer for a whole competition. Raises `ConfigError`, `DataError`, `WeightsError` or a `KaggleError`."
     resolved = locate_files(as_kaggle_config(load_config(config, **overrides)))
     refuse_tracking(resolved)
-    whole = deepcopy(resolved)      # all rows train: the folds hold out their own
-    whole.data.validation_path, whole.data.validation_fraction = None, 0.0
-    data = declared_data(model, whole)
+    data = declared_data(model, all_rows(resolved))
     if model is None: model = declared_model(resolved, data)
 
     display = DashboardCallback()   # one board for all folds

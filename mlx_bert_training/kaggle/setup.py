@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from .leaks import LeakReport, check_leaks
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'SAMPLE', 'locate_files', 'find_sample', 'competition_metric', 'text_among', 'look_for_leaks', 'look_for_shift',
-           'choose_folds']
+__all__ = ['log', 'SAMPLE', 'locate_files', 'all_rows', 'find_sample', 'competition_metric', 'text_among', 'look_for_leaks',
+           'look_for_shift', 'choose_folds']
 
 # %% ../../nbs/kaggle/09c_setup.ipynb #62a11492
 SAMPLE = "sample_submission.csv"
@@ -64,6 +65,15 @@ def locate_files(
                                 for key, path in found.items()})
     assert isinstance(changed, KaggleTrainerConfig)
     return changed
+
+
+def all_rows(
+    config: KaggleTrainerConfig,    # of a competition
+) -> KaggleTrainerConfig:           # the same without a validation part
+    "All rows train: the folds hold out their own."
+    whole = deepcopy(config)
+    whole.data.validation_path, whole.data.validation_fraction = None, 0.0
+    return whole
 
 # %% ../../nbs/kaggle/09c_setup.ipynb #c45ac13c
 def find_sample(config: KaggleTrainerConfig) -> Path | None:

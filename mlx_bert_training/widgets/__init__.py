@@ -6,6 +6,7 @@ _HOMES = {
     "controls": ["ControlPanel"],
     "dashboard": ["DashboardCallback"],
     "error_report": ["ErrorReport"],
+    "explorer": ["CompetitionExplorer"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

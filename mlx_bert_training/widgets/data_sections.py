@@ -169,7 +169,7 @@ def targets_section(data: PreparedData) -> Section:
         notes = [f"{name} lies between {cell_text(float(y.min()))} and {cell_text(float(y.max()))}."]
         if bent > 1 and y.min() >= 0:
             notes.append(f"A long tail to the right (skewness {bent:.1f}, of the logarithms {skew(np.log1p(y)):.1f}): "
-                         "kaggle.target_transform: log1p would train on logarithms.")
+                         "kaggle.target_transform: log1p trains on the logarithms.")
         return Section("Targets", notes, {"Values": table}, {f"histogram of {name}": partial(draw_values, parts, name)})
     table = balance_table(data)
     name = labels.columns[0] if len(labels.columns) == 1 else "label"
