@@ -15,7 +15,7 @@ from .core.control import RunStopped
 from .core.errors import DataError, MLXBertError
 
 # %% auto #0
-__all__ = ['train', 'run', 'ledger', 'predict', 'bundle', 'info', 'fetch', 'presets', 'config', 'build_parser', 'main']
+__all__ = ['train', 'run', 'explore', 'ledger', 'predict', 'bundle', 'info', 'fetch', 'presets', 'config', 'build_parser', 'main']
 
 # %% ../nbs/cli.ipynb #c8428bc4
 def train(args: argparse.Namespace) -> None:
@@ -31,6 +31,14 @@ def run(args: argparse.Namespace) -> None:
     from mlx_bert_training.core.declaration import parse_overrides
     from mlx_bert_training.run import run_competition
     print(run_competition(args.config, **parse_overrides(args.overrides)))
+
+
+def explore(args: argparse.Namespace) -> None:
+    "Write a page about the data of a declaration: targets, lengths, leaks, drift, and errors out of fold."
+    from mlx_bert_training.core.declaration import parse_overrides
+    from mlx_bert_training.widgets.explorer import CompetitionExplorer
+    explorer = CompetitionExplorer(args.config, args.oof, **parse_overrides(args.overrides))
+    print(explorer.save_html(args.output))
 
 
 def ledger(args: argparse.Namespace) -> None:
@@ -108,6 +116,9 @@ def build_parser() -> argparse.ArgumentParser:
                      help="go on from the newest, or from this one")
     sub.add_argument("--replay", metavar="RUN", help="do to this run what was done by hand to the run in this folder")
     command(run, with_config=True)
+    sub = command(explore, with_config=True)
+    sub.add_argument("-o", "--output", default="explore.html", help="where to write (default: %(default)s)")
+    sub.add_argument("--oof", metavar="FILE", help="out-of-fold predictions, such as runs/NAME/oof/NAME.npz")
     sub = command(ledger)
     sub.add_argument("file", nargs="?", default="submissions/ledger.jsonl", help="default: %(default)s")
     sub.add_argument("--competition", help="only this one")

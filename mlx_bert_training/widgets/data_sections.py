@@ -231,8 +231,8 @@ def keep_table(
     values = sorted({v for v in (16, 32, 64, 128, 256, 512) if v < 2 * longest} | {max_length or longest})
     return pd.DataFrame({
         "max_length": [f"{v} (in use)" if v == max_length else str(v) for v in values],
-        "rows kept whole": [(lengths <= v).mean() for v in values],
-        "tokens kept": [np.minimum(lengths, v).sum() / lengths.sum() for v in values]})
+        "share of rows whole": [(lengths <= v).mean() for v in values],
+        "share of tokens kept": [np.minimum(lengths, v).sum() / lengths.sum() for v in values]})
 
 
 def bucket_table(loader: BucketedLoader) -> pd.DataFrame:
@@ -250,22 +250,25 @@ def draw_lengths(whole: dict[str, np.ndarray], max_length: int | None, buckets: 
     "Lengths by part with the cut on the left, the buckets on the right."
     fig = new_figure(9.5, 3.4, "Drawing lengths")
     left, right = fig.subplots(1, 2)
-    top = max(max(int(np.quantile(y, 0.995)) for y in whole.values()), max_length or 0) * 1.05
-    edges = np.linspace(0.9 * min(y.min() for y in whole.values()), top, 41)
+    top = max(max(float(np.quantile(y, 0.995)) for y in whole.values()), max_length or 0) * 1.05
+    low = min(int(lengths.min()) for lengths in whole.values())
+    edges = np.arange(low, top + 1, max(1, int(top - low) // 40)) - 0.5
     for part, lengths in whole.items():
         color, _, line = PARTS[part]
-        share = 100 * np.histogram(np.minimum(lengths, top), edges)[0] / len(lengths)
+        share = 100 * np.histogram(np.minimum(lengths, edges[-1]), edges)[0] / len(lengths)
         left.stairs(share, edges, color=color, linestyle=line, linewidth=1.6, label=part,
                     fill=part == "train", alpha=0.6 if part == "train" else 1)
     if max_length:
         left.axvline(max_length, color="#C2609A", linestyle="-.", label=f"max_length {max_length}")
     left.set(xlabel="tokens of a text, uncut", ylabel="% of the rows")
     few_ticks(left.xaxis, counts=True)
-    right.barh(buckets["width"], buckets["tokens"], color="#2F86D0", label="tokens")
-    right.barh(buckets["width"], buckets["padding"], left=buckets["tokens"], color="#D55E00", hatch="///",
-               edgecolor="white", label="padding")
+    places = range(len(buckets))
+    right.barh(places, buckets["tokens"], color="#2F86D0", label="tokens")
+    right.barh(places, buckets["padding"], left=buckets["tokens"], color="#D55E00", hatch="///", edgecolor="white",
+               label="padding")
+    right.set_yticks(places, buckets["width"])
     right.set(xlabel="computed tokens in an epoch", ylabel="width of the batches, tokens")
-    right.invert_yaxis()
+    right.set_ylim(max(4, len(buckets)) - 0.5, -0.5)
     few_ticks(right.xaxis, counts=True)
     for axes in (left, right):
         axes.grid(alpha=0.3)

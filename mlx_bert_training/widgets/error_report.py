@@ -222,9 +222,9 @@ def most_confused(
 def _check_report(report: ErrorReport) -> None:
     "Bring every field into its form, or say what is wrong."
     report.head_type = head = canonical_head_type(report.head_type)
+    if not len(np.asarray(report.predictions)): raise DataError("there are no rows to report errors of")
     report.predictions = p = check_predictions(report.predictions, head, lambda i: f"row {i}")
     report.targets = check_targets(report.targets, head, p.shape, "the error report")
-    if not len(p): raise DataError("there are no rows to report errors of")
     width = 0 if head == REGRESSION else p.shape[1]
     report.class_names = [str(n) for n in ((report.class_names or range(width)) if width else ())]
     if len(report.class_names) != width: raise DataError(f"{len(report.class_names)} class names for {width} classes")

@@ -60,7 +60,7 @@ def texts_of(
     known = pd.Index([str(i) for i in data.loaders[part].row_ids])
     places = known.get_indexer(pd.Index([str(i) for i in row_ids]))
     for i in np.flatnonzero(places < 0)[:1]:
-        raise DataError(f"the predictions are of other rows: id {row_ids[i]!r} is not in the {part} part")
+        raise DataError(f"the predictions are of other rows: id {row_ids[i]} is not in the {part} part")
     return [texts[i] for i in places]
 
 # %% ../../nbs/widgets/04_explorer.ipynb #fbd4822c

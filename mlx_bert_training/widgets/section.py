@@ -24,14 +24,15 @@ __all__ = ['cell_text', 'table_html', 'table_text', 'shorten', 'axis_names', 'fe
            'page_html', 'save_page']
 
 # %% ../../nbs/widgets/00_section.ipynb #f8751559
-def cell_text(value: Any) -> str:
+def cell_text(value: Any, percent: bool = False) -> str:
     "A value as people read it."
     if isinstance(value, (bool, np.bool_)): return "yes" if value else "no"
     if isinstance(value, (int, np.integer)): return f"{value:,}"
     if isinstance(value, (float, np.floating)):
         number = float(value)
         if not math.isfinite(number): return "–"
-        return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}" if abs(number) >= 10 else f"{number:.3f}"
+        if percent: return f"{number:.1%}"
+        return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}" if abs(number) >= 10 else f"{number:.4f}"
     return "–" if value is None or value is pd.NaT or value is pd.NA else str(value)
 
 
@@ -40,7 +41,8 @@ def _columns(frame: pd.DataFrame) -> list[tuple[str, list[str], str]]:
     counted = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
     whole = frame if counted else frame.reset_index(names=str(frame.index.name or ""))
     numbers = [pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in whole.dtypes]
-    return [(str(name), list(map(cell_text, whole.iloc[:, i])), "right" if numbers[i] else "left")
+    shares = [str(name).startswith(("share", "missing")) for name in whole.columns]
+    return [(str(name), [cell_text(value, shares[i]) for value in whole.iloc[:, i]], "right" if numbers[i] else "left")
             for i, name in enumerate(whole.columns)]
 
 
