@@ -95,7 +95,7 @@ def pairs_table(y: np.ndarray, names: list[str], count: int = 10) -> pd.DataFram
 
 def value_table(parts: dict[str, np.ndarray]) -> pd.DataFrame:
     "The spread of the values of a regression, by part."
-    quantiles = {"least": 0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1}
+    quantiles = {"least": 0, "5\u00a0%": 0.05, "median": 0.5, "95\u00a0%": 0.95, "most": 1}
     return pd.DataFrame([{"part": part, "rows": len(y), "mean": y.mean(), "standard deviation": y.std(),
                           **{name: float(np.quantile(y, q)) for name, q in quantiles.items()},
                           "skewness": float(skew(y)) if np.ptp(y) else 0.0} for part, y in parts.items()])
@@ -215,7 +215,7 @@ def length_table(data: PreparedData, whole: dict[str, np.ndarray]) -> pd.DataFra
     for part, lengths in whole.items():
         kept = data.loaders[part].dataset.encoded
         rows.append({"part": part, "rows": len(lengths), "mean": lengths.mean(), "median": np.median(lengths),
-                     "90 %": np.quantile(lengths, 0.9), "99 %": np.quantile(lengths, 0.99), "longest": lengths.max(),
+                     "90\u00a0%": np.quantile(lengths, 0.9), "99\u00a0%": np.quantile(lengths, 0.99), "longest": lengths.max(),
                      "characters (mean)": _characters(data.texts[part]),
                      "rows cut": int(kept.truncated.sum()), "share of rows cut": kept.truncated.mean(),
                      "share of tokens lost": 1 - kept.lengths.sum() / lengths.sum()})

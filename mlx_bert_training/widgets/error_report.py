@@ -201,7 +201,7 @@ def label_names(
     names: Sequence[str],       # (C,); empty for values
 ) -> list[str]:                 # (N,)
     "What is said of each row, as text; many labels are joined, and none is a dash."
-    if not names: return [f"{value:.6g}" for value in decided]
+    if not names: return [cell_text(value) for value in decided]
     if decided.ndim == 1: return [names[int(i)] for i in decided]
     return [", ".join(names[int(j)] for j in np.flatnonzero(row)) or "–" for row in decided]
 
@@ -267,10 +267,12 @@ def _plot(report: ErrorReport) -> Any:
     report.draw(left)
     left.set_anchor("N")
     if report.head_type == REGRESSION:
-        right.hist(report.predictions - report.targets, bins=min(40, max(5, len(report.targets) // 5)), color="#2F86D0",
-                   edgecolor="white", linewidth=0.5)
+        errors = report.predictions - report.targets
+        few = len(errors) < 200     # of many, a single outlier shall not set the scale
+        shown = errors if few else np.clip(errors, *np.quantile(errors, [0.005, 0.995]))
+        right.hist(shown, bins=min(40, max(5, len(errors) // 5)), color="#2F86D0", edgecolor="white", linewidth=0.5)
         right.axvline(0, color="#D55E00", linestyle="--", linewidth=1.2)
-        right.set(xlabel="error (predicted - true)", ylabel="rows")
+        right.set(xlabel="error (predicted - true)" + ("" if few else "; largest 1 % in the last bars"), ylabel="rows")
         few_ticks(right.xaxis)
         few_ticks(right.yaxis, counts=True)
         right.grid(alpha=0.3)
