@@ -215,13 +215,14 @@ def length_table(data: PreparedData, whole: dict[str, np.ndarray]) -> pd.DataFra
     for part, lengths in whole.items():
         kept = data.loaders[part].dataset.encoded
         rows.append({"part": part, "rows": len(lengths), "mean": lengths.mean(), "median": np.median(lengths),
-                     "90\u00a0%": np.quantile(lengths, 0.9), "99\u00a0%": np.quantile(lengths, 0.99), "longest": lengths.max(),
+                     "90\u00a0%": np.quantile(lengths, 0.9), "99\u00a0%": np.quantile(lengths, 0.99),
+                     "longest": lengths.max(),
                      "characters (mean)": _characters(data.texts[part]),
                      "rows cut": int(kept.truncated.sum()), "share of rows cut": kept.truncated.mean(),
                      "share of tokens lost": 1 - kept.lengths.sum() / lengths.sum()})
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/widgets/02_data_sections.ipynb #99094635
 def keep_table(
     lengths: np.ndarray,        # (N,) whole
     max_length: int | None,     # in use

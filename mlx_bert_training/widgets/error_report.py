@@ -66,7 +66,7 @@ def confusion_table(
     counts = sk.confusion_matrix(targets, decided, labels=range(len(names)))
     return pd.DataFrame(counts, index=pd.Index(names, name="true"), columns=pd.Index(names, name="predicted"))
 
-# %% ../../nbs/widgets/01_error_report.ipynb #1743619e
+# %% ../../nbs/widgets/01_error_report.ipynb #97c58dc7
 def range_table(
     targets: np.ndarray,        # (N,) values
     predictions: np.ndarray,    # (N,)
@@ -82,7 +82,7 @@ def range_table(
         "mean absolute error": groups["size"].mean().to_numpy(), "largest error": groups["size"].max().to_numpy(),
     }, index=pd.Index(names, name="true value"))
 
-
+# %% ../../nbs/widgets/01_error_report.ipynb #ef8aec76
 def calibration_table(
     happened: np.ndarray,       # (M,) of 0 and 1
     probability: np.ndarray,    # (M,) of it
@@ -112,7 +112,7 @@ def group_classes(
     return pd.DataFrame(onto.T @ counts @ onto, index=pd.Index(names, name=matrix.index.name),
                         columns=pd.Index(names, name=matrix.columns.name))
 
-
+# %% ../../nbs/widgets/01_error_report.ipynb #4ad3756b
 _LETTER = 0.065     # width in inches, in a small label
 
 
@@ -145,7 +145,7 @@ def draw_confusion(
         axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=min(9, 24 * cell),
                   color="white" if share[i, j] > 0.55 else "black")
 
-# %% ../../nbs/widgets/01_error_report.ipynb #4411bff8
+# %% ../../nbs/widgets/01_error_report.ipynb #d378116a
 def draw_labels(
     axes: Any,              # matplotlib axes
     table: pd.DataFrame,    # one row a label: "found", "missed", "wrongly given"
@@ -167,7 +167,7 @@ def draw_labels(
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
 
-
+# %% ../../nbs/widgets/01_error_report.ipynb #691d08fd
 def draw_residuals(
     axes: Any,                  # matplotlib axes
     targets: np.ndarray,        # (N,)
@@ -218,7 +218,7 @@ def most_confused(
     return pd.DataFrame({"true": matrix.index[i], "predicted": matrix.columns[j], "rows": off[i, j],
                          "share of class": off[i, j] / rows[i]})
 
-# %% ../../nbs/widgets/01_error_report.ipynb #4ad3756b
+# %% ../../nbs/widgets/01_error_report.ipynb #f22b949b
 def _check_report(report: ErrorReport) -> None:
     "Bring every field into its form, or say what is wrong."
     report.head_type = head = canonical_head_type(report.head_type)
@@ -226,7 +226,8 @@ def _check_report(report: ErrorReport) -> None:
     report.predictions = p = check_predictions(report.predictions, head, lambda i: f"row {i}")
     report.targets = check_targets(report.targets, head, p.shape, "the error report")
     width = 0 if head == REGRESSION else p.shape[1]
-    report.class_names = [str(n) for n in ((report.class_names or range(width)) if width else ())]
+    names = range(width) if report.class_names is None or not width else report.class_names
+    report.class_names = [str(name) for name in names]
     if len(report.class_names) != width: raise DataError(f"{len(report.class_names)} class names for {width} classes")
     report.row_ids = np.arange(len(p)) if report.row_ids is None else np.asarray(report.row_ids)
     for what, values in (("row ids", report.row_ids), ("texts", report.texts)):

@@ -116,7 +116,7 @@ def leaks_of(explorer: CompetitionExplorer) -> Section:
         except LeakError as error: found = error.report
     return cv_sections.leaks_section(found)
 
-
+# %% ../../nbs/widgets/04_explorer.ipynb #9947c9d9
 def drift_of(explorer: CompetitionExplorer) -> Section:
     "Drift, with the adversarial validation of the run, or one of its own where there are rows enough."
     config, data = explorer.config, explorer.data

@@ -35,7 +35,7 @@ def cell_text(value: Any, percent: bool = False) -> str:
         return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}" if abs(number) >= 10 else f"{number:.4f}"
     return "–" if value is None or value is pd.NaT or value is pd.NA else str(value)
 
-
+# %% ../../nbs/widgets/00_section.ipynb #a16fc867
 def _columns(frame: pd.DataFrame) -> list[tuple[str, list[str], str]]:
     "Heading, cells and side of each column; the index is one if it has a name or is not a mere count."
     counted = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
@@ -104,7 +104,7 @@ def picture_html(
     data = base64.b64encode(figure._repr_png_()).decode()
     return f"<img src='data:image/png;base64,{data}' alt='{escape(alt)}' style='max-width:100%;background:white'>"
 
-
+# %% ../../nbs/widgets/00_section.ipynb #1f9ef355
 @dataclass
 class Section:
     "Sentences, tables and pictures under a heading. A notebook shows it, `str` gives the text, `plot()` a figure."
