@@ -25,12 +25,13 @@ from ..kaggle.thresholds import Threshold
 from ..kaggle.trainer import as_kaggle_config
 from ..models.weights import resolve_pretrained
 from . import cv_sections, data_sections
+from .board import error_report
 from .error_report import ErrorReport
 from .section import Section, save_page, show
 
 # %% auto #0
-__all__ = ['PARTS', 'explored_data', 'texts_of', 'oof_errors', 'cv_errors', 'validation_errors', 'collect', 'leaks_of',
-           'drift_of', 'leaderboard_of', 'CompetitionExplorer']
+__all__ = ['PARTS', 'explored_data', 'training_texts', 'oof_errors', 'cv_errors', 'collect', 'leaks_of', 'drift_of',
+           'leaderboard_of', 'CompetitionExplorer']
 
 # %% ../../nbs/widgets/04_explorer.ipynb #7ffb6e48
 def explored_data(
@@ -49,18 +50,17 @@ def explored_data(
     return config, prepare(rows, resolve_pretrained(name) if name else None)
 
 
-def texts_of(
+def training_texts(
     data: PreparedData,
-    part: str,                  # train, validation or test
     row_ids: np.ndarray,        # (N,)
 ) -> list[str]:
-    "What the model read of each row, by row id. Raises `DataError` for a row that the part does not have."
-    first, second = data.texts[part]
+    "What the model reads of training rows, by id. Raises `DataError` for a row that is not there."
+    first, second = data.texts["train"]
     texts = first if second is None else [f"{a} | {b}" for a, b in zip(first, second, strict=True)]
-    known = pd.Index([str(i) for i in data.loaders[part].row_ids])
+    known = pd.Index([str(i) for i in data.loaders["train"].row_ids])
     places = known.get_indexer(pd.Index([str(i) for i in row_ids]))
     for i in np.flatnonzero(places < 0)[:1]:
-        raise DataError(f"the predictions are of other rows: id {row_ids[i]} is not in the {part} part")
+        raise DataError(f"the predictions are of other rows: id {row_ids[i]} is not in the train part")
     return [texts[i] for i in places]
 
 # %% ../../nbs/widgets/04_explorer.ipynb #fbd4822c
@@ -73,23 +73,13 @@ def oof_errors(
     used = np.flatnonzero(oof.folds >= 0)
     ids = oof.row_ids[used]
     return ErrorReport(oof.targets[used], oof.predictions[used], oof.head_type, oof.class_names,
-                       texts_of(data, "train", ids), ids, threshold, title=f"Errors out of fold of {oof.name}")
+                       training_texts(data, ids), ids, threshold, title=f"Errors out of fold of {oof.name}")
 
 
 def cv_errors(result: CVResult, data: PreparedData) -> ErrorReport:
     "What the submission would get wrong."
     rule = result.threshold.rule if result.threshold is not None and result.use_threshold else None
     return oof_errors(result.oof, data, rule.value if isinstance(rule, Threshold) else 0.5)
-
-
-def validation_errors(trainer: Any, data: PreparedData) -> ErrorReport:
-    "What a single trained model gets wrong in the validation part."
-    loader = data.validation
-    if loader is None: raise MLXBertError("errors need a validation part, or train_with_cv")
-    predictions = trainer.predict(loader)
-    return ErrorReport(loader.labels, predictions.values, predictions.head_type, predictions.class_names,
-                       texts_of(data, "validation", predictions.row_ids), predictions.row_ids,
-                       title="Errors in the validation part")
 
 # %% ../../nbs/widgets/04_explorer.ipynb #29a546e0
 PARTS = ("overview", "leaks", "targets", "lengths", "drift", "folds", "ensemble", "errors", "leaderboard")
@@ -209,9 +199,8 @@ class CompetitionExplorer:
         "What the model gets wrong: out of fold, or after `train` in the validation part."
         result = self.result
         if isinstance(result, OOF): return oof_errors(result, self.data)
-        if result is None and self._trainer is not None and self._trainer.state.step:
-            return validation_errors(self._trainer, self.data)
-        return cv_errors(self._cv(result), self.data)
+        report = error_report(self._trainer) if result is None and self._trainer is not None else None
+        return cv_errors(self._cv(result), self.data) if report is None else report
 
     def leaderboard(self) -> Section:
         "CV against leaderboard, from the ledger of submissions."
