@@ -77,7 +77,7 @@ def oof_errors(
 
 
 def cv_errors(result: CVResult, data: PreparedData) -> ErrorReport:
-    "What the submission would get wrong."
+    "What the submission would get wrong with its threshold; of ratings with cut points, the likeliest class is judged."
     rule = result.threshold.rule if result.threshold is not None and result.use_threshold else None
     return oof_errors(result.oof, data, rule.value if isinstance(rule, Threshold) else 0.5)
 
@@ -217,7 +217,7 @@ class CompetitionExplorer:
 
     @staticmethod
     def _cv(result: Any) -> Any:
-        if result is None: raise MLXBertError("there is no cross-validation yet: call train_with_cv()")
+        if result is None: raise MLXBertError("nothing was cross-validated yet: call train_with_cv()")
         return result
 
     def __repr__(self) -> str: return f"CompetitionExplorer({self.title!r}, {', '.join(self.data.frames)})"
