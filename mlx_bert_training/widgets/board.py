@@ -94,7 +94,8 @@ def live_html(
     memory: float = 0.0,        # peak, in bytes; 0 is not shown
 ) -> str:
     "A run that is going on: a bar, warnings, charts, evaluations."
-    used = f"<div style='opacity:.8'>peak memory {memory / 2**30:.2f} GiB</div>" if memory else ""
+    size = f"{memory / 2**30:.2f} GiB" if memory >= 2**30 else f"{memory / 2**20:.0f} MiB"
+    used = f"<div style='opacity:.8'>peak memory {size}</div>" if memory else ""
     banners = "".join(_BANNER.format(escape(note)) for note in notes)
     return f"<div>{render_bar(progress)}{used}{banners}{side_by_side(charts)}{render_evaluations(progress, 8)}</div>"
 

@@ -41,12 +41,13 @@ def round_ticks(
     high: float,        # more than low
     most: int = 5,      # ticks
 ) -> list[float]:
-    "Round numbers between two, a step of 1, 2 or 5 apart."
+    "Round numbers between two, a step of 1, 2 or 5 apart; at least two of them."
     rough = (high - low) / (most - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(step * i, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    if last <= first: return round_ticks(low, high, most + 1)
+    return [round(step * i, 12) for i in range(first, last + 1)]
 
 
 def log_ticks(
@@ -189,6 +190,10 @@ def chart_svg(chart: Chart) -> str:
         up = np.clip((chart.scaled(y) - low) / (high - low), -0.02, 1.03)
         return _LEFT + (right - _LEFT) * np.asarray(x, dtype=float) / across, bottom - (bottom - _TOP) * up
     parts = [_axes_svg(chart, low, high), _legend_svg(chart)]
+    if not any(len(line.y) for line in chart.lines):
+        middle = f"x='{(_LEFT + right) / 2}' y='{(_TOP + bottom) / 2}' text-anchor='middle'"
+        parts = [f"<text x='4' y='13' font-weight='600' font-size='11'>{escape(chart.title)}</text>",
+                 f"<text {middle} opacity='.6'>nothing yet</text>"]
     for at, what in chart.marks:
         x = float(place([at], [1.0])[0][0])
         parts.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{_TOP}' y2='{bottom}' stroke='currentColor' opacity='.6' "
@@ -209,7 +214,7 @@ def draw_chart(
     "Draw a chart into axes."
     looks: dict[str, dict[str, Any]] = {
         "faint": {"lw": 0.8, "alpha": 0.35}, "line": {"lw": 1.8},
-        "points": {"lw": 1.2, "ls": "--", "marker": "o", "ms": 4}}
+        "points": {"lw": 1.2, "ls": "--", "marker": "o", "ms": 4, "clip_on": False}}
     for line in chart.lines:
         if not len(line.y): continue
         x, y = decimate(line.x, line.y, 1000)

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -59,7 +59,7 @@ class ControlPanel:
             import ipywidgets as widgets
         except ImportError as error:
             raise missing_extra("ipywidgets", "notebook", "Steering a run by buttons") from error
-        self.control, self._widgets = control, widgets
+        self.control, self._widgets, self._done = control, widgets, 0
         self.message = widgets.HTML(layout=widgets.Layout(margin="0 0 0 8px"))
         self.pause = self._button("Pause", "pause", "pause", self._toggle)
         buttons = [self.pause]
@@ -112,10 +112,12 @@ class ControlPanel:
         role = "alert" if kind == "error" else "status"
         self.message.value = f"<span class='mlx-bert-{kind}' role='{role}'>{escape(text)}</span>"
 
-    def refresh(self) -> None:
-        "Let the pause button say what it would do now."
+    def refresh(self, done: Sequence[object] = ()) -> None:
+        "Let the pause button say what it would do now, and the message what was done last by hand."
         paused = self.control.paused
         self.pause.description, self.pause.icon = ("Resume", "play") if paused else ("Pause", "pause")
+        if len(done) > self._done: self.say(str(done[-1]))
+        self._done = len(done)
 
     def bundle(self) -> dict[str, Any]:
         "The panel by MIME type, with words for a place that shows no widgets."

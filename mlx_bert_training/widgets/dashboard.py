@@ -46,11 +46,13 @@ class Stage:
         wanted = clicks_are_heard() if controls is None else controls
         self.panel = ControlPanel(trainer.control, cross_validation) if wanted else None
 
-    def show(self, html: str, text: str) -> None:
-        "Draw the board; the controls appear with the first drawing."
+    def show(self, html: str, text: str, done: Sequence[object]) -> None:
+        "Draw the board; the controls appear with the first drawing, and say what was done by hand."
         first = self.board.handle is None
         self.board.show({"text/html": html, "text/plain": text})
-        if first and self.panel is not None: self.below.show(self.panel.bundle())
+        if self.panel is None: return
+        self.panel.refresh(done)
+        if first: self.below.show(self.panel.bundle())
 
     def finish(self, figure: Any, alt: str, html: str, text: str) -> None:
         "Put a picture in the place of the board and tables in that of the controls."
@@ -75,8 +77,7 @@ class RunView:
     def draw(self, progress: Progress, fresh: Sequence[Any] = ()) -> None:
         self.recorder.collect()
         html = live_html(progress, self.charts(), worries(self.recorder, self.trainer.state), mx.get_peak_memory())
-        self.stage.show(html, render_text(progress))
-        if self.stage.panel is not None: self.stage.panel.refresh()
+        self.stage.show(html, render_text(progress), self.trainer.steering.interventions)
 
     def close(self, progress: Progress) -> None:
         "Leave what stays in the saved notebook."
@@ -125,8 +126,8 @@ class CVView:
         self.progress, fold, trainer = progress, self.folds[-1], self.fold_trainer
         fold.recorder.collect()
         charts = run_charts(fold.recorder, trainer.state, shown_metric(trainer), trainer.steering.interventions)
-        self.stage.show(cv_html(self.folds, self.summary, progress, charts), f"{self.summary}\n{render_text(progress)}")
-        if self.stage.panel is not None: self.stage.panel.refresh()
+        text = f"{self.summary}\n{render_text(progress)}"
+        self.stage.show(cv_html(self.folds, self.summary, progress, charts), text, trainer.steering.interventions)
 
     def close(self, progress: Progress) -> None: self.draw(progress)
 
