@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .problems import ConfigError, Problem
 from .yaml_io import SUFFIXES, Document, Dumper, parse_json, parse_yaml, read_document, write_text
 
 # %% auto #0
-__all__ = ['REMOVED', 'settings', 'short', 'write_value', 'edit_text', 'find_changes', 'edited', 'save_edited']
+__all__ = ['REMOVED', 'settings', 'defaults', 'short', 'write_value', 'edit_text', 'find_changes', 'edited', 'save_edited']
 
 # %% ../../nbs/core/03a_editing.ipynb #533c4550
 def _look(said: Any, parts: list[str], default: Any) -> Any:
@@ -42,8 +43,8 @@ def _flat(document: Document, folder: Path) -> dict[str, Any]:
         word = getattr(section.hint, "shorthand", "")
         if word and isinstance(said.get(name), str): said[name] = {word: said[name]}
     found = leaves(KaggleTrainerConfig if "kaggle" in said else BaseTrainerConfig)
-    defaults = {key: o.default() if isinstance(o.default, type) else o.default for key, o in found.items()}
-    return {key: o.read(_look(said, key.split("."), defaults[key])) for key, o in found.items()}
+    unsaid = {key: o.default() if isinstance(o.default, type) else o.default for key, o in found.items()}
+    return {key: o.read(_look(said, key.split("."), unsaid[key])) for key, o in found.items()}
 
 
 def settings(
@@ -53,6 +54,12 @@ def settings(
     load_config(source)
     document, folder, _ = first_layer(source)
     return _flat(document, folder)
+
+
+@cache
+def defaults() -> Mapping[str, Any]:    # value of each dotted key, those of `kaggle.` too
+    "What is true where nothing is said."
+    return settings({"kaggle": {}})
 
 # %% ../../nbs/core/03a_editing.ipynb #a6df2d57
 REMOVED: Any = object()     # a change that takes a key out of the file
@@ -76,10 +83,12 @@ _Writer.add_representer(float, _Writer.represent_number)
 
 
 def write_value(
-    value: Any,     # dicts, lists, text, numbers, booleans and None
+    value: Any,             # dicts, lists, text, numbers, booleans and None
+    flow: bool = False,     # whether all of it goes into one line, in braces and brackets
 ) -> str:
     "A value as YAML, for people to go on from."
-    return yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
+    return yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=10**6 if flow else 110,
+                     default_flow_style=flow)
 
 # %% ../../nbs/core/03a_editing.ipynb #02f56da2
 def _tree(text: str) -> Any:
@@ -90,9 +99,9 @@ def _tree(text: str) -> Any:
     return yaml_edit.Document.parse(text)
 
 
-def _branch(value: Any) -> Any:
-    "A value as a branch for a tree."
-    return _tree(write_value({"value": value}))["value"]
+def _branch(value: Any, holder: Any) -> Any:
+    "A value as a branch for `holder`: within braces a text may need quotes that it does not need elsewhere."
+    return _tree(write_value({"value": value}, holder.is_flow_style()))["value"]
 
 
 def _same(have: Any, value: Any) -> bool:
@@ -107,13 +116,13 @@ def _put(holder: Any, place: Any, have: Any, value: Any) -> None:
         for key in [key for key in have if key not in value]: del inner[key]
         for key, item in value.items():
             if key in have: _put(inner, key, have[key], item)
-            else: inner[key] = _branch(item)
+            else: inner[key] = _branch(item, inner)
     elif isinstance(have, list) and isinstance(value, list) and have and value:
         inner = holder[place].as_sequence()
         for index in reversed(range(len(value), len(have))): del inner[index]
         for index, item in enumerate(value[:len(have)]): _put(inner, index, have[index], item)
-        for item in value[len(have):]: inner.append(_branch(item))
-    elif not _same(have, value): holder[place] = _branch(value)
+        for item in value[len(have):]: inner.append(_branch(item, inner))
+    elif not _same(have, value): holder[place] = _branch(value, holder)
 
 # %% ../../nbs/core/03a_editing.ipynb #330223c1
 def _grown(have: Any, section: str, inner: list[str], value: Any) -> Any:
@@ -137,7 +146,7 @@ def _change_yaml(text: str, key: str, value: Any) -> str:
         if name in said: del holder[name]
     elif name in said and not inner: _put(holder, name, said[name], value)
     elif name in said or not top or holder.is_flow_style() or not said:
-        holder[name] = _branch(_grown(said.get(name), name, inner, value))
+        holder[name] = _branch(_grown(said.get(name), name, inner, value), holder)
     else:
         gap = "\n\n" if "\n\n" in text else "\n"
         return text.rstrip("\n") + gap + write_value({name: _grown(None, name, inner, value)})
@@ -173,9 +182,11 @@ def find_changes(
     source: Any = None,         # what they are compared with, as `load_config` takes it; None: the defaults
 ) -> dict[str, Any]:            # new values by dotted key, or `REMOVED`
     "What has to be said beyond what `source` says."
-    old, settled, defaults = settings(source), settings(load_config(source)), settings({"kaggle": {}})
-    found = {key: value for key, value in wanted.items() if not _same(old.get(key, defaults[key]), value)
-             and not (key in settled and _same(settled[key], value))}
+    old = settings(source)
+    found = {key: value for key, value in wanted.items() if not _same(old.get(key, defaults()[key]), value)}
+    if found:
+        settled = settings(load_config(source))
+        found = {key: value for key, value in found.items() if key not in settled or not _same(settled[key], value)}
     had, has, says = ("kaggle.cv_folds" in old, "kaggle.cv_folds" in wanted,
                       any(key.startswith("kaggle.") for key in found))
     if had and not has: found["kaggle"] = REMOVED

@@ -3,9 +3,11 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "config_editor": ["ConfigEditor"],
     "controls": ["ControlPanel"],
     "dashboard": ["DashboardCallback"],
     "error_report": ["ErrorReport"],
+    "form": ["Form"],
     "explorer": ["CompetitionExplorer"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

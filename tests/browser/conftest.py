@@ -1,7 +1,7 @@
 """Fixtures of the browser tests: one JupyterLab and one Chromium for all of them, a fresh page for each.
 
 Screenshots go to the folder that MLX_BERT_SCREENSHOTS names, or else to pytest's temporary folder. Each test leaves a
-last one of every notebook it opened.
+last one of every notebook it opened. Those that the documentation shows are written by tests, into MLX_BERT_PICTURES.
 """
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(os.environ.get("MLX_BERT_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="package")
+def pictures(shots: Path) -> Path:
+    "The folder for the pictures of the documentation: MLX_BERT_PICTURES, or else that for screenshots."
+    return Path(os.environ.get("MLX_BERT_PICTURES") or shots)
 
 
 @pytest.fixture

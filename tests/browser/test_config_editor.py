@@ -1,0 +1,197 @@
+"""The configuration editor in a real notebook: messages, values, files, keyboard, themes.
+
+The picture of the editor in the documentation is made here:
+
+    MLX_BERT_PICTURES=nbs/images python -m pytest tests/browser/test_config_editor.py -k picture
+"""
+import re
+
+import pytest
+
+from .lab import DARK, NotebookPage, missing
+
+if not missing(): from playwright.sync_api import expect
+
+FILE = """\
+# What is tried here.
+extends: production   # the usual
+
+optimizer:
+  learning_rate: 2e-5  # as in the paper
+  # the last word on the optimizer
+
+training: {num_epochs: 3}  # enough for a look
+"""
+CONTRAST = """(element) => {
+    const rgba = text => { const [r, g, b, a] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a ?? 1]; };
+    const light = ([r, g, b]) => { const f = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+                                   return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b); };
+    let behind = element;
+    while (behind.parentElement && rgba(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement;
+    const both = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(c => light(rgba(c)));
+    return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05); }"""
+
+
+class Editor:
+    "The editor of a notebook's last cell, by what is written on its controls."
+
+    def __init__(self, notebook: NotebookPage):
+        self.notebook, self.page = notebook, notebook.page
+        self.box = notebook.page.locator(".widget-box.mbt-editor")
+        self.state = self.box.locator(".mbt-bar [role=status], .mbt-bar [role=alert]")
+
+    def open(self, section: str) -> None:
+        self.box.get_by_role("tab", name=re.compile(rf"^{section}\b")).click()
+
+    def field(self, name: str):
+        return self.box.get_by_label(name, exact=True).and_(self.page.locator(":visible"))
+
+    def row(self, name: str):
+        return self.box.locator(".mbt-row", has=self.page.get_by_label(name, exact=True)).and_(self.page.locator(":visible"))
+
+    def write(self, name: str, text: str) -> None:
+        self.field(name).fill(text)
+        self.field(name).press("Tab")
+
+    def press(self, name: str) -> None:
+        self.box.get_by_role("button", name=name, exact=True).click()
+
+    def config(self, key: str):
+        return self.notebook.value(f"editor.config.{key}")
+
+    def until(self, key: str, value: object) -> None:
+        self.notebook.until(f"not editor.form.problems and editor.config.{key} == {value!r}")
+
+
+@pytest.fixture
+def open_editor(open_notebook):
+    def open_editor(source: str = "'production'") -> Editor:
+        code = f"from mlx_bert_training import ConfigEditor\neditor = ConfigEditor({source})\neditor"
+        notebook = open_notebook("config_editor", code)
+        notebook.run_all()
+        editor = Editor(notebook)
+        expect(editor.field("pretrained")).to_be_visible(timeout=30_000)
+        return editor
+    return open_editor
+
+
+def test_a_bad_value_is_told_beside_its_field_and_a_good_one_arrives(open_editor):
+    editor = open_editor()
+    editor.open("optimizer")
+    editor.write("learning_rate", "fast")
+    alert = editor.row("learning_rate").get_by_role("alert")
+    expect(alert).to_have_text("Error: expected a number, not text. Allowed: greater than 0 and at most 100.")
+    expect(editor.box.get_by_role("tab", name="optimizer (1 error)")).to_be_visible()
+    expect(editor.state).to_have_text("Not valid: 1 error in optimizer.")
+    with pytest.raises(RuntimeError, match="ConfigError.*optimizer.learning_rate"): editor.config("optimizer")
+    editor.write("learning_rate", "3e-5")
+    editor.until("optimizer.learning_rate", 3e-5)
+    expect(alert).to_have_count(0)
+    expect(editor.box.get_by_role("tab", name="optimizer", exact=True)).to_be_visible()
+    expect(editor.box.locator(".mbt-difference tbody tr")).to_have_text(["optimizer.learning_rate3e-52e-5"])
+
+    editor.open("training")         # what does not go together, each kind of control, a text that is no YAML
+    editor.field("eval_strategy").select_option("no")
+    expect(editor.row("save_strategy").get_by_role("alert")).to_contain_text("needs evaluation to know the best")
+    expect(editor.box.get_by_role("tab", name="training (1 error)")).to_be_visible()
+    editor.field("save_strategy").select_option("epoch")
+    editor.field("gradient_checkpointing").check()
+    editor.write("metrics", "[auc, f1")
+    expect(editor.row("metrics").get_by_role("alert")).to_contain_text("not valid YAML")
+    editor.write("metrics", "- auc\n- f1")
+    editor.until("training.metrics", ["auc", "f1"])
+    assert editor.config("training.gradient_checkpointing") is True and editor.config("training.eval_strategy") == "no"
+    assert editor.config("training.early_stopping") is False, "left at null, it follows eval_strategy"
+    assert editor.notebook.console == []
+
+
+def test_presets_and_files(open_editor, server):
+    path = server.root / "mine.yaml"
+    path.write_text(FILE)
+    editor = open_editor()
+    expect(editor.box.get_by_role("tab", name="kaggle")).to_have_count(0)
+    editor.field("Preset").select_option("titanic")
+    expect(editor.box.locator(".mbt-difference tbody tr").filter(has_text="data.train_path")).to_have_count(1)
+    editor.press("Start from it")
+    expect(editor.box.get_by_role("tab", name="kaggle")).to_have_count(1)
+    editor.until("kaggle.cv_folds", 5)
+
+    editor.write("File", "mine.yaml")
+    editor.press("Load")
+    editor.until("training.num_epochs", 3)
+    expect(editor.field("Preset")).to_have_value("production")
+    editor.open("optimizer")
+    editor.write("learning_rate", "5e-5")
+    editor.write("weight_decay", "0.1")
+    editor.box.get_by_role("tab", name="File", exact=True).click()
+    expected = FILE.replace("2e-5", "5e-5").replace("paper\n", "paper\n  weight_decay: 0.1\n")
+    expect(editor.box.locator(".mbt-text")).to_have_text(re.compile(r"weight_decay: 0.1"))
+    editor.press("Save")
+    expect(editor.state).to_have_text("Saved to mine.yaml.")
+    assert path.read_text() == expected
+
+    editor.write("beta1", "0.8")            # nothing is thrown away without a question
+    editor.press("Load")
+    editor.press("Discard the changes?")
+    editor.until("optimizer.beta1", 0.9)
+    (server.root / "other.yaml").write_text("training: {num_epochs: 1}\n")
+    editor.write("File", "other.yaml")
+    editor.press("Save")
+    expect(editor.box.get_by_role("button", name="Replace this file?")).to_be_visible()
+    assert (server.root / "other.yaml").read_text() == "training: {num_epochs: 1}\n"
+    editor.write("File", "no/such.yaml")
+    editor.press("Load")
+    expect(editor.state).to_contain_text("there is no such file")
+    editor.box.get_by_label("A competition").check()
+    editor.open("kaggle")
+    editor.write("cv_folds", "3")
+    editor.until("kaggle.cv_folds", 3)
+
+
+def test_the_keyboard_reaches_everything_and_everything_has_a_name(open_editor):
+    editor = open_editor()
+    page = editor.page
+    editor.field("Preset").focus()
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("""() => { const e = document.activeElement;
+            return e.labels?.[0]?.innerText || e.getAttribute('aria-label') || e.innerText || e.tagName; }"""))
+    wanted = ["Start from it", "File", "Load", "Save", "Reset", "A competition (section kaggle)", "model", "type",
+              "pretrained", "config", "head_type", "num_labels", "pooling", "dropout_rate", "new_head"]
+    assert [name.strip() for name in reached if name.strip() in wanted] == wanted
+    page.locator(".mbt-sections .lm-TabBar-tab").first.focus()
+    for _ in range(2): page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(editor.field("learning_rate")).to_be_visible()
+    unnamed = editor.box.locator("input, select, textarea").evaluate_all(
+        "all => all.filter(e => !e.labels?.length).map(e => e.outerHTML)")
+    assert unnamed == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_picture_and_contrast(open_editor, pictures, theme):
+    editor = open_editor()
+    if theme == "dark": editor.notebook.theme(DARK)
+    editor.open("optimizer")
+    editor.write("weight_decay", "0.1")
+    editor.write("learning_rate", "2e5")
+    alert = editor.row("learning_rate").get_by_role("alert")
+    expect(alert).to_contain_text("out of range")
+    expect(editor.box.locator(".mbt-difference tbody tr")).to_have_count(2)
+    quiet = editor.row("beta1").locator(".mbt-fact")
+    for text in (alert, quiet, editor.row("beta1").locator(".mbt-help"), editor.state):
+        assert text.evaluate(CONTRAST) >= 4.5, text
+    editor.field("weight_decay").blur()
+    editor.notebook.screenshot(f"config_editor_{theme}", editor.box)
+    if theme == "light": editor.box.screenshot(path=pictures / "config_editor.png")
+
+
+def test_a_saved_notebook_keeps_the_configuration_after_its_kernel(open_editor):
+    editor = open_editor()
+    editor.open("optimizer")
+    editor.write("learning_rate", "3e-5")
+    editor.until("optimizer.learning_rate", 3e-5)
+    notebook = editor.notebook.reopen()
+    notebook.page.get_by_text("The configuration as a file").click()
+    expect(notebook.output(0).locator("pre").last).to_contain_text("learning_rate: 3e-5")
