@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from ..core.config import ABSENT, BaseTrainerConfig, ConfigDiff, KaggleTrainerConfig
@@ -128,6 +129,8 @@ STYLE = """<style>
   --mbt-line: var(--jp-border-color2, var(--vscode-panel-border, #8888));
   --mbt-alarm: var(--jp-error-color1, var(--vscode-errorForeground, #d32f2f));
   --mbt-code: var(--jp-code-font-family, var(--vscode-editor-font-family, monospace));
+  --jp-widgets-dropdown-arrow: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E\
+%3Cpath fill='none' stroke='%23888' stroke-width='2' d='M5 7l4 4 4-4'/%3E%3C/svg%3E");
   color: var(--mbt-text); max-width: 1080px; }
 .mbt-editor .widget-html-content { line-height: 1.35; font-size: 13px; }
 .mbt-row { border-bottom: 1px solid var(--mbt-line); padding: 6px 0; align-items: flex-start; flex-wrap: wrap; }
@@ -140,8 +143,8 @@ STYLE = """<style>
 .mbt-error b { color: var(--mbt-alarm); }
 .mbt-invalid :is(input, select, textarea) { border: 2px solid var(--mbt-alarm) !important; }
 .mbt-check > .widget-label { display: none; }
-.mbt-check .widget-label-basic { display: flex; flex-direction: row-reverse; justify-content: flex-end; }
-.mbt-check .widget-label-basic span { width: 256px; text-align: right; margin-right: 8px; }
+.mbt-check .widget-label-basic { display: flex; flex-direction: row-reverse; justify-content: flex-end; width: 100%; }
+.mbt-check .widget-label-basic span { flex: 0 0 calc(100% - 244px); text-align: right; margin-right: 8px; }
 .mbt-field :is(input, textarea, select) { font-family: var(--mbt-code); font-size: 13px; }
 .mbt-sections > .widget-tab-contents, .mbt-results > .widget-tab-contents { max-height: 460px; overflow-y: auto; }
 .mbt-editor .lm-TabBar-tab { flex: 0 1 auto !important; min-width: 0 !important; max-width: none !important; }
@@ -154,12 +157,12 @@ STYLE = """<style>
 
 # %% ../../nbs/widgets/06_config_editor.ipynb #4f3457bd
 class FieldRow:
-    "A field: its control and what is said beside it."
+    "A field: its control, with a label of `wide` px, and what is said beside it."
 
-    def __init__(self, form: Form, key: str, label: str, done: Callable[[str, str], None]):
-        self.form, self.key, w = form, key, _ipywidgets()
-        option, style = OPTIONS[key], {"description_width": "256px"}
-        common = {"description": label, "style": style, "layout": w.Layout(width="500px", flex="0 0 auto")}
+    def __init__(self, form: Form, key: str, label: str, wide: int, done: Callable[[str, str], None]):
+        self.form, self.key, option, w = form, key, OPTIONS[key], _ipywidgets()
+        common = {"description": label, "style": {"description_width": f"{wide}px"},
+                  "layout": w.Layout(width=f"{wide + 244}px", flex="0 0 auto")}
         empty = {"continuous_update": False, "placeholder": empty_means(key)}
         self.check, self.area = option.hint is bool, is_nested(option) or key == "data.template"
         if self.check: self.control = w.Checkbox(indent=False, **common)
@@ -170,23 +173,19 @@ class FieldRow:
         self.notes = w.HTML(layout=w.Layout(flex="1 1 0", min_width="200px", margin="5px 0 2px 16px"))
         self.box = w.HBox([self.control, self.notes])
         self.box.add_class("mbt-row")
+        self.shown: str | None = None
         self.refresh()
-        self.control.observe(lambda change: done(key, self.text), "value")
-
-    @property
-    def text(self) -> str:
-        "What stands in the control."
-        return str(self.control.value).lower() if self.check else self.control.value
+        text = (lambda value: str(value).lower()) if self.check else str
+        self.control.observe(lambda change: done(key, text(change["new"])), "value")
 
     def refresh(self) -> None:
-        "Show what the form says."
+        "Show what the form says. A control that shows it already is left alone, for somebody may be writing into it."
         text = self.form.texts[self.key]
-        if self.check: self.control.value = text == "true"
-        else:
-            choices = getattr(self.control, "options", None)
+        if text != self.shown:
+            self.shown, choices = text, getattr(self.control, "options", None)
             if choices is not None and text not in choices: self.control.options = (*choices, text)
             if self.area: self.control.rows = min(max(text.count("\n") + 1, 2), 12)
-            self.control.value = text
+            self.control.value = text == "true" if self.check else text
         self.notes.value = field_notes(self.form, self.key)
         (self.control.add_class if self.form.messages(self.key) else self.control.remove_class)("mbt-invalid")
 
@@ -196,10 +195,11 @@ class SectionTabs:
 
     def __init__(self, form: Form, done: Callable[[str, str], None]):
         self.form, w = form, _ipywidgets()
-        self.rows: dict[str, list[FieldRow]] = {section: [] for section in options(KaggleTrainerConfig)}
-        for key in OPTIONS:
-            section, _, label = key.partition(".")
-            self.rows[section].append(FieldRow(form, key, label or section, done))
+        self.rows: dict[str, list[FieldRow]] = {}
+        for section in options(KaggleTrainerConfig):
+            labels = {key: key.removeprefix(f"{section}.") for key in OPTIONS if key.partition(".")[0] == section}
+            wide = 20 + 8 * max(map(len, labels.values()))     # a letter has 8 px
+            self.rows[section] = [FieldRow(form, key, label, wide, done) for key, label in labels.items()]
         self.pages = {section: w.VBox([row.box for row in rows]) for section, rows in self.rows.items()}
         self.tab = w.Tab()
         self.tab.add_class("mbt-sections")
@@ -266,9 +266,8 @@ class EditorView:
     "The widgets of a form."
 
     def __init__(self, form: Form, changed: Callable[[], None]):    # told after each change
-        self.form, self.changed, self.busy, w = form, changed, True, _ipywidgets()
-        self.bar = FileBar()
-        self.sections = SectionTabs(form, lambda key, text: self.do(lambda: form.write({key: text})))
+        self.form, self.changed, self.lock, w = form, changed, RLock(), _ipywidgets()
+        self.bar, self.sections, self.preset = FileBar(), SectionTabs(form, self.write), ""
         self.panes = [w.HTML(), w.HTML()]
         self.results = w.Tab(self.panes)
         self.results.add_class("mbt-results")
@@ -278,32 +277,36 @@ class EditorView:
 
     def opened(self) -> None:
         "Show a form that has just been loaded or saved."
-        self.busy = True
-        self.bar.preset.value = base_preset(self.form)
+        self.preset = base_preset(self.form)
         if self.form.file and self.form.source not in list_presets(): self.bar.path.value = str(self.form.file)
         self.refresh()
 
     def refresh(self) -> None:
         "Show what the form says."
-        self.busy, form, preset = True, self.form, self.bar.preset.value
+        form, preset = self.form, self.preset
         difference = form.difference(preset)
         self.sections.refresh()
         self.panes[0].value = difference_table(difference, preset)
         self.panes[1].value = file_pane(form, self.bar.path.value)
         self.results.titles = [f"Difference from {preset} ({len(difference)})", "File"]
-        self.bar.competition.value = form.competition
+        self.bar.preset.value, self.bar.competition.value = preset, form.competition
         self.bar.purpose.value = f"<span class='mbt-help'>{escape(list_presets()[preset])}</span>"
         self.bar.calm()
         self.bar.say(state_line(form, preset), bool(form.problems))
-        self.busy = False
         self.changed()
 
-    def do(self, action: Callable[[], Any], said: str = "", show: Callable[[], None] | None = None) -> None:
-        "Do something to the form, and show what has come of it."
-        if self.busy: return
+    def write(self, key: str, text: str) -> None:
+        "Take over what was written into a field."
+        with self.lock:
+            if text == self.form.texts[key]: return
+            self.form.write({key: text})
+            self.refresh()
+
+    def do(self, action: Callable[[], Any], said: str = "") -> None:
+        "Load or save the form, and show what has come of it."
         try: action()
         except (MLXBertError, OSError) as error: return self.bar.say(f"Error: {error}", wrong=True)
-        (show or self.refresh)()
+        self.opened()
         if said: self.bar.say(said)
 
 # %% ../../nbs/widgets/06_config_editor.ipynb #c03f0ffe
@@ -311,31 +314,51 @@ class EditorActions:
     "Listens to the bar of a view."
 
     def __init__(self, view: EditorView):
-        self.view, self.form, bar = view, view.form, view.bar
-        bar.preset.observe(lambda change: view.do(lambda: None), "value")
-        bar.competition.observe(lambda change: view.do(lambda: self.form.write({}, change["new"])), "value")
-        bar.start.on_click(lambda button: self.replace(button, lambda: bar.preset.value))
-        bar.load.on_click(lambda button: self.replace(button, self.path))
-        bar.save.on_click(self.save)
-        bar.reset.on_click(lambda button: view.do(self.form.reset, show=view.opened))
+        self.view, self.form, self.bar = view, view.form, view.bar
+        self.bar.preset.observe(lambda change: self.compare(change["new"]), "value")
+        self.bar.competition.observe(lambda change: self.compete(change["new"]), "value")
+        self.bar.start.on_click(lambda button: self.replace(button, lambda: self.bar.preset.value))
+        self.bar.load.on_click(lambda button: self.replace(button, self.path))
+        self.bar.save.on_click(self.save)
+        self.bar.reset.on_click(self.reset)
+
+    def compare(self, preset: str) -> None:
+        "Show the difference from another preset."
+        with self.view.lock:
+            if preset == self.view.preset: return
+            self.view.preset = preset
+            self.view.refresh()
+
+    def compete(self, competition: bool) -> None:
+        "Add or leave out the section of a competition."
+        with self.view.lock:
+            if competition == self.form.competition: return
+            self.form.write({}, competition)
+            self.view.refresh()
 
     def path(self) -> Path:
         "The file that is named. Raises `ConfigError` if none is."
-        if name := self.view.bar.path.value.strip(): return Path(name).expanduser()
+        if name := self.bar.path.value.strip(): return Path(name).expanduser()
         raise ConfigError("which file? Write its name into the field beside this button")
 
     def replace(self, button: Any, source: Callable[[], Any]) -> None:
         "Fill the form anew, after a question if that discards changes."
-        changed = self.form.problems or self.form.difference()
-        if changed and not self.view.bar.sure(button, "Discard the changes?"): return
-        self.view.do(lambda: self.form.load(source()), show=self.view.opened)
+        with self.view.lock:
+            changed = self.form.problems or self.form.difference()
+            if not changed or self.bar.sure(button, "Discard the changes?"):
+                self.view.do(lambda: self.form.load(source()))
 
     def save(self, button: Any) -> None:
         "Write the file, after a question if that replaces another than the one that was loaded."
-        name = self.view.bar.path.value.strip()
-        other = name and self.path().is_file() and self.path() != self.form.file
-        if other and not self.view.bar.sure(button, "Replace this file?"): return
-        self.view.do(lambda: self.form.save(self.path()), f"Saved to {name}.", self.view.opened)
+        with self.view.lock:
+            name = self.bar.path.value.strip()
+            other = name and self.path().is_file() and self.path() != self.form.file
+            if not other or self.bar.sure(button, "Replace this file?"):
+                self.view.do(lambda: self.form.save(self.path()), f"Saved to {name}.")
+
+    def reset(self, button: Any) -> None:
+        "Go back to what was loaded or saved."
+        with self.view.lock: self.view.do(self.form.reset)
 
 # %% ../../nbs/widgets/06_config_editor.ipynb #fe48c730
 def has_front_end(
@@ -382,24 +405,28 @@ class ConfigEditor:
 
     def set(self, **values: Any) -> None:
         "Put values into fields, by flat or dotted key. Raises `ConfigError` for a key that does not exist."
-        self.form.set(**values)
-        self.view.refresh()
+        with self.view.lock:
+            self.form.set(**values)
+            self.view.refresh()
 
     def load(self, source: Any) -> None:
         "Fill the form from a preset, a file, a dict or a configuration. Raises `ConfigError` and then changes nothing."
-        self.form.load(source)
-        self.view.opened()
+        with self.view.lock:
+            self.form.load(source)
+            self.view.opened()
 
     def save(self, path: str | os.PathLike[str] | None = None) -> Path:
         "Write a file that keeps its comments and order; None: the one that was loaded. Raises `ConfigError`."
-        saved = self.form.save(path)
-        self.view.opened()
+        with self.view.lock:
+            saved = self.form.save(path)
+            self.view.opened()
         return saved
 
     def reset(self) -> None:
         "Go back to what was loaded, or saved last."
-        self.form.reset()
-        self.view.opened()
+        with self.view.lock:
+            self.form.reset()
+            self.view.opened()
 
     def __str__(self) -> str:
         return static_bundle(self.form)["text/plain"]
