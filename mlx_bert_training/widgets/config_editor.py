@@ -145,6 +145,7 @@ STYLE = """<style>
 .mbt-check > .widget-label { display: none; }
 .mbt-check .widget-label-basic { display: flex; flex-direction: row-reverse; justify-content: flex-end; width: 100%; }
 .mbt-check .widget-label-basic span { flex: 0 0 calc(100% - 244px); text-align: right; margin-right: 8px; }
+.mbt-check input { flex: none; width: auto; margin: 0; }
 .mbt-field :is(input, textarea, select) { font-family: var(--mbt-code); font-size: 13px; }
 .mbt-sections > .widget-tab-contents, .mbt-results > .widget-tab-contents { max-height: 460px; overflow-y: auto; }
 .mbt-editor .lm-TabBar-tab { flex: 0 1 auto !important; min-width: 0 !important; max-width: none !important; }
@@ -184,7 +185,7 @@ class FieldRow:
         if text != self.shown:
             self.shown, choices = text, getattr(self.control, "options", None)
             if choices is not None and text not in choices: self.control.options = (*choices, text)
-            if self.area: self.control.rows = min(max(text.count("\n") + 1, 2), 12)
+            if self.area: self.control.rows = min(max(sum(1 + len(line) // 26 for line in text.split("\n")), 2), 10)
             self.control.value = text == "true" if self.check else text
         self.notes.value = field_notes(self.form, self.key)
         (self.control.add_class if self.form.messages(self.key) else self.control.remove_class)("mbt-invalid")

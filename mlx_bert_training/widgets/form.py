@@ -5,13 +5,14 @@
 # %% ../../nbs/widgets/05_form.ipynb #64a6d088
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mlx_bert_training.core.config import (
     ABSENT,
@@ -90,7 +91,8 @@ def to_text(
     if isinstance(value, (list, dict)): return write_value(value).rstrip("\n") if value else ""
     try: plain = from_text(key, str(value)) == value
     except ConfigError: plain = False
-    return str(value) if plain else json.dumps(value, ensure_ascii=False)
+    quoted = yaml.safe_dump(value, default_style='"', allow_unicode=True, width=10**6)
+    return str(value) if plain else quoted.rstrip("\n")
 
 # %% ../../nbs/widgets/05_form.ipynb #38764645
 class Unreadable:
