@@ -18,7 +18,7 @@ from mlx_bert_training.core.editing import settings as read_settings
 from mlx_bert_training.core.errors import MissingExtraError
 from mlx_bert_training.core.options import is_section, members, options
 from mlx_bert_training.core.problems import ConfigError
-from mlx_bert_training.widgets.config_editor import has_front_end, tab_title
+from mlx_bert_training.widgets.config_editor import tab_title
 from mlx_bert_training.widgets.form import OPTIONS, Form, bounds, from_text, is_nested, to_text, words
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -203,17 +203,6 @@ def test_controls_write_into_the_form_and_show_what_it_says():
     assert fields["scheduler.type"].control.value == "<cosin>"
     everything = " ".join(pane.value for pane in editor.view.panes) + editor.view.bar.state.value
     assert "<b>" not in everything and "<cosin>" not in everything and html.escape("<cosin>") in everything
-
-
-@pytest.mark.parametrize("environment, answer", [
-    ({}, False), ({"JPY_SESSION_NAME": "x"}, True), ({"VSCODE_PID": "1"}, True), ({"COLAB_RELEASE_TAG": "x"}, True),
-    ({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}, True),
-    ({"KAGGLE_KERNEL_RUN_TYPE": "Batch", "JPY_SESSION_NAME": "x"}, False)])
-def test_where_somebody_may_be_looking(environment, answer, monkeypatch):
-    assert not has_front_end(environment), "this process is no kernel"
-    ipython = type("IPython", (), {"get_ipython": staticmethod(lambda: type("Shell", (), {"kernel": object()}))})
-    monkeypatch.setitem(sys.modules, "IPython", ipython)
-    assert has_front_end(environment) is answer
 
 
 def test_under_nbclient_there_is_text_and_no_widget(tmp_path):

@@ -13,13 +13,13 @@ from mlx_bert_training.core.errors import NotYetAvailableError
 TOP = ("create_model create_trainer create_kaggle_trainer get_trainer_config register_trainer BaseTrainerConfig "
        "KaggleTrainerConfig OptimizerConfig SchedulerConfig MLflowConfig EarlyStopping ModelCheckpoint "
        "LearningRateScheduler ProgressBar MLflowCallback MetricsLogger Callback DashboardCallback "
-       "CompetitionExplorer").split()
+       "CompetitionExplorer ConfigEditor").split()
 ELSEWHERE = {
     "callbacks": ["EarlyStopping", "ModelCheckpoint", "LearningRateScheduler", "ProgressBar", "MetricsLogger",
                   "Callback", "DashboardCallback", "MLflowCallback"],
     "integrations": ["MLflowConfig", "MLflowCallback"], "models": ["create_model"],
     "mlx_trainer": ["MLXTrainer"], "config": ["TrainingConfig"], "kaggle": ["KaggleTrainer"],
-    "widgets": ["CompetitionExplorer", "DashboardCallback", "ErrorReport"],
+    "widgets": ["CompetitionExplorer", "ConfigEditor", "DashboardCallback", "ErrorReport"],
 }
 
 

@@ -7,8 +7,8 @@ _HOMES = {
     "controls": ["ControlPanel"],
     "dashboard": ["DashboardCallback"],
     "error_report": ["ErrorReport"],
-    "form": ["Form"],
     "explorer": ["CompetitionExplorer"],
+    "form": ["Form"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from threading import RLock
@@ -20,12 +19,13 @@ from ..core.errors import MLXBertError, missing_extra
 from ..core.options import Unfit, options
 from ..core.problems import ConfigError, show
 from ..core.yaml_io import read_document
+from .controls import someone_may_look
 from .form import OPTIONS, Form, bounds, from_text, is_nested, to_text, words
 
 # %% auto #0
 __all__ = ['STYLE', 'BUTTONS', 'HOW', 'empty_means', 'field_notes', 'count', 'tab_title', 'state_line', 'difference_table',
            'text_block', 'file_pane', 'FieldRow', 'SectionTabs', 'FileBar', 'base_preset', 'EditorView',
-           'EditorActions', 'has_front_end', 'static_bundle', 'ConfigEditor']
+           'EditorActions', 'static_bundle', 'ConfigEditor']
 
 # %% ../../nbs/widgets/06_config_editor.ipynb #446a7ab9
 def _ipywidgets() -> Any:
@@ -362,16 +362,6 @@ class EditorActions:
         with self.view.lock: self.view.do(self.form.reset)
 
 # %% ../../nbs/widgets/06_config_editor.ipynb #fe48c730
-def has_front_end(
-    environment: Mapping[str, str] = os.environ,
-) -> bool:
-    "Whether this is a notebook that somebody may be looking at, and not a run without a front end."
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if getattr(shell, "kernel", None) is None: return False
-    if "KAGGLE_KERNEL_RUN_TYPE" in environment: return environment["KAGGLE_KERNEL_RUN_TYPE"] == "Interactive"
-    return any(name in ("JPY_SESSION_NAME", "COLAB_RELEASE_TAG") or name.startswith("VSCODE_") for name in environment)
-
-
 HOW = ("editor.set(learning_rate=1e-5) changes it, editor.save('run.yaml') saves it, "
        "create_trainer(config=editor.config) trains with it")
 
@@ -436,10 +426,10 @@ class ConfigEditor:
         return f"<ConfigEditor: {state_line(self.form, base_preset(self.form))}>"
 
     def _update_copies(self) -> None:
-        for copy in self._copies: copy.update(static_bundle(self.form, has_front_end()), raw=True)
+        for copy in self._copies: copy.update(static_bundle(self.form, someone_may_look()), raw=True)
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
-        live = has_front_end()
+        live = someone_may_look()
         if live: display({**self.view.widget._repr_mimebundle_(), "text/plain": repr(self)}, raw=True)
         self._copies.append(display(static_bundle(self.form, live), raw=True, display_id=True))
