@@ -235,3 +235,13 @@ def test_every_control_is_named_like_its_option():
     rows = ConfigEditor("titanic").view.sections.rows
     assert all(key.removeprefix(f"{section}.") == row.control.description
                for section, fields in rows.items() for row in fields for key in [row.key])
+
+
+def test_a_file_that_extends_another_by_its_path_is_shown_and_saved_as_it_is(tmp_path):
+    (tmp_path / "base.yaml").write_text("training: {num_epochs: 3}\n")
+    file = tmp_path / "run.yaml"
+    file.write_text("extends: base.yaml  # beside it\n")
+    form = Form(file)
+    assert form.text() == file.read_text()
+    form.set(num_epochs=4)
+    assert form.save().read_text() == "extends: base.yaml  # beside it\ntraining:\n  num_epochs: 4\n"

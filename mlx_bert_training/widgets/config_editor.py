@@ -145,10 +145,11 @@ STYLE = """<style>
 .mbt-check > .widget-label { display: none; }
 .mbt-check .widget-label-basic { display: flex; flex-direction: row-reverse; justify-content: flex-end; width: 100%; }
 .mbt-check .widget-label-basic span { flex: 0 0 calc(100% - 244px); text-align: right; margin-right: 8px; }
-.mbt-check input { flex: none; width: auto; margin: 0; }
+.mbt-check input { flex: none !important; width: auto !important; margin: 0 !important; }
 .mbt-field :is(input, textarea, select) { font-family: var(--mbt-code); font-size: 13px; }
 .mbt-sections > .widget-tab-contents, .mbt-results > .widget-tab-contents { max-height: 460px; overflow-y: auto; }
-.mbt-editor .lm-TabBar-tab { flex: 0 1 auto !important; min-width: 0 !important; max-width: none !important; }
+.mbt-editor .lm-TabBar-content { flex-wrap: wrap; }
+.mbt-editor .lm-TabBar-tab { flex: 0 0 auto !important; min-width: 0 !important; max-width: none !important; }
 .mbt-text { font: 12px/1.45 var(--mbt-code); white-space: pre; overflow-x: auto; margin: 0; color: var(--mbt-text); }
 .mbt-difference { border-collapse: collapse; font-size: 12px; }
 .mbt-difference :is(th, td) { text-align: left; padding: 3px 16px 3px 0; font-weight: normal; }
@@ -362,8 +363,7 @@ class EditorActions:
         with self.view.lock: self.view.do(self.form.reset)
 
 # %% ../../nbs/widgets/06_config_editor.ipynb #fe48c730
-HOW = ("editor.set(learning_rate=1e-5) changes it, editor.save('run.yaml') saves it, "
-       "create_trainer(config=editor.config) trains with it")
+HOW = ("editor.set(learning_rate=1e-5)", "editor.save('run.yaml')", "create_trainer(config=editor.config)")
 
 
 def static_bundle(
@@ -373,9 +373,10 @@ def static_bundle(
     "The form as text and HTML, for a saved notebook and for places without widgets."
     try: title, text = "The configuration as a file", form.text()
     except ConfigError as error: title, text = "Errors in the configuration", f"{error}\n"
+    how = ", ".join(f"<code>{escape(call)}</code>" for call in HOW)
     html = (f"{STYLE}<details class='mbt-editor'{'' if folded else ' open'}><summary>{title}</summary>"
-            f"{text_block(text, title)}<p class='mbt-help'>In code: <code>{escape(HOW)}</code>.</p></details>")
-    return {"text/html": html, "text/plain": f"{text}\n# {HOW}"}
+            f"{text_block(text, title)}<p class='mbt-help'>In code: {how}</p></details>")
+    return {"text/html": html, "text/plain": f"{text}\n# In code: {', '.join(HOW)}"}
 
 # %% ../../nbs/widgets/06_config_editor.ipynb #d7793dc3
 class ConfigEditor:
