@@ -96,7 +96,8 @@ def _tree(text: str) -> Any:
     try:
         import yaml_edit
     except ImportError: raise missing_extra("yaml-edit", "notebook", "Keeping a file's comments") from None
-    return yaml_edit.Document.parse(text)
+    try: return yaml_edit.Document.parse(text)
+    except yaml_edit.YamlError as error: raise ConfigError(f"the file cannot be changed and kept: {error}") from None
 
 
 def _branch(value: Any, holder: Any) -> Any:

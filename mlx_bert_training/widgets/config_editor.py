@@ -97,6 +97,7 @@ def difference_table(
     "A difference as a table."
     if not difference: return f"<p class='mbt-help'>No difference from {escape(preset)}.</p>"
     head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in ("option", "here", preset))
+
     def cell(key: str, value: Any) -> str:
         text = ABSENT if value == ABSENT else to_text(key, value) if value and key in OPTIONS else show(value)
         return f"<td>{escape(text if len(text) <= 80 else text[:77] + '...')}</td>"
@@ -119,7 +120,7 @@ def file_pane(
     path: str,      # where it would be saved; its suffix says YAML or JSON
 ) -> str:           # HTML
     "What saving would write."
-    try: return text_block(form.text(path or "config.yaml"), "The file that saving writes")
+    try: return text_block(form.text(path), "The file that saving writes")
     except ConfigError as error: return f"<p class='mbt-help'>There is nothing to save yet. {escape(str(error))}</p>"
 
 # %% ../../nbs/widgets/06_config_editor.ipynb #688a0109
@@ -393,7 +394,7 @@ class ConfigEditor:
     @property
     def config(self) -> BaseTrainerConfig:
         "What the form says. Raises `ConfigError` with all that is wrong."
-        return self.form.config
+        with self.view.lock: return self.form.config
 
     def set(self, **values: Any) -> None:
         "Put values into fields, by flat or dotted key. Raises `ConfigError` for a key that does not exist."

@@ -132,24 +132,25 @@ class Fields:
     "The texts in the fields of a form, and what they say."
 
     def __init__(self, values: Mapping[str, Any]):  # by dotted key, as `settings` returns them
-        self.competition = "kaggle.cv_folds" in values      # whether there is a section `kaggle`
-        self.texts = {key: to_text(key, values.get(key, defaults()[key])) for key in OPTIONS}
-        self._values: dict[str, Any] = {}
-        self.write(self.texts)
+        texts = {key: to_text(key, values.get(key, defaults()[key])) for key in OPTIONS}
+        self._take(texts, texts, {}, "kaggle.cv_folds" in values)
 
     def write(self, texts: Mapping[str, str], competition: bool | None = None) -> None:
         "Put texts into fields, by dotted key, and read the whole."
-        if competition is not None: self.competition = competition
-        self.texts = {**self.texts, **texts}
-        for key, text in texts.items():
-            try: self._values[key] = from_text(key, text)
-            except ConfigError as error: self._values[key] = Unreadable(error.problems)
-        self._config, self.problems = read_values(self.values)
+        competition = self.competition if competition is None else competition
+        self._take(texts, {**self.texts, **texts}, self._values, competition)
 
-    @property
-    def values(self) -> dict[str, Any]:
-        "What the fields say, by dotted key; not checked."
-        return {key: self._values[key] for key in OPTIONS if self.competition or not key.startswith("kaggle.")}
+    def _take(self, new: Mapping[str, str], texts: dict[str, str], old: dict[str, Any], competition: bool) -> None:
+        every = dict(old)
+        for key, text in new.items():
+            try: every[key] = from_text(key, text)
+            except ConfigError as error: every[key] = Unreadable(error.problems)
+        values = {key: every[key] for key in OPTIONS if competition or not key.startswith("kaggle.")}
+        config, problems = read_values(values)
+        self.texts, self._values, self._config = texts, every, config
+        self.competition = competition              # whether there is a section `kaggle`
+        self.values = values                        # what the fields say, by dotted key; not checked
+        self.problems = problems                    # all that is wrong with it
 
     def checked(self) -> dict[str, Any]:
         "What the fields say, by dotted key. Raises `ConfigError` with all that is wrong."
@@ -214,9 +215,9 @@ class Form(Fields):
                                Difference("kaggle", *((ABSENT, {}) if value is REMOVED else ({}, ABSENT)))])
         return ConfigDiff(Difference(key, mine[key], theirs.get(key, ABSENT)) for key in found)
 
-    def text(self, path: str | os.PathLike[str] = "config.yaml") -> str:
+    def text(self, path: str | os.PathLike[str] | None = None) -> str:
         "What `save` would write. Raises `ConfigError` if something is wrong."
-        return edited(self.checked(), self.file, path)
+        return edited(self.checked(), self.file, path or self.file or "config.yaml")
 
     def save(self, path: str | os.PathLike[str] | None = None) -> Path:
         "Write a YAML or JSON file that keeps comments and order; None: the file that was loaded. Raises `ConfigError`."
