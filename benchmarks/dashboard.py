@@ -3,7 +3,8 @@
     python benchmarks/dashboard.py [--updates 240]
 
 A small BERT trains on the demo data; for ten updates the dashboard listens and draws, for the next ten it does not. The
-shorter an update, the more a drawing weighs: a larger model has less of it. Prints the ratio of the time of neighbouring tens, and the share of all time that was spent in its code.
+shorter an update, the more a drawing weighs: a larger model has less of it. Prints the ratio of the time of
+neighbouring tens, and the share of all time that was spent in the code of the dashboard.
 """
 from __future__ import annotations
 
