@@ -203,7 +203,7 @@ def test_it_is_drawn_while_it_trains_and_ends_as_a_picture(tmp_path, outputs):
     assert base64.b64decode(last["image/png"]).startswith(b"\x89PNG") and "loss" in metadata["image/png"]["alt"]
     table = below.shown[-1][0]["text/html"]
     Tags(table)
-    assert len(below.shown) == 1 and "hardest rows" in table and "finished (all planned updates are done)" in table
+    assert len(below.shown) == 2 and "hardest rows" in table and "finished (all planned updates are done)" in table
     assert not trainer.control.listeners
 
 

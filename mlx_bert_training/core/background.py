@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 import traceback
 from collections.abc import Callable, Generator
@@ -40,8 +39,7 @@ class RunHandle(Generic[T]):
         self._started, self._finished = threading.Event(), threading.Event()
         mx.eval(trainer.model.parameters())
         self.control.listeners.append(self._started.set)
-        context = contextvars.copy_context()        # a notebook knows from it which cell the output belongs to
-        self.thread = threading.Thread(target=context.run, args=(self._work, work), name="training")
+        self.thread = threading.Thread(target=self._work, args=(work,), name="training")
         self.thread.start()
         self._started.wait(10)                      # until the display stands, while the cell is still this one
         self.control.listeners.remove(self._started.set)

@@ -50,9 +50,9 @@ class Stage:
         "Draw the board; the controls appear with the first drawing, and say what was done by hand."
         first = self.board.handle is None
         self.board.show({"text/html": html, "text/plain": text})
-        if self.panel is None: return
-        self.panel.refresh(done)
-        if first: self.below.show(self.panel.bundle())
+        if self.panel is not None: self.panel.refresh(done)
+        empty = {"text/html": "", "text/plain": ""}     # a place that is in this cell, whichever runs at the end
+        if first: self.below.show(empty if self.panel is None else self.panel.bundle())
 
     def finish(self, figure: Any, alt: str, html: str, text: str) -> None:
         "Put a picture in the place of the board and tables in that of the controls."
