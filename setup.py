@@ -20,7 +20,8 @@ competitions = presets + ".competitions"
 
 extras = {name: lines(f"{name}_requirements")
           for name in ("notebook", "parquet", "hub", "mlflow", "kaggle", "cuda12", "cuda13")}
-extras["dev"] = [*extras["notebook"], *extras["parquet"], *extras["hub"], *extras["kaggle"], *lines("dev_requirements")]
+extras["dev"] = [*(line for name in ("notebook", "parquet", "hub", "mlflow", "kaggle") for line in extras[name]),
+                 *lines("dev_requirements")]
 
 setup(
     name=cfg["lib_name"],
