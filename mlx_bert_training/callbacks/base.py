@@ -73,6 +73,8 @@ class Callback:
     def on_fold_end(self, trainer: Any, state: TrainerState) -> None: """After a fold; it is in `trainer.fold_runs`."""
     @does_nothing
     def on_cv_end(self, trainer: Any, state: TrainerState) -> None: """Once, with `trainer.cv`; None after an error."""
+    @does_nothing
+    def on_submission(self, trainer: Any, state: TrainerState) -> None: """After `trainer.submission` was written."""
 
 # %% ../../nbs/callbacks/01_base.ipynb #82180ee3
 class CallbackError(MLXBertError, ValueError):

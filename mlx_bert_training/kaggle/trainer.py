@@ -196,6 +196,7 @@ class KaggleTrainer(Trainer):
         self.fold_runs: list[FoldRun] = []  # of the present cross-validation, those that are done
         self.fold_count = 0                 # of all of its folds
         self.cv_folder: Path | None = None  # where it is kept
+        self.submission: SubmissionFile | None = None   # the last one
 
     def train_with_cv(
         self,
@@ -227,7 +228,9 @@ class KaggleTrainer(Trainer):
         "Write, check and keep the submission; send it if `auto_submit` says so. Raises `SubmissionError`."
         if self.cv is None: raise MLXBertError("a submission needs a cross-validated model: call train_with_cv() first")
         if self.cv.test_predictions is None: raise MLXBertError("a submission needs test rows: set data.test_path")
-        return send_final(write_final(self.cv, self.config, self.data), self.config, self.client)
+        self.submission = send_final(write_final(self.cv, self.config, self.data), self.config, self.client)
+        self.fire("on_submission")
+        return self.submission
 
     def train(self, *args: Any, **options: Any) -> TrainResult:
         "As `Trainer.train`: one model, without cross-validation."
