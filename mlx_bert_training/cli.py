@@ -15,7 +15,8 @@ from .core.control import RunStopped
 from .core.errors import DataError, MLXBertError
 
 # %% auto #0
-__all__ = ['train', 'run', 'explore', 'ledger', 'predict', 'bundle', 'info', 'fetch', 'presets', 'config', 'build_parser', 'main']
+__all__ = ['train', 'run', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'info', 'fetch', 'presets', 'config',
+           'build_parser', 'main']
 
 # %% ../nbs/cli.ipynb #c8428bc4
 def train(args: argparse.Namespace) -> None:
@@ -53,6 +54,20 @@ def ledger(args: argparse.Namespace) -> None:
     for competition, metric in dict.fromkeys(zip(table["competition"], table["metric"], strict=True)):
         summary = book.summary(competition, metric, maximize=metric_direction(metric) == "max")
         if summary.n: print(f"\n{competition}, {metric}: {summary}")
+
+
+def runs(args: argparse.Namespace) -> None:
+    "Compare runs: what was different beside what it was worth, with its error."
+    from mlx_bert_training.integrations.runs import compare_runs
+    print(compare_runs(args.place, names=args.run or (), reference=args.against, metric=args.metric,
+                       experiment=args.experiment))
+
+
+def mlflow(args: argparse.Namespace) -> None:
+    "Send what runs could not tell MLflow while its server was away: mlx-bert mlflow sync."
+    from mlx_bert_training.integrations.mlflow_store import import_mlflow, sync_folder
+    import_mlflow()
+    for folder, sent in sync_folder(args.folder, args.uri).items(): print(f"{folder}: {sent} operations sent")
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -122,6 +137,17 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(ledger)
     sub.add_argument("file", nargs="?", default="submissions/ledger.jsonl", help="default: %(default)s")
     sub.add_argument("--competition", help="only this one")
+    sub = command(runs)
+    sub.add_argument("place", nargs="?", default="runs", help="a folder of runs, or the address of a store of MLflow, "
+                     "such as sqlite:///runs/mlflow.db (default: %(default)s)")
+    sub.add_argument("--run", action="append", metavar="NAME", help="only this one; can be given again")
+    sub.add_argument("--against", metavar="NAME", help="measure against this run instead of the first")
+    sub.add_argument("--metric", help="compare in this one instead of what most were after")
+    sub.add_argument("--experiment", help="of the store, instead of all")
+    sub = command(mlflow)
+    sub.add_argument("action", choices=["sync"], help="send what still waits, and end runs that were killed")
+    sub.add_argument("folder", nargs="?", default="runs", help="a run, or a folder of runs (default: %(default)s)")
+    sub.add_argument("--uri", help="send it there instead of where the runs wanted to go")
     sub = command(predict)
     sub.add_argument("run", help="the folder of a finished run")
     sub.add_argument("file", help="a data file with the columns of the training file")

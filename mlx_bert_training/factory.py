@@ -18,9 +18,10 @@ from .callbacks.progress import ProgressBar
 from .core.base import Trainer
 from .core.config import BaseTrainerConfig
 from .core.declaration import load_config
-from .core.errors import not_yet, unknown_name
+from .core.errors import unknown_name
 from .core.protocols import CallbackProtocol, Model
 from .data.prepare import PreparedData, prepare
+from .integrations.mlflow import MLflowCallback
 from .kaggle.setup import all_rows, locate_files
 from .kaggle.trainer import KaggleTrainer, as_kaggle_config
 from .models.create import create_model
@@ -28,8 +29,8 @@ from .models.weights import resolve_pretrained
 from .widgets.dashboard import DashboardCallback
 
 # %% auto #0
-__all__ = ['TRAINERS', 'get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'refuse_tracking',
-           'declared_data', 'declared_model', 'create_kaggle_trainer']
+__all__ = ['TRAINERS', 'get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data',
+           'declared_model', 'create_kaggle_trainer']
 
 # %% ../nbs/factory.ipynb #8268a774
 def get_trainer_config(
@@ -41,10 +42,10 @@ def get_trainer_config(
 
 # %% ../nbs/factory.ipynb #1d716f44
 def declared_callbacks(
-    config: BaseTrainerConfig,      # its `training:` and `callbacks:` sections are read
+    config: BaseTrainerConfig,      # its `training:`, `callbacks:` and `tracking:` sections are read
     display: DashboardCallback | None = None,   # shared with other runs; None: a new one
 ) -> list[CallbackProtocol]:        # listeners, in no particular order
-    "The callbacks a configuration asks for."
+    "The callbacks a configuration asks for. Raises `MissingExtraError` for a tracker that is not installed."
     training = config.training
     callbacks: list[CallbackProtocol] = [MetricsLogger(), display or DashboardCallback(), LearningCurve()]
     if training.early_stopping:
@@ -52,6 +53,7 @@ def declared_callbacks(
     if training.save_strategy != "no":
         callbacks.append(ModelCheckpoint(training.save_strategy, training.save_steps, training.save_total_limit,
                                          training.save_best_only))
+    if config.tracking.type == "mlflow": callbacks.append(MLflowCallback(config.tracking.mlflow))
     return _merge(callbacks, [create_callback(entry) for entry in config.callbacks])
 
 
@@ -84,17 +86,10 @@ def create_trainer(
     "A trainer from a declaration. Raises `ConfigError`, `DataError`, `WeightsError` or `UnknownNameError`."
     if trainer not in TRAINERS: raise unknown_name("trainer", trainer, TRAINERS)
     resolved = load_config(config, **overrides)
-    refuse_tracking(resolved)
+    listeners = _merge(declared_callbacks(resolved), callbacks)
     data = declared_data(model, resolved)
     if model is None: model = declared_model(resolved, data)
-    listeners = _merge(declared_callbacks(resolved), callbacks)
     return TRAINERS[trainer](model, resolved, callbacks=listeners, data=data)
-
-
-def refuse_tracking(config: BaseTrainerConfig) -> None:
-    "Raise `NotYetAvailableError` for a tracker, which a later release brings."
-    if config.tracking.type == "none": return
-    raise not_yet(f"tracking: {config.tracking.type}", "Use tracking: none; every run logs to metrics.jsonl.")
 
 
 def declared_data(model: Model | None, config: BaseTrainerConfig) -> PreparedData | None:
@@ -126,14 +121,14 @@ def create_kaggle_trainer(
 ) -> KaggleTrainer:                 # ready for `train_with_cv` and `create_submission`
     "A trainer for a whole competition. Raises `ConfigError`, `DataError`, `WeightsError` or a `KaggleError`."
     resolved = locate_files(as_kaggle_config(load_config(config, **overrides)))
-    refuse_tracking(resolved)
+    display = DashboardCallback()   # one board for all folds
+    trackers = [c for c in declared_callbacks(resolved, display) if isinstance(c, MLflowCallback)]
+    shared = _merge(trackers, callbacks)    # one of them hears the whole and its folds
     data = declared_data(model, all_rows(resolved))
     if model is None: model = declared_model(resolved, data)
 
-    display = DashboardCallback()   # one board for all folds
-
     def listeners(settings: BaseTrainerConfig) -> list[CallbackProtocol]:
-        return _merge(declared_callbacks(settings, display), callbacks)
+        return _merge(declared_callbacks(settings, display), shared)
     return KaggleTrainer(model, resolved, callbacks=listeners(resolved), data=data, fold_callbacks=listeners)
 
 

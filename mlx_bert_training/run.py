@@ -23,6 +23,7 @@ from .data.baselines import baseline_scores
 from .data.labels import LabelMap
 from .data.prepare import PreparedData, prepare
 from .factory import create_kaggle_trainer, create_trainer
+from .integrations.mlflow import MLflowCallback
 from .kaggle.results import CVResult
 from .kaggle.submit import SubmissionFile
 from .kaggle.targets import TargetTransform
@@ -75,6 +76,10 @@ def run_training(
     save_for_prediction(trainer.model, trainer.data, folder / "model")
     test = trainer.data.test
     predictions = trainer.predict().save(folder / "predictions.csv") if test is not None else None
+    tracker = trainer.callbacks.find(MLflowCallback)
+    if tracker is not None and tracker.config.log_artifacts:
+        tracker.log_files(folder / "result.json", folder / "predictions.csv")
+        tracker.close()
     return TrainingRun(trainer, result, compare_with_baselines(trainer, result), folder / "model", predictions)
 
 

@@ -152,15 +152,16 @@ class TrainingSection(Section):
 @dataclass
 class MLflowConfig(Section):
     "What MLflow is told."
-    tracking_uri: str | None = option(None, "server or store; null: what MLFLOW_TRACKING_URI says, or ./mlruns")
+    tracking_uri: str | None = option(None, "server or store; null: MLFLOW_TRACKING_URI, or output_dir/mlflow.db")
     experiment_name: str | None = option(None, "experiment; null: environment.experiment_name")
-    run_name: str | None = option(None, "run; null: environment.run_name")
-    log_models: bool = option(True, "log the best model at the end")
+    run_name: str | None = option(None, "run; null: the name of its folder")
+    log_models: bool = option(True, "log the model at the end, with all it needs to predict from raw rows")
     log_checkpoints: bool = option(False, "log every checkpoint")
     log_metrics_every_n_steps: int | None = option(None, "updates between metrics; null: training.logging_steps", ge=1)
     log_system_metrics: bool = option(True, "log processor and memory use")
     register_model: bool = option(False, "enter the model into the registry under model_name")
     model_name: str | None = option(None, "name in the registry; null: none")
+    model_alias: str | None = option("champion", "what the newest version is called in the registry; null: nothing")
     tags: dict[str, str] = option(dict, "tags of the run")
     params: dict[str, Any] = option(dict, "parameters logged beside the configuration")
     log_artifacts: bool = option(True, "log configuration, predictions and curves")
