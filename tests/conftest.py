@@ -1,0 +1,20 @@
+"""What several test modules share."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory):
+    "An empty database of MLflow, made by two processes at the same time; to be copied, for making one takes seconds."
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    script = ("from mlx_bert_training.integrations.mlflow_store import *\nimport_mlflow()\n"
+              f"print(len(open_client('sqlite:///{path}').search_experiments()))")
+    both = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, out.strip()) == (0, "1"), err
+    return path
