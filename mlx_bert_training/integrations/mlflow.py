@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import mlx.core as mx
+
 from ..callbacks.base import Callback
 from ..core.config import BaseTrainerConfig, MLflowConfig
 from ..core.control import RunStopped
@@ -107,6 +109,7 @@ class LateReader:
         "Note where the meter stands, if a point is due."
         if state.step % self.every: return
         meter = trainer.meter
+        mx.async_eval(meter.total, meter.weight, meter.norm)    # before the next update, not behind it
         self._noted = state.step, meter.total, meter.weight, meter.norm, {
             "learning_rate": state.learning_rate, "epoch": trainer.epochs_done(),
             "tokens_per_second": state.tokens / state.seconds if state.seconds else 0.0}
@@ -211,7 +214,7 @@ class MLflowCallback(Callback):
         with in_nobodys_way("the run"):
             whole = self.cv if self._in_cv else None
             to = whole.to if whole else self._destination(trainer.config, folder)
-            place = str(folder.relative_to(to.folder)) if whole else "."
+            place = str(folder.resolve().relative_to(to.folder)) if whole else "."
             self.run = RunLog(to, key, whole.key if whole else None)
             self.run.seen = to.known_points(key, state.step) if key else {}
             self.run.begin(place.removeprefix("folds/") if whole else self.config.run_name or folder.name, place,
@@ -317,7 +320,7 @@ class MLflowCallback(Callback):
 
     def _destination(self, config: BaseTrainerConfig, folder: Path) -> Destination:
         uri = tracking_uri(self.config.tracking_uri, config.environment.output_dir)
-        return Destination(folder, uri, self.config.experiment_name or config.environment.experiment_name)
+        return Destination(folder.resolve(), uri, self.config.experiment_name or config.environment.experiment_name)
 
     def _log_rows(self, state: TrainerState) -> None:
         rows, self._rows = state.history[self._rows:], len(state.history)

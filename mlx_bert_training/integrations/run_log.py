@@ -29,25 +29,25 @@ log = logging.getLogger(__name__)
 __all__ = ['log', 'Destination', 'RunLog', 'SystemSampler']
 
 # %% ../../nbs/integrations/05_run_log.ipynb #f66343a4
-_OUTBOXES: dict[Path, Outbox] = {}      # open ones of this process, by the folder of the spool
+_OUTBOXES: dict[Path, Outbox] = {}      # open ones of this process, by the folder of the run
 
 
 @dataclass(frozen=True)
 class Destination:
     "A folder of a run, and the experiment of a store that hears of it."
-    folder: Path        # of the run
+    folder: Path        # of the run, an absolute path
     uri: str            # of the store
     experiment: str
 
     def outbox(self) -> Outbox:
         "The open outbox of the folder, or a new one."
-        place = (self.folder / SPOOL).resolve()
-        if (known := _OUTBOXES.get(place)) is None or not known.is_open: _OUTBOXES[place] = self._open(place)
-        return _OUTBOXES[place]
+        known = _OUTBOXES.get(self.folder)
+        if known is None or not known.is_open: known = _OUTBOXES[self.folder] = self._open(self.folder / SPOOL)
+        return known
 
     def close(self) -> bool:
         "Wait until all is sent, not for ever; returns whether it is."
-        outbox = _OUTBOXES.get((self.folder / SPOOL).resolve())
+        outbox = _OUTBOXES.get(self.folder)
         return outbox is None or not outbox.is_open or outbox.close()
 
     def _open(self, place: Path) -> Outbox:
@@ -123,7 +123,7 @@ class RunLog:
         self._add("file", path=str(copy), to=to, once=True)
 
     def _stage(self) -> Path:
-        folder = self.to.folder.resolve() / SPOOL / "files" / uuid.uuid4().hex[:8]
+        folder = self.to.folder / SPOOL / "files" / uuid.uuid4().hex[:8]
         folder.mkdir(parents=True)
         return folder
 
