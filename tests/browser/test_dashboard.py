@@ -1,6 +1,8 @@
 """A run that is watched and steered from a notebook, as a person would: in JupyterLab, with the mouse and the keyboard.
 
-`MLX_BERT_SCREENSHOTS=nbs/images pytest tests/browser -k picture` makes the pictures of the README again.
+The picture of the dashboard in the documentation is made here:
+
+    MLX_BERT_PICTURES=nbs/images python -m pytest tests/browser/test_dashboard.py -k picture
 """
 from __future__ import annotations
 
@@ -154,7 +156,7 @@ def test_a_cross_validation_has_one_board_and_leaves_a_picture(open_notebook):
     assert notebook.output(1).locator("img").count() == 1 and "auc" in notebook.text(1)
 
 
-def test_pictures_in_both_themes(open_notebook):
+def test_pictures_in_both_themes(open_notebook, pictures):
     "For the README, and to be looked at."
     cell = START.replace("declare()", "declare(num_epochs=10)").removesuffix("; run")
     notebook = begin(open_notebook, "picture", cell)
@@ -169,7 +171,8 @@ def test_pictures_in_both_themes(open_notebook):
     notebook.until("trainer.state.step > 150", timeout=120)
     notebook.click("Pause")
     until(lambda: "paused" in notebook.text(1), "the pause to show")
-    live = notebook.screenshot("dashboard", notebook.output(1))
+    live = pictures / "dashboard.png"
+    notebook.output(1).screenshot(path=live)
     notebook.theme(DARK)
     notebook.screenshot("dashboard-dark", notebook.output(1))
     notebook.click("Stop, keep best")
