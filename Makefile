@@ -10,7 +10,7 @@ quickstart: $(BIN)/.installed   ## install, fetch the pretrained weights, fine-t
 	$(BIN)/mlx-bert info
 	$(BIN)/mlx-bert fetch
 	$(BIN)/mlx-bert train configs/competitions/german_credit.yaml
-	$(BIN)/mlx-bert run configs/competitions/german_credit.yaml
+	$(BIN)/mlx-bert run configs/competitions/german_credit.yaml training.num_epochs=2
 
 test: $(BIN)/.installed-dev     ## lint, types, notebooks, package: everything that CI runs
 	$(BIN)/mlx-bert fetch

@@ -80,7 +80,8 @@ def predict(args: argparse.Namespace) -> None:
 def bundle(args: argparse.Namespace) -> None:
     "Write what a competition without internet needs: models, tokenizer, wheels and an inference notebook."
     from mlx_bert_training.kaggle.bundle import bundle
-    print(bundle(args.run, args.output, wheels=not args.no_wheels, sample=args.sample, dataset=args.dataset))
+    print(bundle(args.run, args.output, model_alone=args.model_alone, wheels=not args.no_wheels, sample=args.sample,
+                 dataset=args.dataset))
 
 
 def info(args: argparse.Namespace) -> None:
@@ -157,6 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--output", default="bundle", help="the folder to write (default: %(default)s)")
     sub.add_argument("--sample", help="the competition's sample submission, if it is not where the run found it")
     sub.add_argument("--dataset", metavar="USER/NAME", help="the Kaggle dataset that it will be")
+    sub.add_argument("--model-alone", action="store_true", help="leave the partners of an ensemble out")
     sub.add_argument("--no-wheels", action="store_true", help="leave MLX out: torch predicts, nothing is downloaded")
     command(info)
     command(fetch).add_argument("name", nargs="?", default="all-MiniLM-L6-v2", help="default: %(default)s")

@@ -2,11 +2,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from mlx_bert_training.core.config import BaseTrainerConfig, DataConfig, ModelConfig
 from mlx_bert_training.core.errors import DataError, UnknownNameError
 from mlx_bert_training.core.metrics import default_metrics
-from mlx_bert_training.data.baselines import baseline_scores, linear_logits, majority_logits
+from mlx_bert_training.data.baselines import LinearFit, baseline_scores, majority_logits
 from mlx_bert_training.data.prepare import prepare
 
 
@@ -90,8 +91,8 @@ def test_baselines_judge_the_same_rows_as_the_model(prepared):
 
 
 def test_class_without_training_rows_is_next_to_impossible():
-    logits = linear_logits(np.arange(4.0)[:, None], np.array([0, 0, 2, 2]), "multiclass_classification", 3,
-                           np.array([[0.0], [3.0]]))
+    fit = LinearFit.fit(np.arange(4.0)[:, None], np.array([0, 0, 2, 2]), "multiclass_classification", 3)
+    logits = fit.logits(np.array([[0.0], [3.0]]))
     assert logits.argmax(axis=1).tolist() == [0, 2] and (logits[:, 1] < -10).all()
     assert majority_logits(np.array([0, 0, 2]), "multiclass_classification", 3, 2).argmax(axis=1).tolist() == [0, 0]
 
@@ -101,3 +102,19 @@ def test_errors(prepared):
     with pytest.raises(UnknownNameError, match="auc"): baseline_scores(data, ["aucc"])
     data.validation = None
     with pytest.raises(DataError, match="training and a validation part"): baseline_scores(data)
+
+
+@pytest.mark.parametrize(("head", "classes"), [("binary_classification", 2), ("multiclass_classification", 4)])
+def test_two_arrays_say_what_scikit_learn_says(head, classes):
+    features, labels = RNG.normal(size=(N, 3)), RNG.integers(0, classes, N)
+    expected = LogisticRegression(max_iter=2000).fit(features, labels).predict_proba(features)
+    assert np.allclose(np.exp(LinearFit.fit(features, labels, head, classes).logits(features)), expected, atol=1e-6)
+
+
+def test_labels_that_are_all_the_same_are_sure():
+    features = RNG.normal(size=(N, 2))
+    same = LinearFit.fit(features, np.zeros(N, int), "binary_classification", 2).logits(features)
+    assert np.allclose(np.exp(same), [1, 0], atol=1e-5)
+    labels = np.stack([np.zeros(N, int), np.ones(N, int), RNG.integers(0, 2, N)], axis=1)
+    many = LinearFit.fit(features, labels, "multilabel_classification", 3).logits(features)
+    assert (many[:, 0] < -10).all() and (many[:, 1] > 10).all() and (np.abs(many[:, 2]) < 10).all()

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlx_bert_training.cli import main
 from mlx_bert_training.core.errors import DataError
 from mlx_bert_training.data.frames import read_frame
 from mlx_bert_training.data.templates import RowTemplate
@@ -21,7 +22,9 @@ from mlx_bert_training.data.tokenization import tiny_tokenizer
 from mlx_bert_training.factory import create_kaggle_trainer
 from mlx_bert_training.kaggle import bundle_inference as inference
 from mlx_bert_training.kaggle.bundle import BundleError, bundle, default_wheels, download_wheels
+from mlx_bert_training.kaggle.oof import load_oof
 from mlx_bert_training.kaggle.submission import SubmissionError
+from mlx_bert_training.kaggle.thresholds import search_threshold
 from mlx_bert_training.run import run_training
 
 ROOT = Path(__file__).parent.parent
@@ -41,9 +44,10 @@ def rows(n: int, seed: int) -> pd.DataFrame:
         "fare": rng.random(n) * 100, "other": rng.choice(WORDS, n)})
 
 
-def targets(head: str, frame: pd.DataFrame) -> pd.DataFrame:
+def targets(head: str, frame: pd.DataFrame, answers: str = "") -> pd.DataFrame:
     "Answers that follow from the word, so that the smallest model does not say the same of all rows."
     number = frame["word"].map(WORDS.index)
+    if answers == "ratings": return pd.DataFrame({"y": 1 + number // 2})
     if head == "regression": return pd.DataFrame({"y": number * 100.5 + frame["fare"].round(2)})
     if head == "multilabel": return pd.DataFrame({"a": number % 2, "b": number // 2 % 2, "c": number // 4 % 2})
     names = ["no", "yes"] if head == "binary" else ["low", "mid", "top"]
@@ -51,12 +55,12 @@ def targets(head: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def make_run(home: Path, head: str, sample: pd.DataFrame | None, *, pooling: str = "mean", text: dict | None = None,
-             epochs: int = 5, **kaggle) -> tuple[Path, Path]:
+             epochs: int = 5, answers: str = "", **kaggle) -> tuple[Path, Path]:
     "A finished competition of 80 rows: the run's folder and its submission."
     home.mkdir(parents=True, exist_ok=True)
     train, test = rows(80, 1), rows(21, 2)
-    answers = targets(head, train)
-    train.join(answers).to_csv(home / "train.csv", index=False)
+    answered = targets(head, train, answers)
+    train.join(answered).to_csv(home / "train.csv", index=False)
     test.to_csv(home / "test.csv", index=False)
     if sample is not None:
         shown = test[["id"]].join(pd.concat([sample] * 21, ignore_index=True))
@@ -65,8 +69,8 @@ def make_run(home: Path, head: str, sample: pd.DataFrame | None, *, pooling: str
     trainer = create_kaggle_trainer(config={
         "model": {"config": SMALL, "head_type": head, "pooling": pooling},
         "data": {"train_path": str(home / "train.csv"), "test_path": str(home / "test.csv"), "id_column": "id",
-                 "target_column": list(answers) if len(answers.columns) > 1 else "y", "max_length": 24, "batch_size": 8,
-                 "num_workers": 0, **text},
+                 "target_column": list(answered) if len(answered.columns) > 1 else "y", "max_length": 24,
+                 "batch_size": 8, "num_workers": 0, **text},
         "optimizer": {"learning_rate": 0.02}, "training": {"num_epochs": epochs, "save_strategy": "no"},
         "environment": {"output_dir": str(home / "runs"), "run_name": "tiny", "compile": False, "device": "cpu"},
         "kaggle": {"cv_folds": 2, "submission_dir": str(home / "sent"), "allow_leak": "random answers", **kaggle}})
@@ -92,6 +96,29 @@ CASES = {
     "multilabel decisions": ("multilabel", pd.DataFrame({"a": [0], "b": [0], "c": [1]}),
                              {"competition_metric": "macro_f1", "threshold_search": True, "epochs": 15}),
     "regression of a logarithm": ("regression", pd.DataFrame({"y": [1.5]}), {"competition_metric": "rmsle"}),
+    "ratings learnt as values": ("regression", pd.DataFrame({"y": [3]}),
+                                 {"competition_metric": "qwk", "competition_type": "ordinal_regression",
+                                  "threshold_search": True, "answers": "ratings"}),
+    "a linear partner": ("binary", pd.DataFrame({"y": [0.5]}),
+                         {"competition_metric": "log_loss", "enable_ensemble": True, "ensemble_keep": "always",
+                          "ensemble_weights": [2, 1], "cv_repeats": 2}),
+    "a linear partner and a threshold": ("binary", pd.DataFrame({"y": ["yes"]}),
+                                         {"competition_metric": "f1", "threshold_search": True, "enable_ensemble": True,
+                                          "ensemble_keep": "always"}),
+    "several classes with a partner": ("multiclass", pd.DataFrame({"y_top": [0.4], "y_low": [0.3], "y_mid": [0.3]}),
+                                       {"competition_metric": "log_loss", "enable_ensemble": True,
+                                        "ensemble_method": "blending", "ensemble_keep": "always"}),
+    "several labels with a partner": ("multilabel", pd.DataFrame({"c": [0.5], "a": [0.5], "b": [0.5]}),
+                                      {"competition_metric": "log_loss", "enable_ensemble": True,
+                                       "ensemble_keep": "always"}),
+    "logarithms with a partner": ("regression", pd.DataFrame({"y": [1.5]}),
+                                  {"competition_metric": "rmsle", "enable_ensemble": True, "ensemble_keep": "always"}),
+    "a partner that reads pairs": ("binary", pd.DataFrame({"y": [0.5]}),
+                                   {"competition_metric": "auc", "enable_ensemble": True, "ensemble_keep": "always",
+                                    "text": {"text_column": "word", "text_pair_column": "other"}}),
+    "the partner alone": ("regression", pd.DataFrame({"y": [1.5]}),
+                          {"competition_metric": "rmse", "enable_ensemble": True, "epochs": 1,
+                           "text": {"template": "{word} {fare}"}}),
     "pairs of texts": ("binary", pd.DataFrame({"y": [0.5]}),
                        {"competition_metric": "auc", "text": {"text_column": "word", "text_pair_column": "other"}}),
 }
@@ -347,20 +374,63 @@ def test_the_wheel_can_be_installed_and_used_elsewhere(bundles, tmp_path):
     assert f"wheels/{wheel.name}" in sums and "model.safetensors" in sums
 
 
-def test_what_the_bundle_cannot_do_as_the_run_did_is_said(tmp_path):
-    run, _ = make_run(tmp_path, "binary", None, competition_metric="f1", threshold_search=True, enable_ensemble=True,
-                      ensemble_members=["linear"])
+@pytest.mark.parametrize(("case", "ensemble", "kinds"), [
+    ("several classes with a partner", "blending", {"number", "category"}),
+    ("a partner that reads pairs", "voting", {"words"}),
+])
+def test_a_linear_partner_predicts_what_scikit_learn_predicts(bundles, case, ensemble, kinds):
+    "The JSON of each fold against the member of the run."
+    made, test, _ = bundles(case)
+    assert made.facts["linear"] == ["partners/linear-0.json.gz", "partners/linear-1.json.gz"]
+    run = test.parent / "runs" / "tiny"
+    shares, frame = made.facts["weights"], inference.read_table(test)
+    own, both = (load_oof(run / "oof" / f"{name}.npz").test_predictions for name in ("tiny", ensemble))
+    expected = (both - shares["models"] * own) / shares["linear"]
+    assert np.allclose(inference.linear_values(made.folder, made.facts, frame), expected, atol=1e-9)
+    part = json.loads(gzip.decompress((made.folder / "partners" / "linear-0.json.gz").read_bytes()))
+    assert {step["kind"] for step in part["steps"]} == kinds
+
+
+def test_the_partner_alone_needs_no_encoder(bundles):
+    made, _, _ = bundles("the partner alone")
+    assert made.facts["models"] == [] and made.facts["weights"] == {"models": 0.0, "linear": 1.0}
+    assert not (made.folder / "models").exists() and "0 models and 2 linear partners" in repr(made)
+
+
+def test_a_model_without_its_partners_is_asked_for_and_said(tmp_path):
+    run, submission = make_run(tmp_path, "binary", None, competition_metric="f1", threshold_search=True,
+                               enable_ensemble=True, ensemble_keep="always")
     cv = json.loads((run / "cv.json").read_text())
     assert cv["threshold"] is not None and cv["weights"] and cv["tta"] == "none" and cv["pseudo_labels"] is False
-    made = bundle(run, tmp_path / "bundle", wheels=False)
-    assert any("ensemble" in note for note in made.notes) and "ensemble" in notebook_text(made.folder)
-    from mlx_bert_training.kaggle.oof import load_oof
-    from mlx_bert_training.kaggle.thresholds import search_threshold
+    whole = bundle(run, tmp_path / "whole", wheels=False)
+    assert not any("alone" in note or "threshold" in note for note in whole.notes)
+    assert whole.facts["submission"]["threshold"] == cv["threshold"]
+    made = bundle(run, tmp_path / "bundle", model_alone=True, wheels=False)
+    assert any("alone" in note for note in made.notes) and "alone" in notebook_text(made.folder)
+    assert made.facts["linear"] == [] and "score" not in made.facts     # which is that of the ensemble
     refitted = search_threshold(load_oof(run / "oof" / "tiny.npz"), "f1").value
     assert made.facts["submission"]["threshold"] == refitted
-    (run / "cv.json").write_text(json.dumps({**cv, "weights": None, "tta": "word_dropout"}))
+    assert main(["bundle", str(run), "-o", str(tmp_path / "bundle"), "--no-wheels", "--model-alone"]) == 0
+    (run / "cv.json").write_text(json.dumps({**cv, "tta": "word_dropout"}))
     notes = bundle(run, tmp_path / "bundle", wheels=False).notes
     assert any("word_dropout" in note for note in notes) and any("threshold" in note for note in notes)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"ensemble": "stacking", "weights": None}, "stacking of tiny and linear, and only a weighted mean"),
+    ({"members": ["tiny", "other"], "weights": {"tiny": 0.5, "other": 0.5}}, "'other' was made by another run"),
+    ({"ensemble": None}, "submits an ensemble of tiny and linear, and only a weighted mean"),
+    ({"alone": "other"}, "submits other alone, and 'other' was made by another run"),
+    ({}, "linear models were not kept"),
+])
+def test_an_ensemble_that_cannot_be_repeated_is_refused(bundles, tmp_path, change, message):
+    run = tmp_path / "tiny"
+    shutil.copytree(bundles("a linear partner")[1].parent / "runs" / "tiny", run)
+    (run / "cv.json").write_text(json.dumps({**json.loads((run / "cv.json").read_text()), **change}))
+    if not change: shutil.rmtree(run / "partners")
+    with pytest.raises(BundleError, match=f"{message}.*--model-alone"): bundle(run, tmp_path / "bundle", wheels=False)
+    assert not (tmp_path / "bundle").exists()
+    assert "alone" in bundle(run, tmp_path / "bundle", model_alone=True, wheels=False).notes[0]
 
 
 def notebook_text(folder: Path) -> str:

@@ -250,6 +250,7 @@ def test_what_does_not_go_together(sections, key):
 @pytest.mark.parametrize("kaggle, key", [
     ({"auto_submit": True}, "kaggle.auto_submit"),
     ({"ensemble_weights": [1, 2]}, "kaggle.ensemble_weights"),
+    ({"ensemble_keep": "always"}, "kaggle.ensemble_keep"),
     ({"ensemble_weights": [0, 0], "enable_ensemble": True}, "kaggle.ensemble_weights"),
 ])
 def test_what_does_not_go_together_in_a_competition(kaggle, key):

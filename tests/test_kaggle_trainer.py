@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -19,16 +22,18 @@ from mlx.optimizers import SGD
 from mlx_bert_training import Callback, KaggleTrainer, create_kaggle_trainer, predict_file, run_training
 from mlx_bert_training.cli import main
 from mlx_bert_training.core.errors import DataError, MLXBertError
-from mlx_bert_training.core.metrics import compute_metrics
+from mlx_bert_training.core.metrics import MetricError, compute_metrics
 from mlx_bert_training.core.problems import ConfigError
 from mlx_bert_training.core.resume import model_weights
 from mlx_bert_training.core.step import TrainingStep
 from mlx_bert_training.kaggle.cv import array_digest
-from mlx_bert_training.kaggle.ensemble import EnsembleError
+from mlx_bert_training.kaggle.ensemble import EnsembleError, create_ensemble
+from mlx_bert_training.kaggle.final import choose_member
 from mlx_bert_training.kaggle.leaks import LeakError
 from mlx_bert_training.kaggle.ledger import Ledger
 from mlx_bert_training.kaggle.oof import load_oof
 from mlx_bert_training.kaggle.submission import SubmissionError
+from mlx_bert_training.kaggle.thresholds import OrdinalCuts
 from mlx_bert_training.run import run_competition
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -94,7 +99,8 @@ class Spy(Callback):
 
 
 def test_from_files_to_a_valid_submission(files, capsys):
-    (files / "run.json").write_text(json.dumps(declaration(files, kaggle={"enable_ensemble": True})))
+    (files / "run.json").write_text(json.dumps(declaration(
+        files, kaggle={"enable_ensemble": True, "ensemble_keep": "always"})))
     assert main(["run", str(files / "run.json"), "training.num_epochs=3"]) == 0
     printed = capsys.readouterr().out
     assert "auc" in printed and "linear" in printed and "submission.csv: 30 rows, checked" in printed
@@ -110,6 +116,7 @@ def test_from_files_to_a_valid_submission(files, capsys):
     figures = json.loads((folder / "cv.json").read_text())
     assert figures["score"] == pytest.approx(load_oof(folder / "oof" / "voting.npz").score("auc").mean)
     assert len(figures["folds"]) == 3 and figures["standard_error"] > 0
+    assert f"auc {figures['score']:.4f} ± {figures['standard_error']:.4f}" in printed      # no figure but the run's
     assert main(["ledger", str(files / "submissions" / "ledger.jsonl")]) == 0
     assert "auc" in capsys.readouterr().out
 
@@ -321,6 +328,37 @@ def test_a_killed_run_goes_on_where_it_was_and_comes_to_the_same(files):
     assert np.array_equal(whole.train_with_cv().oof.predictions, resumed.oof.predictions)
 
 
+# ---- what is said on the way
+
+
+def test_every_fold_announces_itself_in_a_log_file(files):
+    "As `mlx-bert run ... > log 2>&1` shows it: what is to come, each fold with score and time, and what is left."
+    (files / "run.json").write_text(json.dumps(declaration(files)))
+    done = subprocess.run([sys.executable, "-m", "mlx_bert_training", "run", str(files / "run.json")], check=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("run: ")]
+    assert lines[0] == ("run: 3 folds; the first trains on 60 rows, 2 epochs, 8 updates, and judges auc on 30, "
+                        "30 test rows to predict")
+    clock = r"\d+:\d\d"
+    for number, line in enumerate(lines[1:3], 1):
+        assert re.fullmatch(rf"run: fold {number} of 3, auc [01]\.\d{{4}}, took {clock}, about {clock} left", line)
+    assert re.fullmatch(rf"run: fold 3 of 3, auc [01]\.\d{{4}}, took {clock}", lines[3])
+    again = subprocess.run([sys.executable, "-m", "mlx_bert_training", "run", str(files / "run.json")], check=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert again.stdout.count("was finished before") == 3
+
+
+def test_a_cell_hears_the_folds_without_any_setting_and_silence_can_be_had(files, capsys, caplog):
+    create_kaggle_trainer(config=declaration(files)).train_with_cv()
+    assert capsys.readouterr().out.count(" of 3, auc ") == 3
+    with caplog.at_level(logging.INFO, "mlx_bert_training"):
+        create_kaggle_trainer(config=declaration(files)).train_with_cv()
+    assert capsys.readouterr().out == "" and sum(" of 3, auc " in m for m in caplog.messages) == 3    # not twice
+    with caplog.at_level(logging.WARNING, "mlx_bert_training"):
+        create_kaggle_trainer(config=declaration(files)).train_with_cv()
+    assert capsys.readouterr().out == ""
+
+
 # ---- repeats, ensembles, thresholds
 
 
@@ -352,6 +390,49 @@ def test_the_linear_member_is_fitted_without_the_rows_it_predicts(tmp_path):
     config = declaration(tmp_path, training={"num_epochs": 1}, kaggle={"enable_ensemble": True})
     result = create_kaggle_trainer(config=config).train_with_cv()
     assert 0.3 < result.ensemble.members[1].pooled < 0.7
+
+
+def member_against(files, keep: str, **sections):
+    "A model that learns nothing beside a linear one that knows nearly all."
+    config = declaration(files, optimizer={"learning_rate": 1e-6}, kaggle={
+        "enable_ensemble": True, "ensemble_weights": [9, 1], "ensemble_keep": keep, "competition_metric": "log_loss",
+        "save_fold_models": True}, **sections)
+    trainer = create_kaggle_trainer(config=config, run_name=keep)
+    return trainer, trainer.train_with_cv()
+
+
+def test_a_member_that_is_clearly_better_is_submitted_instead_of_the_ensemble(files):
+    trainer, result = member_against(files, "auto")
+    together, linear = result.together, result.together.members[1]
+    assert together.alone is linear and set(together.choice.by_fold.values()) == {"linear"}
+    assert result.mean == pytest.approx(linear.score("log_loss").mean) and result.mean < result.ensemble.score.mean
+    table = pd.read_csv(trainer.create_submission())
+    assert np.allclose(table.target, linear.test_predictions[:, 1])
+    assert "submitted: linear alone because it is better than voting" in str(result)
+    entry = trainer.create_submission().entry
+    assert "linear alone" in entry.message and entry.cv_mean == result.mean
+    assert {path.stem for path in (result.output_dir / "oof").iterdir()} == {"auto", "voting", "linear, chosen"}
+
+
+def test_an_ensemble_that_was_demanded_is_submitted_with_a_word_of_caution(files):
+    trainer, result = member_against(files, "always")
+    assert result.together.alone is None and result.oof is result.ensemble.oof
+    caution = "voting of always and linear although linear alone is better by"
+    assert f"submitted: {caution}" in str(result) and "(ensemble_keep: always)" in str(result)
+    submission = trainer.create_submission()
+    assert caution in submission.entry.message
+    assert np.allclose(pd.read_csv(submission).target, result.ensemble.test_predictions[:, 1])
+
+
+def test_the_choice_between_ensemble_and_members_is_scored_on_folds_that_did_not_make_it(files):
+    "The labels of a fold may turn round: what the others chose for it stays, and so do its predictions."
+    _, result = member_against(files, "auto")
+    together, folds = result.together, result.own.folds
+    for k in range(3):
+        targets = np.where(folds == k, 1 - result.own.targets, result.own.targets)
+        turned = [replace(member, targets=targets) for member in together.members]
+        again = choose_member(turned, create_ensemble(turned, "voting", "log_loss", weights=[9, 1]))
+        assert again.by_fold[k] == together.choice.by_fold[k]
 
 
 def test_members_of_other_runs_must_have_the_same_folds(files):
@@ -409,6 +490,41 @@ def test_prices_are_learnt_as_logarithms_and_predicted_as_prices(tmp_path):
     assert np.allclose(again.values, part.test_predictions, rtol=1e-5)
     standard = create_kaggle_trainer(config=config, competition_metric="rmse", run_name="rmse").train_with_cv()
     assert standard.run.oof.score().mean < 0.6 * targets.std()
+
+
+def test_ratings_are_learnt_as_values_and_cut_where_it_is_best(tmp_path):
+    "A timid regression never says 1 or 5: the cuts are found out of fold, and the file has whole ratings."
+    def rating(rng, kinds, frame): return 1 + (kinds + (rng.random(len(kinds)) < 0.1)) % 10 // 2
+    write_files(tmp_path, n=150, target=rating)
+    config = declaration(tmp_path, model={"config": SMALL, "head_type": "regression", "pooling": "mean"},
+                         kaggle={"competition_type": "ordinal_regression", "competition_metric": "qwk",
+                                 "enable_ensemble": True, "threshold_search": True})
+    trainer = create_kaggle_trainer(config=config, num_epochs=4)
+    result = trainer.train_with_cv()
+    search = result.threshold
+    assert result.metric == "qwk" and isinstance(search.rule, OrdinalCuts) and len(search.rule.cuts) == 4
+    assert result.mean == search.score.mean > 0.3 and len(search.fold_rules) == 3
+    table = pd.read_csv(trainer.create_submission())
+    assert table.target.dtype == "int64" and table.target.between(1, 5).all()
+    assert table.target.tolist() == search.rule.apply(result.test_predictions).tolist()
+    # a search that gains nothing leaves the nearest rating, in the score as in the file
+    rounded = create_kaggle_trainer(config=config, num_epochs=4, threshold_search=False)
+    plain = rounded.train_with_cv()
+    assert plain.threshold is None and plain.mean == plain.oof.score("qwk").mean
+    nearest = np.clip(np.floor(plain.test_predictions + 0.5), 1, 5)
+    assert pd.read_csv(rounded.create_submission()).target.tolist() == nearest.tolist()
+
+
+def test_targets_that_are_no_ratings_are_noticed_before_anything_is_trained(tmp_path):
+    write_files(tmp_path, target=lambda rng, kinds, frame: kinds + 0.5 * (frame.index == 7))
+    spy = Spy()
+    config = declaration(tmp_path, model={"config": SMALL, "head_type": "regression"},
+                         kaggle={"competition_type": "ordinal_regression", "competition_metric": "qwk"})
+    with pytest.raises(DataError, match=r"row 7 \(id 107\) is \d\.5"):
+        create_kaggle_trainer(config=config, callbacks=[spy]).train_with_cv()
+    with pytest.raises(MetricError, match="qwk"):
+        create_kaggle_trainer(config=config, competition_type="regression").train_with_cv()
+    assert spy.begun == []
 
 
 def test_several_classes_and_several_labels(tmp_path):

@@ -299,6 +299,15 @@ def test_labels_that_help_are_kept_and_others_are_not():
     assert loss.keep and loss.gain.mean > 0
 
 
+def test_what_goes_on_is_of_the_round_that_the_other_folds_chose():
+    result = compare_pseudo_labels(*rounds(1.36), "auc")
+    mixed = result.nest(result.without, result.with_labels)
+    assert result.keep and set(result.choice.by_fold.values()) == {"with", "without"}
+    for fold, name in result.choice.by_fold.items():
+        rows, source = mixed.folds == fold, result.without if name == "without" else result.with_labels
+        assert np.array_equal(mixed.predictions[rows], source.predictions[rows])
+
+
 def test_the_comparison_shows_itself_and_checks_for_leaks():
     first, second = rounds(0.8)
     p = np.linspace(0.01, 0.99, 50)

@@ -13,14 +13,12 @@ from mlx_bert_training.core.declaration import load_config
 from mlx_bert_training.core.errors import UnknownNameError
 from mlx_bert_training.data.prepare import PreparedData, Texts, prepare
 from mlx_bert_training.data.tokenization import tiny_tokenizer
-from mlx_bert_training.kaggle.oof import CVScore
 from mlx_bert_training.kaggle.tta import (
     HEAD_SHARE,
     TTAError,
     TTAResult,
     Variant,
     average,
-    choose_by_folds,
     choose_tta,
     cut_texts,
     default_kinds,
@@ -276,14 +274,6 @@ def test_identical_variants_are_not_worth_anything():
     variants = [Variant(f"{k} {i}", k, None, np.zeros(300, bool)) for i, k in enumerate(["none", "template"])]  # type: ignore[arg-type]
     same = choose_tta(np.stack([values[0], values[0]]), variants, y, np.arange(300) % 5, "auc", "binary")
     assert same.chosen == "none" and same.gain.mean == 0
-
-
-def test_the_choice_of_a_fold_does_not_look_at_that_fold():
-    def scores(*values: float) -> CVScore: return CVScore("s", "accuracy", tuple(range(4)), (9,) * 4, values, 0.0)
-    best, by_fold = choose_by_folds([scores(.5, .5, .5, .5), scores(.4, .6, .6, .6), scores(.9, .4, .4, .4)])
-    assert by_fold == (1, 0, 0, 0)      # fold 0 is given option 1 by the others, though it is worse there
-    assert best == 0                    # 0.05 is not above its standard error
-    assert choose_by_folds([scores(.5, .5, .5, .5), scores(*[float("nan")] * 4)]) == (0, (0, 0, 0, 0))
 
 
 def test_luck_is_mostly_refused():

@@ -214,6 +214,8 @@ class KaggleConfig(Section):
     enable_ensemble: bool = option(False, "put the folds' predictions together")
     ensemble_method: str = option("voting", "how", choices=ENSEMBLE_METHODS)
     ensemble_members: list[str] = option(list, "beside the model: linear, or an oof/*.npz of a run; none: linear")
+    ensemble_keep: str = option("auto", "auto: a member alone if it is better out of fold by more than the error",
+                                choices=("auto", "always"))
     ensemble_weights: list[float] | None = option(None, "weight of each, the model first; null: equal, or found", ge=0)
     threshold_search: bool | str = option("auto", "find the threshold; auto: for f1, mcc, qwk", choices=("auto",))
     enable_pseudo_labeling: bool = option(False, "train again with confident predictions of the test rows")
@@ -333,6 +335,8 @@ def kaggle_rules(config: KaggleTrainerConfig) -> Iterator[tuple[str, str]]:
         yield "kaggle.ensemble_weights kaggle.ensemble_method", f"{kaggle.ensemble_method} finds its weights itself"
     if kaggle.ensemble_members and not kaggle.enable_ensemble:
         yield "kaggle.ensemble_members kaggle.enable_ensemble", "members, but enable_ensemble is false"
+    if kaggle.ensemble_keep != "auto" and not kaggle.enable_ensemble:
+        yield "kaggle.ensemble_keep kaggle.enable_ensemble", "keeps an ensemble, but enable_ensemble is false"
     yield from fold_rules(config)
 
 

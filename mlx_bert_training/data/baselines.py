@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from .prepare import PreparedData
 from .templates import RowTemplate
 
 # %% auto #0
-__all__ = ['FEW', 'linear_features', 'majority_logits', 'linear_logits', 'baseline_scores']
+__all__ = ['FEW', 'fit_features', 'majority_logits', 'LinearFit', 'baseline_scores']
 
 # %% ../../nbs/data/07_baselines.ipynb #f560a44d
 FEW = 50  # so many different values still make a list
@@ -43,10 +44,10 @@ def _table(prepared: PreparedData, part: str) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def linear_features(
+def fit_features(
     prepared: PreparedData,     # with a training and a validation part
-) -> tuple[Any, Any]:
-    "Feature matrices (N, F) of the training and the validation part; sparse where there are words."
+) -> tuple[ColumnTransformer, Any, Any]:
+    "What makes the features, and matrices (N, F) of the training and the validation part; sparse where words are."
     train, validation = _table(prepared, "train"), _table(prepared, "validation")
     steps: list[tuple[str, Any, Any]] = []
     for column in train.columns:
@@ -63,19 +64,10 @@ def linear_features(
             words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b|[^\w\s]")
             steps.append((column, words, column))
     transform = ColumnTransformer(steps)
-    return transform.fit_transform(train), transform.transform(validation)
+    return transform, transform.fit_transform(train), transform.transform(validation)
 
 # %% ../../nbs/data/07_baselines.ipynb #cb909a61
-_TINY = 1e-6
-
-
-def _fitted(features: Any, labels: np.ndarray, others: Any, classes: int) -> np.ndarray:
-    "Class probabilities (M, classes) of `others` from a logistic regression; a class without rows gets next to none."
-    probabilities = np.full((others.shape[0], classes), _TINY)
-    present = np.unique(labels).astype(int)
-    if len(present) == 1: probabilities[:, present[0]] = 1
-    else: probabilities[:, present] = LogisticRegression(max_iter=2000).fit(features, labels).predict_proba(others)
-    return np.clip(probabilities, _TINY, 1)
+_TINY = 1e-6    # probability of what never happened
 
 
 def majority_logits(
@@ -92,19 +84,43 @@ def majority_logits(
     else: row = np.log(np.maximum(np.bincount(labels, minlength=num_labels) / len(labels), _TINY))
     return np.tile(row, (count, 1)).astype(np.float64)
 
-
-def linear_logits(
-    features: Any,          # (N, F) of the training part
-    labels: np.ndarray,     # (N,) or (N, C) of the training part
-    head_type: str,         # how to read them
-    num_labels: int,        # C
-    others: Any,            # (M, F) of the rows to predict
-) -> np.ndarray:            # (M, C)
+# %% ../../nbs/data/07_baselines.ipynb #b9587633
+@dataclass(frozen=True)
+class LinearFit:
     "A logistic regression, one for each label if there are several, or a ridge regression."
-    if head_type == "regression": return Ridge().fit(features, labels).predict(others).reshape(-1, 1)
-    if labels.ndim == 1: return np.log(_fitted(features, labels, others, num_labels))
-    columns = [np.log(_fitted(features, labels[:, c], others, 2)) for c in range(num_labels)]
-    return np.stack([p[:, 1] - p[:, 0] for p in columns], axis=1)
+    head_type: str          # how to read the labels
+    weights: np.ndarray     # (F, C)
+    bias: np.ndarray        # (C,), -inf for a class without training rows
+
+    @classmethod
+    def fit(cls, features: Any, labels: np.ndarray, head_type: str, num_labels: int) -> LinearFit:
+        "From features (N, F) and labels (N,) or (N, C)."
+        if head_type == "regression":
+            ridge = Ridge().fit(features, labels)
+            return cls(head_type, ridge.coef_.reshape(-1, 1), np.atleast_1d(ridge.intercept_))
+        if labels.ndim == 1: return cls(head_type, *_fit_classes(features, labels.astype(int), num_labels))
+        columns = [_fit_classes(features, labels[:, c].astype(int), 2) for c in range(num_labels)]
+        return cls(head_type, np.stack([w[:, 1] - w[:, 0] for w, _ in columns], axis=1),
+                   np.array([b[1] - b[0] for _, b in columns]))
+
+    def logits(self, features: Any) -> np.ndarray:
+        "(M, C) from features (M, F)."
+        z = np.asarray(features @ self.weights) + self.bias
+        if self.head_type == "regression": return z
+        if self.head_type == "multilabel_classification": return np.clip(z, np.log(_TINY), -np.log(_TINY))
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        return np.log(np.clip(p / p.sum(axis=1, keepdims=True), _TINY, 1))
+
+
+def _fit_classes(features: Any, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    "Weights (F, classes) and bias (classes,); of two classes the first has weights of zero."
+    weights, bias, present = np.zeros((features.shape[1], classes)), np.full(classes, -np.inf), np.unique(labels)
+    bias[present] = 0
+    if len(present) == 1: return weights, bias
+    model = LogisticRegression(max_iter=2000).fit(features, labels)
+    fitted = present[1:] if len(present) == 2 else present
+    weights[:, fitted], bias[fitted] = model.coef_.T, model.intercept_
+    return weights, bias
 
 # %% ../../nbs/data/07_baselines.ipynb #1d0700de
 def baseline_scores(
@@ -118,9 +134,9 @@ def baseline_scores(
     labels, judged = prepared.train.labels, prepared.validation.labels
     assert labels is not None and judged is not None  # `prepare` gives both parts their labels
     names = list(metrics) if metrics is not None else default_metrics(task)
-    train, validation = linear_features(prepared)
+    _, train, validation = fit_features(prepared)
     regression = task == "regression"
     logits = {"mean" if regression else "majority class": majority_logits(labels, task, classes, len(judged)),
               "ridge regression" if regression else "logistic regression":
-                  linear_logits(train, labels, task, classes, validation)}
+                  LinearFit.fit(train, labels, task, classes).logits(validation)}
     return pd.DataFrame({name: compute_metrics(names, task, values, judged) for name, values in logits.items()}).T

@@ -50,9 +50,9 @@ from ..models.create import POOLED_CODE
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'MODEL_FILES', 'PLATFORMS', 'BundleError', 'FinishedRun', 'read_run', 'describe_texts', 'choose_sample',
-           'describe_submission', 'describe', 'default_wheels', 'write_own_wheel', 'download_wheels',
-           'inference_notebook', 'Bundle', 'inference_code', 'check_target', 'bundle']
+__all__ = ['log', 'MODEL_FILES', 'WEIGHTED', 'ALONE', 'PLATFORMS', 'BundleError', 'FinishedRun', 'find_shares', 'read_run',
+           'describe_texts', 'choose_sample', 'describe_submission', 'describe', 'default_wheels', 'write_own_wheel',
+           'download_wheels', 'inference_notebook', 'Bundle', 'inference_code', 'check_target', 'bundle']
 
 # %% ../../nbs/kaggle/14_bundle.ipynb #741170b9
 class BundleError(MLXBertError, RuntimeError):
@@ -70,6 +70,9 @@ class FinishedRun:
     models: dict[str, Path]     # by the name they get in the bundle
     labels: LabelMap
     cv: dict[str, Any]          # what cv.json says; empty for a run with one split
+    shares: dict[str, float]    # how much of `models` and of `linear` is in what is predicted
+    linear: dict[str, Path] = field(default_factory=dict)   # the linear partner, likewise by name
+    partners_left: bool = False     # the run submits more than the model, and that was left behind
     notes: list[str] = field(default_factory=list)  # what the bundle does not do as the run did
 
     @property
@@ -98,8 +101,33 @@ def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:
     return {name.replace("-", "_"): parents[0] / name / "model" for name in names}
 
 # %% ../../nbs/kaggle/14_bundle.ipynb #b6b4714c
+WEIGHTED = ("voting", "blending", "hill_climbing")      # ensembles that are a weighted mean
+ALONE: dict[str, float] = {"models": 1.0, "linear": 0.0}
+
+
+def find_shares(
+    run: Path,              # the folder
+    cv: dict[str, Any],     # what cv.json says
+) -> dict[str, float]:      # of the model and of its linear partner
+    "What a submission is made of. Raises `BundleError` for a part that a bundle cannot have."
+    method, members, alone = cv.get("ensemble"), cv.get("members") or ["?"], cv.get("alone")
+    if method is None and not cv.get("weights"): return dict(ALONE)
+    method = method or "an ensemble"    # of a run whose cv.json does not say which
+    whole = f"{run}: the run submits {alone + ' alone' if alone else method + ' of ' + ' and '.join(members)}"
+    way = "; model_alone=True (--model-alone) bundles the model's folds without a partner"
+    if not alone and method not in WEIGHTED: raise BundleError(f"{whole}, and only a weighted mean can be bundled{way}")
+    shares = {alone: 1.0} if alone else {name: share for name, share in cv["weights"].items() if share}
+    strange = [name for name in shares if name not in (members[0], "linear")]
+    if strange: raise BundleError(f"{whole}, and {strange[0]!r} was made by another run{way}")
+    if "linear" in shares and not list((run / "partners").glob("linear-*.json.gz")):
+        raise BundleError(f"{whole}, and the linear models were not kept; run again under another run_name with "
+                          f"kaggle.save_fold_models: true{way}")
+    return {"models": float(shares.get(members[0], 0)), "linear": float(shares.get("linear", 0))}
+
+# %% ../../nbs/kaggle/14_bundle.ipynb #47ccdfbc
 def read_run(
     folder: str | Path,     # of a finished run, of `mlx-bert train` or `mlx-bert run`
+    model_alone: bool = False,      # leave the partners of an ensemble behind
 ) -> FinishedRun:
     "The models of a run and how they are used. Raises `BundleError` for a folder that is no finished run."
     run = Path(folder)
@@ -115,9 +143,15 @@ def read_run(
     first = next(iter(models.values()))
     if not (first / "labels.json").is_file():
         raise BundleError(f"{first}: no labels.json: the run was made from a loader, not from declared data")
-    found = FinishedRun(run, config, models, LabelMap.load(first), cv)
-    if cv.get("weights") is not None:
-        found.notes.append("the run's ensemble has other members; the bundle predicts with the model's folds alone")
+    shares = dict(ALONE) if model_alone else find_shares(run, cv)
+    found = FinishedRun(run, config, models, LabelMap.load(first), cv, shares)
+    if found.shares["linear"]:
+        found.linear = {path.name: path for path in sorted((run / "partners").glob("linear-*.json.gz"))}
+    found.partners_left = model_alone and bool(cv.get("ensemble") or cv.get("weights"))
+    if found.partners_left:
+        submitted = cv.get("alone") or cv.get("ensemble") or "an ensemble"
+        found.notes.append(f"the run submits {submitted}; the bundle predicts with the model's folds alone, and other "
+                           "values")
     if cv.get("tta", "none") != "none":
         found.notes.append(f"the run averaged varied texts ({cv['tta']}); the bundle predicts the plain texts")
     return found
@@ -167,16 +201,17 @@ def choose_sample(
     return name, found or (made if made.is_file() else _plain_sample(run))
 
 # %% ../../nbs/kaggle/14_bundle.ipynb #f805d1d4
-def _threshold(run: FinishedRun) -> tuple[Any, list[float] | None]:
+def _decisions(run: FinishedRun) -> dict[str, Any]:
     "The threshold of two classes or many labels, and the cut points of ratings."
-    value, head = run.cv.get("threshold"), run.labels.head_type
-    if value is not None and run.notes:     # it was found for predictions that the bundle does not make
+    value, low = run.cv.get("threshold"), run.cv.get("lowest_rating")
+    if value is not None and run.partners_left:     # it was found for predictions that the bundle does not make
         path = run.folder / "oof" / f"{run.folder.name}.npz"
-        if run.cv.get("weights") is None or not path.is_file():
-            run.notes.append("the threshold was found for the predictions of the run, not for those of the bundle")
-        else: value = np.asarray(search_threshold(load_oof(path), run.metric).value).tolist()
-    if value is None: return 0.5, None
-    return (0.5, value) if head == "multiclass_classification" else (value, None)
+        if path.is_file(): value = np.asarray(search_threshold(load_oof(path), run.metric).value).tolist()
+        else: run.notes.append("the threshold was found for the predictions of the run, not for those of the bundle")
+    elif value is not None and run.cv.get("tta", "none") != "none":
+        run.notes.append("the threshold was found for varied texts, and the bundle predicts the plain ones")
+    ratings = low is not None
+    return {"threshold": 0.5 if value is None or ratings else value, "cuts": value if ratings else None, "low": low}
 
 
 def describe_submission(
@@ -191,7 +226,6 @@ def describe_submission(
     if run.cv or run.config.kaggle.competition_metric is not None:  # a metric was named; else the sample decides alone
         style = submission_style(style, run.metric, head)
     kind, many = wanted.style(head, style), len(wanted.targets) > 1
-    threshold, cuts = _threshold(run)
     numbers = np.arange(max(1, len(classes)))
     values = np.zeros(1) if head == "regression" else np.eye(len(classes))      # one row a class, sure of it
     table = build_submission(Predictions(values, head, numbers, classes or None), shown, style=style, ids=numbers)
@@ -201,7 +235,7 @@ def describe_submission(
     elif kind in ("labels", "names") and classes: written = [_json_value(cell) for cell in cells.iloc[:, 0]]
     else: order = [1]
     return {"sample": name, "id_column": wanted.id_column, "columns": list(wanted.targets), "kind": kind,
-            "cells": written, "order": order, "threshold": threshold, "cuts": cuts}
+            "cells": written, "order": order, **_decisions(run)}
 
 
 def _json_value(value: Any) -> Any:
@@ -220,9 +254,11 @@ def describe(
         "name": run.folder.resolve().name, "competition": kaggle.competition_name, "test_file": Path(test).name,
         "encoding": data.encoding, "text": describe_texts(run), "max_length": data.max_length,
         "pad_id": Tokenizer.load(run.model).pad_id, "head_type": labels.head_type, "classes": list(labels.classes),
-        "id_column": data.id_column, "models": [f"models/{name}" for name in run.models],
+        "id_column": data.id_column, "models": [f"models/{name}" for name in run.models if run.shares["models"]],
+        "linear": [f"partners/{name}" for name in run.linear], "weights": run.shares,
+        "logarithms": run.metric == "rmsle" and min(run.shares.values()) > 0,
         "submission": describe_submission(run, sample), "metric": run.metric}
-    if run.cv: facts |= {"score": run.cv["score"], "standard_error": run.cv["standard_error"]}
+    if run.cv and not run.partners_left: facts |= {"score": run.cv["score"], "standard_error": run.cv["standard_error"]}
     return facts | {"notes": run.notes}
 
 # %% ../../nbs/kaggle/14_bundle.ipynb #d71c93cb
@@ -366,8 +402,9 @@ class Bundle:
         sizes = "\n".join(f"  {size / 2**20:8.2f} MB  {name}" for name, size in self.files().items())
         notes = [f"note: {note}" for note in self.notes]
         upload = [f"  kaggle datasets create -p {self.folder} -r zip", f"  kaggle kernels push -p {self.folder}"]
-        count = len(self.facts["models"])
-        return "\n".join([f"{self.folder}: {count} model{'s' * (count > 1)}", sizes, *notes, "Upload it:", *upload])
+        count, linear = len(self.facts["models"]), len(self.facts["linear"])
+        what = f"{count} model{'s' * (count != 1)}" + (f" and {linear} linear partners" if linear else "")
+        return "\n".join([f"{self.folder}: {what}", sizes, *notes, "Upload it:", *upload])
 
     def _repr_html_(self) -> str: return f"<pre>{escape(repr(self))}</pre>"
 
@@ -397,7 +434,10 @@ def inference_code() -> str:
 
 def _fill(building: Path, run: FinishedRun, facts: dict[str, Any]) -> None:
     "Models, tokenizer, labels, description and module."
+    if run.linear: (building / "partners").mkdir()
+    for name, path in run.linear.items(): shutil.copyfile(path, building / "partners" / name)
     for name, source in run.models.items():
+        if not run.shares["models"]: break      # the linear partner is submitted alone
         target = building / "models" / name
         target.mkdir(parents=True)
         for file in MODEL_FILES:
@@ -419,6 +459,7 @@ def bundle(
     run_folder: str | Path,             # of a finished run, of `mlx-bert train` or `mlx-bert run`
     folder: str | Path,                 # where to; an older bundle there is replaced
     *,
+    model_alone: bool = False,              # without the partners of an ensemble: other predictions than the run's
     wheels: bool | Sequence[str] = True,    # of this package and MLX; or of this package and these; or none
     sample: str | Path | None = None,       # the competition's sample file; None: the run's
     dataset: str | None = None,             # "user/name" of the dataset it will be
@@ -430,7 +471,7 @@ def bundle(
     check_target(target)
     if dataset is not None and not re.fullmatch(r"[\w-]+/[a-z0-9-]{6,50}", dataset):
         raise BundleError(f"dataset {dataset!r}: write user/name, the name of 6 to 50 small letters, digits, hyphens")
-    run = read_run(run_folder)
+    run = read_run(run_folder, model_alone)
     facts = describe(run, sample)
     for note in run.notes: log.warning("%s", note)
     try:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -23,8 +24,8 @@ import tokenizers
 
 # %% auto #0
 __all__ = ['Row', 'Batch', 'Forward', 'ENGINES', 'INPUT', 'InferenceError', 'read_table', 'render_texts', 'encode', 'make_batch',
-           'torch_forward', 'mlx_forward', 'choose_engine', 'to_values', 'predict_values', 'decide', 'to_submission',
-           'verify', 'find_test', 'predict']
+           'torch_forward', 'mlx_forward', 'choose_engine', 'to_values', 'model_values', 'linear_logits',
+           'linear_values', 'predict_values', 'decide', 'to_submission', 'verify', 'find_test', 'predict']
 
 # %% ../../nbs/kaggle/13a_inference.ipynb #350eb49c
 class InferenceError(RuntimeError):
@@ -218,14 +219,14 @@ def to_values(
     return e / e.sum(1, keepdims=True)
 
 
-def predict_values(
+def model_values(
     folder: Path,               # the bundle
     facts: Mapping[str, Any],   # its bundle.json
     frame: pd.DataFrame,        # the test rows
     engine: str = "auto",       # mlx, torch or auto
     batch_size: int = 64,       # rows at a time
 ) -> np.ndarray:                # (N, C) probabilities, or (N,) values
-    "The mean prediction of all models."
+    "The mean prediction of all encoders."
     texts = render_texts(frame, facts["text"])
     rows = encode(folder / "tokenizer.json", *texts, facts["max_length"])
     order = np.argsort([-len(ids) for ids, _ in rows], kind="stable")
@@ -238,6 +239,100 @@ def predict_values(
         known = json.loads(targets.read_text(encoding="utf-8")) if targets.is_file() else {}
         found.append(to_values(np.concatenate(logits)[np.argsort(order)], facts["head_type"], known))
     return np.mean(found, axis=0)
+
+# %% ../../nbs/kaggle/13a_inference.ipynb #60881f51
+_WORD = re.compile(r"(?u)\b\w+\b|[^\w\s]")
+
+
+def _as_words(values: pd.Series) -> list[str]:
+    "A column as text, as the linear models of training see it."
+    if pd.api.types.is_numeric_dtype(values): return [str(v) for v in values.astype(float).tolist()]
+    return values.astype(object).where(values.notna(), "missing").astype(str).tolist()
+
+
+def _number_features(values: pd.Series, step: Mapping[str, Any]) -> np.ndarray:
+    "(N, 1) or (N, 2)."
+    x = pd.to_numeric(values, errors="coerce").astype(float).to_numpy()
+    gone = ~np.isfinite(x)
+    columns = [np.where(gone, step["median"], x), *([gone] if step["missing"] else [])]
+    return (np.stack(columns, axis=1) - step["mean"]) / step["scale"]
+
+
+def _word_scores(texts: list[str], step: Mapping[str, Any], weights: np.ndarray) -> np.ndarray:
+    "(N, C) what the words of each text add."
+    place, idf = {term: i for i, term in enumerate(step["terms"])}, np.array(step["idf"])
+    scores = np.zeros((len(texts), weights.shape[1]))
+    for row, text in enumerate(texts):
+        words = _WORD.findall(text.lower())
+        found = [place[term] for term in (*words, *map(" ".join, pairwise(words))) if term in place]
+        if not found: continue
+        terms, counts = np.unique(found, return_counts=True)
+        values = (1 + np.log(counts)) * idf[terms]
+        scores[row] = values / np.sqrt(values @ values) @ weights[terms]
+    return scores
+
+
+def linear_logits(
+    part: Mapping[str, Any],    # a linear model of the bundle
+    head_type: str,             # the task
+    frame: pd.DataFrame,        # the columns that it reads
+) -> np.ndarray:                # (N, C)
+    "What a linear model says. Raises `InferenceError` for a missing column."
+    weights, start = np.array(part["weights"]), 0
+    z = np.tile(np.array(part["bias"], np.float64), (len(frame), 1))
+    for step in part["steps"]:
+        _column(frame, step["column"])
+        values = frame[step["column"]]
+        if step["kind"] == "words":
+            size = len(step["terms"])
+            z += _word_scores(_as_words(values), step, weights[start:start + size])
+        else:
+            if step["kind"] == "number": features = _number_features(values, step)
+            else: features = np.array(_as_words(values))[:, None] == np.array(step["values"])
+            size = features.shape[1]
+            z += features @ weights[start:start + size]
+        start += size
+    if head_type == "regression": return z
+    if head_type == "multilabel_classification": return np.clip(z, np.log(1e-6), -np.log(1e-6))
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    return np.log(np.clip(p / p.sum(axis=1, keepdims=True), 1e-6, 1))
+
+
+def linear_values(
+    folder: Path,               # the bundle
+    facts: Mapping[str, Any],   # its bundle.json
+    frame: pd.DataFrame,        # the test rows
+) -> np.ndarray:                # (N, C) probabilities, or (N,) values
+    "The mean prediction of all linear models."
+    table, found = frame, []
+    if "columns" in facts["text"]:      # the texts themselves
+        texts = render_texts(frame, facts["text"])
+        table = pd.DataFrame({name: words for name, words in zip(("first", "second"), texts, strict=True) if words})
+    for name in facts["linear"]:
+        part = json.loads(gzip.decompress((folder / name).read_bytes()))
+        found.append(to_values(linear_logits(part, facts["head_type"], table), facts["head_type"], part["targets"]))
+    return np.mean(found, axis=0)
+
+# %% ../../nbs/kaggle/13a_inference.ipynb #8eb58fd9
+def predict_values(
+    folder: Path,               # the bundle
+    facts: Mapping[str, Any],   # its bundle.json
+    frame: pd.DataFrame,        # the test rows
+    engine: str = "auto",       # mlx, torch or auto
+    batch_size: int = 64,       # rows at a time
+) -> np.ndarray:                # (N, C) probabilities, or (N,) values
+    "The predictions of the run: of its encoders, of their linear partner, or of both."
+    shares, parts = facts["weights"], []
+    if shares["models"]:
+        parts.append(shares["models"] * _scale(model_values(folder, facts, frame, engine, batch_size), facts))
+    if shares["linear"]: parts.append(shares["linear"] * _scale(linear_values(folder, facts, frame), facts))
+    total = np.sum(parts, axis=0)
+    return np.expm1(np.clip(total, 0, 80)) if facts["logarithms"] else total
+
+
+def _scale(values: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
+    "What is averaged: the values, or their logarithms."
+    return np.log1p(np.maximum(values, 0)) if facts["logarithms"] else values
 
 # %% ../../nbs/kaggle/13a_inference.ipynb #8f6b81a2
 def _chosen(values: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
@@ -256,7 +351,9 @@ def decide(
     "The target columns of the submission."
     rule, head_type = facts["submission"], facts["head_type"]
     columns, kind, cells, order = rule["columns"], rule["kind"], rule["cells"], rule["order"]
-    if head_type == "regression": return {columns[0]: np.rint(values).astype(int) if kind == "labels" else values}
+    if head_type == "regression":
+        if rule.get("cuts") is not None: values = rule["low"] + np.searchsorted(rule["cuts"], values, side="right")
+        return {columns[0]: np.rint(values).astype(int) if kind == "labels" else values}
     if head_type == "multilabel_classification":
         on = values >= np.asarray(rule["threshold"])
         if kind == "names": return {columns[0]: [" ".join(cells[i] for i in np.flatnonzero(row)) for row in on]}

@@ -31,6 +31,7 @@ from ..core.protocols import CallbackProtocol, DataLoader, Loss, Model
 from ..core.results import TrainResult
 from ..core.resume import model_weights, set_weights
 from ..core.yaml_io import write_text
+from .announce import FoldReport
 from .folds import Folds
 from .ledger import config_hash
 from .oof import OOF, average_repeats, load_oof
@@ -397,6 +398,7 @@ def run_folds(
 ) -> CVRun:
     "Run every fold that is not finished. The model is left with its initial weights. `RunStopped` if stopped by hand."
     runs: list[FoldRun] = []
+    report = FoldReport(plan, name)
     for i in range(len(plan.folds)):
         repeat, fold = divmod(i, plan.folds.n_folds)
         if plan.owner is not None and plan.owner.control.stop_wanted:
@@ -405,8 +407,7 @@ def run_folds(
         plan.tell("on_fold_begin", runs)
         run = run_fold(plan, folder / f"fold-{repeat}-{fold}", repeat, fold, make_loader)
         runs.append(run)
-        how = "was finished before" if run.skipped else f"{run.facts['total_seconds']:.0f} s"
-        log.info("fold %d of %d: %s %.4f (%s)", i + 1, len(plan.folds), plan.metric, run.facts["score"], how)
+        report.done(i + 1, run.facts["score"], run.facts["total_seconds"], run.skipped)
         plan.tell("on_fold_end", runs)
     set_weights(plan.model, plan.initial, "the initial weights")
     repeats = [[run for run in runs if run.repeat == r] for r in range(plan.folds.repeats)]

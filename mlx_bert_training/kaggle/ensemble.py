@@ -19,11 +19,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ..core.errors import MLXBertError, unknown_name
-from ..core.metrics import BINARY, MULTILABEL, REGRESSION, check_metrics, metric_direction
+from ..core.metrics import BINARY, MULTILABEL, REGRESSION, metric_direction
 from mlx_bert_training.kaggle.oof import (
     OOF,
     CVScore,
     Gain,
+    check_metric,
     compare,
     plot_scores,
     score_folds,
@@ -477,7 +478,7 @@ def create_ensemble(
     "Combine members, scored on rows that did not fit. Raises `EnsembleError` if they do not go together."
     check_members(members)
     first, names = members[0], [m.name for m in members]
-    metric = check_metrics([metric or first.score().metric], first.head_type)[0]
+    metric = check_metric(metric or first.score().metric, first.head_type)
     name, made = _make_method(method, options)
     if made.learns and len(first.fold_numbers) < 2:
         raise EnsembleError(f"{name} learns from the targets, and one fold leaves no other to learn from: use voting")

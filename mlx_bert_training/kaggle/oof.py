@@ -24,8 +24,10 @@ from ..core.errors import DataError, nearest
 from ..core.figures import new_figure
 from mlx_bert_training.core.metrics import (
     BINARY,
+    MULTICLASS,
     MULTILABEL,
     REGRESSION,
+    check_metrics,
     compute_metrics,
     default_metrics,
     get_metric,
@@ -35,9 +37,9 @@ from ..core.tasks import canonical_head_type
 from ..data.frames import read_frame, require_columns, where
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'score_predictions', 'CVScore', 'Gain', 'compare', 'score_folds', 'plot_scores',
-           'check_predictions', 'check_ids', 'check_targets', 'OOF', 'oof_frame', 'save_oof', 'load_oof',
-           'import_predictions', 'average_repeats']
+__all__ = ['FORMAT', 'VERSION', 'score_predictions', 'round_ratings', 'score_ratings', 'check_metric', 'CVScore', 'Gain',
+           'compare', 'score_folds', 'plot_scores', 'check_predictions', 'check_ids', 'check_targets', 'OOF',
+           'oof_frame', 'save_oof', 'load_oof', 'import_predictions', 'average_repeats']
 
 # %% ../../nbs/kaggle/04_oof.ipynb #d94c8154
 def score_predictions(
@@ -49,12 +51,42 @@ def score_predictions(
     "One metric of probabilities, or of values. The class chosen is the likeliest; a label counts above one half."
     head, name = canonical_head_type(head_type), get_metric(metric).name
     p = np.asarray(predictions, np.float64)
+    if head == REGRESSION and get_metric(name).needs == "labels":
+        return score_ratings(name, round_ratings(p, targets), targets)
     if head == REGRESSION: logits = p.reshape(-1, 1)
     elif head == MULTILABEL:
         p = np.clip(p, 1e-300, 1 - 1e-16)
         logits = np.log(p) - np.log1p(-p)
     else: logits = np.log(np.maximum(p, 1e-300))
     return compute_metrics([name], head, logits, targets)[name]
+
+# %% ../../nbs/kaggle/04_oof.ipynb #df8d5f74
+def round_ratings(
+    values: np.ndarray,     # (n,) predicted
+    targets: np.ndarray,    # (m,) ratings that occur
+) -> np.ndarray:            # (n,) int64
+    "The nearest ratings, none below the lowest or above the highest that occurs."
+    return np.clip(np.floor(np.asarray(values) + 0.5), np.min(targets), np.max(targets)).astype(np.int64)
+
+
+def score_ratings(
+    metric: str,            # of labels
+    ratings: np.ndarray,    # (n,) whole numbers
+    targets: np.ndarray,    # (n,) whole numbers
+) -> float:                 # nan where undefined
+    "A metric of labels for ratings, whatever number they begin with."
+    low, known = int(min(ratings.min(), targets.min())), np.asarray(targets).astype(np.int64)
+    logits = np.eye(int(max(ratings.max(), known.max())) - low + 1)[ratings - low]
+    return compute_metrics([metric], MULTICLASS, logits, known - low)[metric]
+
+
+def check_metric(
+    metric: str,        # a metric's name
+    head_type: str,     # the task
+) -> str:               # the bare name
+    "A metric that can judge predictions of a task, or ratings by a regression; else raises `MetricError`."
+    rated = canonical_head_type(head_type) == REGRESSION and get_metric(metric).needs == "labels"
+    return check_metrics([metric], MULTICLASS if rated else head_type)[0]
 
 # %% ../../nbs/kaggle/04_oof.ipynb #3b436cd1
 @dataclass(frozen=True)

@@ -5,23 +5,61 @@
 # %% ../../nbs/kaggle/09b_partners.ipynb #683e2fdd
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import OneHotEncoder
 
 from ..core.errors import DataError
 from ..core.metrics import probabilities
-from ..data.baselines import linear_features, linear_logits
+from ..data.baselines import LinearFit, fit_features
 from ..data.prepare import PreparedData, Texts
 from .folds import Folds
 from .oof import OOF, load_oof
 from .targets import TargetTransform
 
 # %% auto #0
-__all__ = ['linear_member', 'make_members']
+__all__ = ['describe_linear', 'save_linear', 'linear_member', 'make_members']
+
+# %% ../../nbs/kaggle/09b_partners.ipynb #9f52f235
+def _describe_step(column: str, step: Any) -> dict[str, Any]:
+    "What a fitted step of the features does to its column."
+    if isinstance(step, OneHotEncoder):
+        return {"column": column, "kind": "category", "values": step.categories_[0].tolist()}
+    if isinstance(step, TfidfVectorizer):
+        terms = sorted(step.vocabulary_, key=step.vocabulary_.get)
+        return {"column": column, "kind": "words", "terms": terms, "idf": step.idf_.tolist()}
+    imputer, scaler = step[0], step[1]
+    return {"column": column, "kind": "number", "median": float(imputer.statistics_[0]),
+            "missing": bool(len(imputer.indicator_.features_)), "mean": scaler.mean_.tolist(),
+            "scale": scaler.scale_.tolist()}
+
+
+def describe_linear(
+    features: ColumnTransformer,    # fitted
+    fit: LinearFit,
+    scale: TargetTransform,         # of a regression's targets
+) -> dict[str, Any]:                # for JSON; see `bundle_inference.linear_logits`
+    "A linear model without the libraries that fitted it."
+    steps = [_describe_step(name, step) for name, step, _ in features.transformers_ if name != "remainder"]
+    return {"steps": steps, "weights": fit.weights.tolist(), "bias": fit.bias.tolist(), "targets": asdict(scale)}
+
+
+def save_linear(
+    description: dict[str, Any],    # from `describe_linear`
+    path: Path,                     # ends in .json.gz
+) -> None:
+    "Write it; the same model gives the same bytes."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(json.dumps(description, ensure_ascii=False).encode(), mtime=0))
 
 # %% ../../nbs/kaggle/09b_partners.ipynb #4680be6e
 def _of_fold(data: PreparedData, train: np.ndarray, others: np.ndarray) -> PreparedData:
@@ -41,16 +79,18 @@ def linear_member(
     folds: Folds,           # of the run
     like: OOF,              # knows targets, classes and metric
     transform: str,         # of the targets, see `TargetTransform`
+    folder: Path | None = None,     # where the model of each fold is kept; None: nowhere
 ) -> OOF:
     "Out-of-fold and test predictions of a logistic or ridge regression, on the first repeat of the folds."
     predictions, tests = np.full(like.predictions.shape, np.nan), []
     for fold in range(folds.n_folds):
         train, held = folds[fold]
-        features, others = linear_features(_of_fold(data, train, held))
+        steps, features, others = fit_features(_of_fold(data, train, held))
         scale = TargetTransform.fit(transform, like.targets[train])
         classes = like.predictions.shape[1] if like.predictions.ndim == 2 else 1
-        logits = linear_logits(features, scale.forward(like.targets[train]), like.head_type, classes, others)
-        values = probabilities(logits, like.head_type)
+        fit = LinearFit.fit(features, scale.forward(like.targets[train]), like.head_type, classes)
+        if folder is not None: save_linear(describe_linear(steps, fit, scale), folder / f"linear-{fold}.json.gz")
+        values = probabilities(fit.logits(others), like.head_type)
         if like.head_type == "regression": values = scale.inverse(values[:, 0])
         predictions[held] = values[:len(held)]
         tests.append(values[len(held):])
@@ -64,13 +104,14 @@ def make_members(
     data: PreparedData | None,      # for the linear member
     folds: Folds,                   # of the run
     transform: str,                 # of the targets
+    folder: Path | None = None,     # where linear models are kept; None: nowhere
 ) -> list[OOF]:                     # the run's own first
     "The members of an ensemble. Raises `DataError` for one that cannot be had."
     members = [own]
     for name in names:
         if name == "linear":
             if data is None: raise DataError("ensemble_members: linear needs the data, not only a loader")
-            members.append(linear_member(data, folds, own, transform))
+            members.append(linear_member(data, folds, own, transform, folder))
             continue
         if Path(name).suffix != ".npz":
             raise DataError(f"ensemble_members: {name!r} is neither linear nor a file such as runs/a/oof/b.npz")

@@ -19,17 +19,8 @@ from ..core.metrics import MULTILABEL, REGRESSION, get_metric
 from ..core.tasks import canonical_head_type
 from ..data.loader import MULTIPLE, BucketedLoader, TextDataset
 from ..data.tokenization import Encoded
-from mlx_bert_training.kaggle.oof import (
-    OOF,
-    CVScore,
-    Gain,
-    check_predictions,
-    compare,
-    plot_scores,
-    score_folds,
-    score_predictions,
-)
-from .tta import choose_by_folds
+from .choice import Choice, choose
+from .oof import OOF, CVScore, Gain, check_predictions, compare, plot_scores
 
 log = logging.getLogger(__name__)
 
@@ -206,8 +197,17 @@ class PseudoLabelResult:
     without: OOF
     with_labels: OOF
     labels: tuple[PseudoLabels, ...]    # of each fold, or none
-    keep: bool                          # whether they help
-    nested: CVScore                     # each fold with or without them, as the other folds chose
+    choice: Choice                      # between "without" and "with"
+
+    @property
+    def keep(self) -> bool:
+        "Whether they help."
+        return self.choice.chosen == "with"
+
+    @property
+    def nested(self) -> CVScore:
+        "Each fold with or without them, as the other folds chose."
+        return self.choice.nested
 
     @property
     def gain(self) -> Gain:
@@ -217,12 +217,19 @@ class PseudoLabelResult:
     @property
     def nested_gain(self) -> Gain:
         "Of the nested choice over none: what was not measured on the rows that chose."
-        return compare(self.nested, self.without.score(self.metric))
+        return self.choice.gain
 
     @property
     def oof(self) -> OOF:
         "The predictions to go on with."
         return self.with_labels if self.keep else self.without
+
+    def nest(self, without: OOF, with_labels: OOF) -> OOF:
+        "Predictions of the second round, where out-of-fold each fold is of the round that the other folds chose."
+        rows = np.isin(with_labels.folds, [fold for fold, name in self.choice.by_fold.items() if name == "without"])
+        mixed = with_labels.predictions.copy()
+        mixed[rows] = without.predictions[rows]
+        return replace(with_labels, predictions=mixed)
 
     def to_frame(self) -> pd.DataFrame:
         "One row a fold: both scores, the gain, and how many test rows were used."
@@ -260,16 +267,10 @@ def compare_pseudo_labels(
             np.array_equal(without.row_ids, with_labels.row_ids) and np.array_equal(without.folds, with_labels.folds)):
         raise PseudoLabelError(f"{without.name!r} and {with_labels.name!r} were made on different rows or folds")
     name = get_metric(metric).name
-    scores = [oof.score(name) for oof in (without, with_labels)]
-    folds = scores[0].folds
+    folds = without.fold_numbers
     if labels and len(labels) != len(folds):
         raise PseudoLabelError(f"pseudo-labels of {len(labels)} folds for {len(folds)}")
     for fold, part in zip(folds, labels, strict=False): part.check(without.row_ids[without.folds == fold])
-    best, by_fold = choose_by_folds(scores)
-    mixed = without.predictions.copy()
-    for fold, choice in zip(folds, by_fold, strict=True):
-        if choice: mixed[without.folds == fold] = with_labels.predictions[without.folds == fold]
-    nested = score_folds("chosen by the other folds", name, without.folds, lambda rows: score_predictions(
-        name, without.head_type, mixed[rows], without.targets[rows]))
-    keep = best == 1 and compare(nested, scores[0]).mean > 0
-    return PseudoLabelResult(name, without, with_labels, tuple(labels), keep, nested)
+    choice = choose({"without": without.predictions, "with": with_labels.predictions}, without.targets, without.folds,
+                    name, without.head_type)
+    return PseudoLabelResult(name, without, with_labels, tuple(labels), choice)

@@ -15,15 +15,17 @@ import numpy as np
 import pandas as pd
 
 from ..core.checkpoint import json_safe
+from ..core.metrics import REGRESSION, get_metric
 from ..core.results import Predictions
 from ..core.yaml_io import write_text
 from .adversarial import AdversarialReport
 from .cv import CV_FILE, CVRun
 from .ensemble import EnsembleResult
+from .final import Together
 from .folds import Folds
 from .leaks import LeakReport
 from .oof import OOF, CVScore, compare, plot_scores
-from .thresholds import OrdinalCuts, ThresholdResult
+from .thresholds import OrdinalCuts, Threshold, ThresholdResult, rounding
 
 # %% auto #0
 __all__ = ['CVResult', 'cv_scores', 'final_predictions', 'save_result']
@@ -39,7 +41,7 @@ class CVResult:
     own: OOF                        # the model: after augmentation and pseudo-labels, if they help
     seconds: float                  # of this call; finished folds cost nothing
     epoch_chosen: bool = False      # on the rows that score it
-    ensemble: EnsembleResult | None = None
+    together: Together | None = None    # the ensemble, or the member that was better alone
     threshold: ThresholdResult | None = None
     use_threshold: bool = False     # the search gains something, or was demanded
     tta: Any = None                 # a `TTAResult`
@@ -49,9 +51,19 @@ class CVResult:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def ensemble(self) -> EnsembleResult | None: return None if self.together is None else self.together.ensemble
+
+    @property
     def oof(self) -> OOF:
-        "What will be submitted: the ensemble, or the model."
-        return self.ensemble.oof if self.ensemble is not None else self.own
+        "What will be submitted: the model, the ensemble, or the member that was chosen instead."
+        return self.own if self.together is None else self.together.oof
+
+    @property
+    def rule(self) -> Threshold | OrdinalCuts | None:
+        "What makes decisions of predictions: the search's rule if that is used, halves for ratings, else None."
+        if self.threshold is not None and self.use_threshold: return self.threshold.rule
+        rated = self.oof.head_type == REGRESSION and get_metric(self.metric).needs == "labels"
+        return rounding(self.oof.targets) if rated else None
 
     @property
     def score(self) -> CVScore:
@@ -118,12 +130,13 @@ class CVResult:
 
 # %% ../../nbs/kaggle/10a_results.ipynb #108fb11a
 def cv_scores(result: CVResult) -> list[CVScore]:
-    "The plain model, the model with what was added to it, each member, and the ensemble; then the threshold."
+    "The plain model, the model with what was added to it, members, ensemble, what was chosen of them, threshold."
     scores = [result.run.oof.score(result.metric)]
     if result.own is not result.run.oof:
         scores.append(replace(result.own.score(result.metric), name=f"{result.own.name}, improved"))
     if result.ensemble is not None:
         scores += [*result.ensemble.members[1:], result.ensemble.mean, result.ensemble.score]
+    if result.together is not None and result.together.alone is not None: scores.append(result.oof.score(result.metric))
     if result.threshold is not None: scores.append(replace(result.threshold.score, name="threshold, nested"))
     return scores
 
@@ -132,8 +145,10 @@ def final_predictions(result: CVResult, id_column: str | None, target_column: An
     "The test predictions; cut points are applied, so that the likeliest class is the one that they choose."
     values, oof = result.test_predictions, result.oof
     if values is None or oof.test_ids is None: raise ValueError("there are no test rows: data.test_path is not set")
-    rule = result.threshold.rule if result.threshold is not None and result.use_threshold else None
-    if isinstance(rule, OrdinalCuts): values = np.eye(values.shape[1])[rule.apply(values) - rule.low]
+    rule = result.rule
+    if isinstance(rule, OrdinalCuts):
+        rated = rule.apply(values)
+        values = rated.astype(np.float64) if values.ndim == 1 else np.eye(values.shape[1])[rated - rule.low]
     return Predictions(values, oof.head_type, oof.test_ids, oof.class_names, target_column, id_column or oof.id_column)
 
 # %% ../../nbs/kaggle/10a_results.ipynb #c558e31d
@@ -142,13 +157,19 @@ def save_result(result: CVResult) -> Path:
     folder, path = result.output_dir, result.output_dir / CV_FILE
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     score = result.score
-    threshold = np.asarray(result.threshold.value).tolist() if result.threshold and result.use_threshold else None
+    rule, together = result.rule, result.together
+    value = None if rule is None else rule.cuts if isinstance(rule, OrdinalCuts) else rule.value
     facts = {**kept, "metric": result.metric, "score": score.mean, "standard_error": score.standard_error,
              "pooled": score.pooled, "folds": list(score.values),
              "table": result.table().reset_index().to_dict("records"),
-             "scores": result.to_frame().reset_index(names="name").to_dict("records"), "threshold": threshold,
+             "scores": result.to_frame().reset_index(names="name").to_dict("records"),
+             "threshold": None if value is None else np.asarray(value).tolist(),
              "epoch_chosen": result.epoch_chosen, "notes": result.notes, "seconds": result.seconds,
-             "weights": result.ensemble.weights if result.ensemble else None,
+             "lowest_rating": rule.low if isinstance(rule, OrdinalCuts) else None,
+             "ensemble": together.ensemble.method if together else None,
+             "members": [member.name for member in together.members] if together else None,
+             "weights": together.ensemble.weights if together else None,
+             "alone": together.alone.name if together and together.alone else None,
              "tta": result.tta.chosen if result.tta else "none",
              "pseudo_labels": bool(result.pseudo_labels and result.pseudo_labels.keep)}
     write_text(path, json.dumps(json_safe(facts), indent=1, default=_plain) + "\n")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..core.config import KaggleTrainerConfig
 from ..core.errors import DataError
-from ..core.metrics import check_metrics, default_metrics, metric_direction
+from ..core.metrics import check_metrics, default_metrics, get_metric, metric_direction
 from ..core.problems import ConfigError, Problem
 from ..core.protocols import DataLoader
 from ..data.frames import DEMO, require_columns, resolve_path
@@ -25,12 +25,13 @@ from .adversarial import AdversarialReport, adversarial_validation
 from .client import find_competition_files
 from .folds import Folds, make_folds
 from .leaks import LeakReport, check_leaks
+from .oof import check_metric
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'SAMPLE', 'locate_files', 'all_rows', 'find_sample', 'competition_metric', 'text_among', 'look_for_leaks',
-           'look_for_shift', 'choose_folds']
+__all__ = ['log', 'SAMPLE', 'locate_files', 'all_rows', 'find_sample', 'competition_metric', 'check_ratings', 'text_among',
+           'look_for_leaks', 'look_for_shift', 'choose_folds']
 
 # %% ../../nbs/kaggle/09c_setup.ipynb #62a11492
 SAMPLE = "sample_submission.csv"
@@ -90,16 +91,29 @@ def competition_metric(
     config: KaggleTrainerConfig,    # names a metric, or does not
     head_type: str,                 # the task
 ) -> str:                           # its name in `core.metrics`
-    "The metric of a competition. Raises `ConfigError` if `maximize_metric` contradicts it."
+    "The metric of a competition. Raises `MetricError` for another task's, `ConfigError` against `maximize_metric`."
     kaggle, best = config.kaggle, config.training.best_metric.removeprefix("eval_")
     name = kaggle.competition_metric or (best if best != "loss" else default_metrics(head_type)[0])
-    metric = check_metrics([name], head_type)[0]
+    rated = head_type == "regression" and kaggle.competition_type == "ordinal_regression"
+    metric = check_metric(name, head_type) if rated else check_metrics([name], head_type)[0]
     wanted = kaggle.maximize_metric
     if wanted is not None and wanted != (metric_direction(metric) == "max"):
         better = "more" if not wanted else "less"
         raise ConfigError(Problem(key="kaggle.maximize_metric", value=wanted,
                                   message=f"contradicts the metric: of {metric}, {better} is better; leave it out"))
     return metric
+
+# %% ../../nbs/kaggle/09c_setup.ipynb #eb9b408c
+def check_ratings(
+    targets: np.ndarray,    # (N,) of a regression
+    row_ids: Any,           # (N,) for the message
+    metric: str,            # of the competition
+) -> None:
+    "Raise `DataError` for a target that is no rating, if the metric judges ratings."
+    if get_metric(metric).needs != "labels": return
+    for i in np.flatnonzero(np.asarray(targets) % 1 != 0)[:1]:
+        raise DataError(f"{metric} judges ratings in whole numbers, and the target of row {i} (id {row_ids[i]}) is "
+                        f"{targets[i]:g}")
 
 # %% ../../nbs/kaggle/09c_setup.ipynb #0721ff97
 def _readable(data: PreparedData, part: str) -> pd.DataFrame | list[str]:

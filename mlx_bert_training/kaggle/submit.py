@@ -30,8 +30,8 @@ from .thresholds import Threshold
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'LEDGER_FILE', 'submission_style', 'default_sample', 'SubmissionFile', 'settings_hash', 'write_final',
-           'send_final']
+__all__ = ['log', 'LEDGER_FILE', 'submission_style', 'default_sample', 'SubmissionFile', 'settings_hash', 'default_message',
+           'write_final', 'send_final']
 
 # %% ../../nbs/kaggle/10b_submit.ipynb #88a0bee9
 def submission_style(
@@ -40,8 +40,9 @@ def submission_style(
     head_type: str,     # the task
 ) -> str:               # for `build_submission`
     "What the target column holds."
-    if style != "auto" or head_type != "binary_classification": return style
-    return "labels" if get_metric(metric).needs == "labels" else "probabilities"
+    if style != "auto" or head_type not in ("binary_classification", "regression"): return style
+    if get_metric(metric).needs == "labels": return "labels"
+    return "probabilities" if head_type == "binary_classification" else style
 
 
 def default_sample(
@@ -100,6 +101,13 @@ def settings_hash(config: KaggleTrainerConfig) -> str:
     return config_hash(values)
 
 
+def default_message(result: CVResult) -> str:
+    "Run, score and error, and what is submitted if there was a choice."
+    score = f"{result.output_dir.name}: CV {result.metric} {result.mean:.5f} ± {result.standard_error:.5f}"
+    if result.together is None: return score
+    return f"{score}, {result.together.what} {result.together.caution}".rstrip()
+
+
 def write_final(
     result: CVResult,               # of a finished cross-validation with test rows
     config: KaggleTrainerConfig,    # names columns, sample and folders
@@ -118,16 +126,14 @@ def write_final(
         ids = predictions.row_ids
         if config.data.test_path is not None: ids = resolve_path(config.data.test_path, config.source)
     style, threshold = submission_style(kaggle.submission_style, result.metric, predictions.head_type), 0.5
-    rule = result.threshold.rule if result.threshold is not None and result.use_threshold else None
-    if isinstance(rule, Threshold): threshold = rule.value      # type: ignore[assignment]  # (C,) for many labels
+    if isinstance(result.rule, Threshold): threshold = result.rule.value    # type: ignore[assignment]  # (C,) for many labels
     frame = build_submission(predictions, sample, style=style, threshold=threshold)
     path = write_submission(frame, result.output_dir / "submission.csv", sample, ids, style=style,
                             head_type=predictions.head_type, class_names=predictions.class_names)
     copy = Path(kaggle.submission_dir) / f"{result.output_dir.name}.csv"
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, copy)
-    message = kaggle.submission_message or (f"{result.output_dir.name}: CV {result.metric} {result.mean:.5f} "
-                                            f"± {result.standard_error:.5f}")
+    message = kaggle.submission_message or default_message(result)
     entry = LedgerEntry(
         kaggle.competition_name or config.environment.experiment_name, metric=result.metric, cv_mean=result.mean,
         cv_error=result.standard_error, message=message, run_dir=str(result.output_dir),

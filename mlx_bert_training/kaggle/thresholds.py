@@ -28,7 +28,7 @@ from .oof import OOF, CVScore, Gain, compare, plot_scores, score_folds
 
 # %% auto #0
 __all__ = ['FROM_COUNTS', 'ThresholdError', 'Threshold', 'OrdinalCuts', 'threshold_curve', 'best_threshold', 'score_decisions',
-           'fit_cuts', 'ThresholdResult', 'search_threshold']
+           'fit_cuts', 'ThresholdResult', 'rounding', 'search_threshold']
 
 # %% ../../nbs/kaggle/06_thresholds.ipynb #d1323dd5
 class ThresholdError(MLXBertError, ValueError):
@@ -322,14 +322,21 @@ def _fit_rule(oof: OOF, rows: np.ndarray, metric: str, per_class: bool) -> Thres
     return fit_cuts(p, y, metric, (int(oof.targets.min()), int(oof.targets.max())))
 
 
+def rounding(
+    targets: np.ndarray,    # ratings that occur
+) -> OrdinalCuts:
+    "The cuts at the halves: the nearest rating, which is the rule of a regression that has searched for none."
+    low, high = int(targets.min()), int(targets.max())
+    return OrdinalCuts(np.arange(low, high) + 0.5, low)
+
+
 def _default(oof: OOF) -> np.ndarray:
     "Decisions without a search."
     p = np.nan_to_num(oof.predictions)
     if oof.head_type == BINARY: return Threshold(0.5).apply(p)
     if oof.head_type == MULTILABEL: return Threshold(np.full(p.shape[1], 0.5)).apply(p)
     if oof.head_type == MULTICLASS: return p.argmax(1)
-    low, high = int(oof.targets.min()), int(oof.targets.max())
-    return OrdinalCuts(np.arange(low, high) + 0.5, low).apply(p)
+    return rounding(oof.targets).apply(p)
 
 # %% ../../nbs/kaggle/06_thresholds.ipynb #ea7be61c
 def search_threshold(

@@ -28,11 +28,16 @@ from ..core.results import Predictions, TrainResult
 from ..data.prepare import PreparedData
 from .client import KaggleClient
 from .cv import CVRun, FoldPlan, FoldRun, open_cv_folder, run_folds
-from .ensemble import EnsembleResult, create_ensemble
+from .final import put_together
 from .oof import OOF
-from .partners import make_members
 from .results import CVResult
-from .setup import choose_folds, competition_metric, look_for_leaks, look_for_shift
+from mlx_bert_training.kaggle.setup import (
+    check_ratings,
+    choose_folds,
+    competition_metric,
+    look_for_leaks,
+    look_for_shift,
+)
 from .submit import SubmissionFile, send_final, write_final
 from .targets import choose_transform
 from .thresholds import FROM_COUNTS, ThresholdResult, search_threshold
@@ -40,8 +45,8 @@ from .thresholds import FROM_COUNTS, ThresholdResult, search_threshold
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'worth_searching', 'find_threshold', 'log_ensemble', 'put_together', 'Variants', 'make_tta', 'apply_tta',
-           'second_round', 'KaggleTrainer', 'as_kaggle_config', 'plan_cv', 'cross_validate', 'keep_predictions']
+__all__ = ['log', 'worth_searching', 'find_threshold', 'Variants', 'make_tta', 'apply_tta', 'second_round', 'KaggleTrainer',
+           'as_kaggle_config', 'plan_cv', 'cross_validate', 'keep_predictions']
 
 # %% ../../nbs/kaggle/13_trainer.ipynb #fb907edb
 _NO_SEARCH = ("accuracy",)      # one half is what calibrated probabilities want
@@ -66,38 +71,6 @@ def find_threshold(
     if setting is False or setting == "auto" and not worth_searching(oof.head_type, metric): return None, False
     found = search_threshold(oof, metric)
     return found, setting is True or found.gain.mean > 0
-
-# %% ../../nbs/kaggle/13_trainer.ipynb #0eb49fcf
-def _mapped(oof: OOF, function: Callable[[np.ndarray], np.ndarray], metric: str) -> OOF:
-    "Predictions and targets through a function."
-    test = None if oof.test_predictions is None else function(oof.test_predictions)
-    return replace(oof, predictions=function(oof.predictions), targets=function(oof.targets), test_predictions=test,
-                   metric=metric)
-
-
-def log_ensemble(members: Sequence[OOF], method: str, **options: Any) -> EnsembleResult:
-    "An ensemble of logarithms, with scores and predictions of what they are the logarithms of."
-    made = create_ensemble([_mapped(m, lambda p: np.log1p(np.maximum(p, 0)), "rmse") for m in members], method, "rmse",
-                           **options)
-    naive, mean, *scores = (replace(score, metric="rmsle") for score in (made.naive, made.mean, *made.members))
-    oof = _mapped(made.oof, lambda p: np.expm1(np.clip(p, 0, 80)), "rmsle")
-    return replace(made, metric="rmsle", oof=replace(oof, targets=members[0].targets), naive=naive, mean=mean,
-                   members=scores)
-
-
-def put_together(
-    kaggle: KaggleConfig,           # names members and method
-    own: OOF,                       # of the run
-    plan: FoldPlan,                 # knows folds, metric and data
-) -> EnsembleResult | None:
-    "The ensemble that the declaration asks for; None if it asks for none, or if there is no second member."
-    if not kaggle.enable_ensemble: return None
-    default = ["linear"] if plan.data is not None else []
-    members = make_members(kaggle.ensemble_members or default, own, plan.data, plan.folds, plan.transform)
-    if len(members) < 2: return None
-    options = {} if kaggle.ensemble_weights is None else {"weights": kaggle.ensemble_weights}
-    if plan.metric == "rmsle": return log_ensemble(members, kaggle.ensemble_method, **options)
-    return create_ensemble(members, kaggle.ensemble_method, plan.metric, **options)
 
 # %% ../../nbs/kaggle/13_trainer.ipynb #56c16bbc
 @dataclass
@@ -136,7 +109,7 @@ def apply_tta(plan: FoldPlan, run: CVRun) -> tuple[Any, OOF]:
     result = choose_tta(predictions, plan.variants.train, plan.targets, first.folds, plan.metric, plan.head_type)
     if result.chosen == "none": return result, first
     tests = [oof.test_predictions for oof in run.oofs if oof.test_predictions is not None]
-    return result, replace(first, predictions=result.apply(predictions),
+    return result, replace(first, predictions=result.choice.predictions,
                            test_predictions=result.apply(np.stack(tests)) if tests else None)
 
 # %% ../../nbs/kaggle/13_trainer.ipynb #b1ec2f24
@@ -270,6 +243,9 @@ def plan_cv(
     data = trainer.data if declared and getattr(trainer.data, "frames", None) else None
     test = getattr(trainer.data, "test", None)
     metric = competition_metric(config, trainer.head_type)
+    if trainer.head_type == "regression":
+        targets = np.asarray(getattr(loader, "labels"))  # noqa: B009  # no part of the protocol
+        check_ratings(targets, getattr(loader, "row_ids", np.arange(len(targets))), metric)
     leaks = look_for_leaks(data, config, trainer.head_type) if data is not None else None
     if leaks is None: log.info("the rows come as a loader, without columns or texts: leaks are not looked for")
     elif leaks.findings: log.info("%s", leaks)
@@ -306,17 +282,19 @@ def cross_validate(
     if kaggle.enable_pseudo_labeling:
         if plan.test is None: raise MLXBertError("enable_pseudo_labeling needs test rows: set data.test_path")
         result.pseudo_labels, second = second_round(plan, folder, run)
-        if result.pseudo_labels.keep: run = second
-        result.notes.append(f"pseudo-labels {'kept' if result.pseudo_labels.keep else 'not kept'}: "
-                            f"{result.pseudo_labels.gain}")
+        if result.pseudo_labels.keep:
+            nested = [result.pseudo_labels.nest(a, b) for a, b in zip(run.oofs, second.oofs, strict=True)]
+            run = replace(second, oofs=nested)
+        result.notes.append(str(result.pseudo_labels))
     result.own = run.oof
     if plan.variants is not None:
         result.tta, result.own = apply_tta(plan, run)
-        result.notes.append(f"test-time augmentation, {result.tta.chosen}: {result.tta.gain}")
+        result.notes.append(str(result.tta))
     result.own = replace(result.own, name=folder.name) if result.own is not result.run.oof else result.own
-    result.ensemble = put_together(kaggle, result.own, plan)
-    if kaggle.enable_ensemble and result.ensemble is None:
-        result.notes.append("an ensemble of one: the predictions are the mean over folds")
+    result.together = put_together(kaggle, result.own, plan, folder / "partners" if kaggle.save_fold_models else None)
+    if result.together is not None:
+        result.notes.append(f"submitted: {result.together.what} {result.together.caution}".rstrip())
+    elif kaggle.enable_ensemble: result.notes.append("an ensemble of one: the predictions are the mean over folds")
     result.threshold, result.use_threshold = find_threshold(kaggle.threshold_search, result.oof, plan.metric)
     keep_predictions(result, kaggle)
     return result
@@ -325,7 +303,7 @@ def cross_validate(
 def keep_predictions(result: CVResult, kaggle: KaggleConfig) -> None:
     "Write the out-of-fold files of model and ensemble, with or without test predictions."
     if not kaggle.save_oof_predictions: return
-    oofs = [result.own, *([result.ensemble.oof] if result.ensemble is not None else [])]
-    for oof in oofs:
+    oofs = {oof.name: oof for oof in (result.own, *([result.ensemble.oof] if result.ensemble else []), result.oof)}
+    for oof in oofs.values():
         if not kaggle.save_test_predictions: oof = replace(oof, test_ids=None, test_predictions=None)
         oof.save(result.output_dir / "oof" / f"{oof.name}.npz")

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -27,13 +26,14 @@ from ..data.loader import MULTIPLE, BucketedLoader, TextDataset
 from ..data.prepare import PreparedData, Texts, read_texts
 from ..data.templates import RowTemplate, parse_template
 from ..data.tokenization import Encoded, Tokenizer
-from .oof import CVScore, Gain, compare, plot_scores, score_folds, score_predictions
+from .choice import Choice, choose
+from .oof import CVScore, Gain, compare, plot_scores
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'KINDS', 'HEAD_SHARE', 'TTAError', 'reorder_template', 'drop_words', 'cut_texts', 'Variant', 'default_kinds',
-           'make_variants', 'predict_variants', 'average', 'helps', 'choose_by_folds', 'TTAResult', 'choose_tta']
+           'make_variants', 'predict_variants', 'average', 'TTAResult', 'choose_tta']
 
 # %% ../../nbs/kaggle/11_tta.ipynb #2c9216dc
 KINDS = ("template", "column_order", "word_dropout", "truncation", "mc_dropout")
@@ -279,47 +279,35 @@ def average(
     return np.asarray(predictions, np.float64).mean(0)
 
 # %% ../../nbs/kaggle/11_tta.ipynb #cbf1f070
-def helps(gain: Gain) -> bool:
-    "Whether a mean gain is above its standard error, or above 0 where one fold gives no error."
-    return gain.mean > (gain.standard_error if math.isfinite(gain.standard_error) else 0)
-
-
-def choose_by_folds(
-    scores: Sequence[CVScore],              # of each option on the same folds; the first is kept unless another helps
-) -> tuple[int, tuple[int, ...]]:           # the option chosen by all folds, and for each fold by the others
-    "Which option to use: the one of largest mean gain over the first among those that help, or the first."
-    gains = np.array([compare(score, scores[0]).values for score in scores])
-
-    def decide(folds: np.ndarray) -> int:
-        best, most = 0, 0.0
-        for i in range(1, len(gains)) if folds.any() else ():
-            gain = Gain(tuple(gains[i, folds].tolist()))
-            if helps(gain) and gain.mean > most: best, most = i, gain.mean
-        return best
-
-    every = np.arange(gains.shape[1])
-    return decide(every >= 0), tuple(decide(every != k) for k in every)
-
-# %% ../../nbs/kaggle/11_tta.ipynb #779fe318
 @dataclass(frozen=True, eq=False)
 class TTAResult:
     "What was chosen, and what it is worth on rows that did not choose it."
-    chosen: str                             # "none", a kind, or "all"
-    options: list[CVScore]                  # "none" first
+    choice: Choice                          # among "none", the kinds, and "all"
     groups: dict[str, tuple[int, ...]]      # the variants that an option averages
-    by_fold: dict[int, str]                 # the option that the other folds chose for a fold
-    nested: CVScore                         # each fold by the option that the others chose
     changed: dict[str, float]               # share of the rows that an option's variants change, on average
+
+    @property
+    def chosen(self) -> str: return self.choice.chosen
+
+    @property
+    def options(self) -> list[CVScore]:
+        "Of every option, none first."
+        return self.choice.scores
+
+    @property
+    def nested(self) -> CVScore:
+        "Each fold by the option that the others chose."
+        return self.choice.nested
+
+    @property
+    def gain(self) -> Gain:
+        "Of the nested choice over none, fold by fold."
+        return self.choice.gain
 
     @property
     def members(self) -> tuple[int, ...]:
         "Which variants to average."
         return self.groups[self.chosen]
-
-    @property
-    def gain(self) -> Gain:
-        "Of the nested choice over none, fold by fold."
-        return compare(self.nested, self.options[0])
 
     def apply(self, predictions: np.ndarray) -> np.ndarray:
         "The chosen average of predictions (V, n, C) or (V, n) of the same variants, out-of-fold or of test rows."
@@ -374,17 +362,7 @@ def choose_tta(
                        "do not go together")
     if not np.isfinite(p[:, folds >= 0]).all(): raise TTAError("some validated rows have no prediction")
 
-    def scorer(values: np.ndarray) -> Callable[[np.ndarray], float]:
-        return lambda rows: score_predictions(name, head, values[rows], y[rows])
-
-    means = {option: average(p[list(members)]) for option, members in groups.items()}
-    options = [score_folds(option, name, folds, scorer(mean)) for option, mean in means.items()]
-    best, by_fold = choose_by_folds(options)
-    chosen = {k: options[i].name for k, i in zip(options[0].folds, by_fold, strict=True)}
-    mixed = means["none"].copy()
-    for k, option in chosen.items(): mixed[folds == k] = means[option][folds == k]
-    nested = score_folds("chosen by the other folds", name, folds, scorer(mixed))
-    if not compare(nested, options[0]).mean > 0: best = 0
+    choice = choose({option: average(p[list(members)]) for option, members in groups.items()}, y, folds, name, head)
     shares = [0.0, *(float(v.changed.mean()) for v in variants[1:])]
     changed = {option: sum(shares[i] for i in members) / max(1, len(members) - 1) for option, members in groups.items()}
-    return TTAResult(options[best].name, options, groups, chosen, nested, changed)
+    return TTAResult(choice, groups, changed)
