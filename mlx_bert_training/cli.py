@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from mlx_bert_training.run import run_competition
     print(run_competition(args.config, **parse_overrides(args.overrides)))
 
-
+# %% ../nbs/cli.ipynb #75855c33
 def explore(args: argparse.Namespace) -> None:
     "Write a page about the data of a declaration: targets, lengths, leaks, drift, and errors out of fold."
     from mlx_bert_training.core.declaration import parse_overrides
@@ -62,7 +62,7 @@ def runs(args: argparse.Namespace) -> None:
     print(compare_runs(args.place, names=args.run or (), reference=args.against, metric=args.metric,
                        experiment=args.experiment))
 
-
+# %% ../nbs/cli.ipynb #ece11351
 def mlflow(args: argparse.Namespace) -> None:
     "Send what runs could not tell MLflow while its server was away: mlx-bert mlflow sync."
     from mlx_bert_training.integrations.mlflow_store import import_mlflow, sync_folder
@@ -83,7 +83,7 @@ def bundle(args: argparse.Namespace) -> None:
     print(bundle(args.run, args.output, model_alone=args.model_alone, wheels=not args.no_wheels, sample=args.sample,
                  dataset=args.dataset))
 
-
+# %% ../nbs/cli.ipynb #ed13a7dc
 def info(args: argparse.Namespace) -> None:
     "Show device, BLAS and its speed, versions, and what is missing."
     from mlx_bert_training import runtime
@@ -113,7 +113,7 @@ def config(args: argparse.Namespace) -> None:
     resolved = load_config(args.config, **parse_overrides(args.overrides))
     print(resolved.diff(load_config(args.diff)) if args.diff else resolved.to_yaml().rstrip())
 
-# %% ../nbs/cli.ipynb #75855c33
+# %% ../nbs/cli.ipynb #9caa7605
 def build_parser() -> argparse.ArgumentParser:
     "The commands and their arguments."
     parser = argparse.ArgumentParser(prog="mlx-bert", description="Fine-tune BERT-family models with MLX.")
@@ -168,7 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--schema", action="store_true", help="print the JSON schema, for editors that complete YAML")
     return parser
 
-
+# %% ../nbs/cli.ipynb #97474939
 def main(arguments: Sequence[str] | None = None) -> int:
     "Entry point of `mlx-bert`; returns the exit code."
     args = build_parser().parse_args(arguments)

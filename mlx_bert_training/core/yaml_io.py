@@ -157,6 +157,7 @@ def parse_yaml(
         mark = error.problem_mark or error.context_mark
         context = f" {error.context}" if error.context else ""
         line = mark.line + 1 if mark else None
+        if "nesting depth" in str(error.problem): document.stop(line, f"nested more than {_MAX_DEPTH} levels deep")
         tabs = line and "\t" in "".join(text.split("\n")[line - 1:line])
         document.stop(line, f"not valid YAML: {error.problem}{context}" + "; indent with spaces, not tabs" * bool(tabs))
     except yaml.reader.ReaderError as error:

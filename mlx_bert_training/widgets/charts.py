@@ -121,6 +121,11 @@ class Chart:
         room = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
         return low - room, high + room
 
+    @property
+    def extent(self) -> float:
+        "Where the axis of updates ends."
+        return max(1.0, self.x_max, *(float(line.x[-1]) for line in self.lines if len(line.x)))
+
     def scaled(self, y: Any) -> np.ndarray:
         "Values on the scale."
         return np.log10(np.maximum(y, 1e-30)) if self.log else np.asarray(y, dtype=float)
@@ -163,7 +168,7 @@ def _axes_svg(chart: Chart, low: float, high: float) -> str:
         y, text = bottom - (bottom - _TOP) * (place - low) / (high - low), tick_text(value)
         parts.append(f"<line x1='{_LEFT}' x2='{right}' y1='{y:.1f}' y2='{y:.1f}' stroke='currentColor' opacity='.15'/>"
                      f"<text x='{_LEFT - 5}' y='{y + 3.5:.1f}' text-anchor='end' opacity='.8'>{text}</text>")
-    for x, anchor, text in ((_LEFT, "start", "0"), (right, "end", f"{chart.x_max:,.0f}"),
+    for x, anchor, text in ((_LEFT, "start", "0"), (right, "end", f"{chart.extent:,.0f}"),
                             ((_LEFT + right) / 2, "middle", "update" if chart.width > 200 else "")):
         parts.append(f"<text x='{x}' y='{chart.height - 5}' text-anchor='{anchor}' opacity='.8'>{text}</text>")
     return "".join(parts)
@@ -184,11 +189,11 @@ def _legend_svg(chart: Chart) -> str:
 def chart_svg(chart: Chart) -> str:
     "A chart as inline SVG."
     low, high = chart.limits()
-    bottom, right, across = chart.height - _BOTTOM, chart.width - _RIGHT, max(chart.x_max, 1)
+    bottom, right = chart.height - _BOTTOM, chart.width - _RIGHT
 
     def place(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         up = np.clip((chart.scaled(y) - low) / (high - low), -0.02, 1.03)
-        return _LEFT + (right - _LEFT) * np.asarray(x, dtype=float) / across, bottom - (bottom - _TOP) * up
+        return _LEFT + (right - _LEFT) * np.asarray(x, dtype=float) / chart.extent, bottom - (bottom - _TOP) * up
     parts = [_axes_svg(chart, low, high), _legend_svg(chart)]
     if not any(len(line.y) for line in chart.lines):
         middle = f"x='{(_LEFT + right) / 2}' y='{(_TOP + bottom) / 2}' text-anchor='middle'"
@@ -227,7 +232,7 @@ def draw_chart(
     axes.set_ylim(*((10 ** low, 10 ** high) if chart.log else (low, high)))
     axes.set_yticks(10 ** ticks if chart.log else ticks, list(map(tick_text, 10 ** ticks if chart.log else ticks)))
     axes.minorticks_off()
-    axes.set_xlim(0, max(chart.x_max, 1))
+    axes.set_xlim(0, chart.extent)
     axes.set_title(chart.title, fontsize=10, loc="left", fontweight="bold")
     axes.set_xlabel("update", fontsize=8)
     axes.tick_params(labelsize=8)
