@@ -331,16 +331,17 @@ def test_a_folder_a_cached_name_and_a_package(folder, cache, tmp_path, monkeypat
     assert resolve_pretrained("cached-name") == cache / "cached-name"
     package = tmp_path / "site" / "some_weights" / "model"
     shutil.copytree(folder, package)
-    info = tmp_path / "site" / "some_weights-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-weights\nVersion: 1.0\n")
-    (info / "RECORD").write_text("some_weights/model/model.safetensors,,\nsome_weights/model/config.json,,\n")
+    for name, models in (("some", ["model"]), ("many", ["model", "other"])):
+        info = tmp_path / "site" / f"{name}_weights-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-weights\nVersion: 1.0\n")
+        (info / "RECORD").write_text("".join(f"{name}_weights/{m}/{file},,\n" for m in models
+                                             for file in ("model.safetensors", "config.json")))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     assert resolve_pretrained("some-weights") == resolve_pretrained("some_weights") == package
     assert "some_weights" not in sys.modules
-    with (info / "RECORD").open("a") as f: f.write("some_weights/other/model.safetensors,,\n")
     with pytest.raises(WeightsError, match="several models"):
-        resolve_pretrained("some-weights")
+        resolve_pretrained("many-weights")
 
 
 def test_an_unknown_name_says_everywhere_it_looked(cache, tmp_path, monkeypatch):
