@@ -330,8 +330,8 @@ def test_a_folder_a_cached_name_and_a_package(folder, cache, tmp_path, monkeypat
     shutil.copytree(folder, cache / "cached-name")
     assert resolve_pretrained("cached-name") == cache / "cached-name"
     package = tmp_path / "site" / "some_weights" / "model"
-    shutil.copytree(folder, package)
     for name, models in (("some", ["model"]), ("many", ["model", "other"])):
+        for model in models: shutil.copytree(folder, tmp_path / "site" / f"{name}_weights" / model)
         info = tmp_path / "site" / f"{name}_weights-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-weights\nVersion: 1.0\n")
