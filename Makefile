@@ -16,7 +16,8 @@ test: $(BIN)/.installed-dev     ## lint, types, notebooks, package: everything t
 	$(BIN)/mlx-bert fetch
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/browser -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/browser
 	$(BIN)/python tools/docs.py
 
 check: $(BIN)/.installed-dev    ## the quick part of `make test`
