@@ -601,6 +601,14 @@ def test_pseudo_labels_are_trained_on_by_models_that_never_saw_the_validation_ro
     assert spy.begun == []      # both rounds are finished
 
 
+def test_without_a_sure_test_row_no_fold_is_run_again(files):
+    spy = Spy()
+    config = declaration(files, kaggle={"enable_pseudo_labeling": True, "pseudo_label_threshold": 1.0})
+    result = create_kaggle_trainer(config=config, callbacks=[spy], num_epochs=1).train_with_cv()
+    assert len(spy.begun) == 3 and not result.pseudo_labels.keep
+    assert "pseudo-labels: none, for no test row is sure enough" in str(result)
+
+
 def test_pseudo_labels_without_test_rows_are_refused(files):
     config = declaration(files, kaggle={"enable_pseudo_labeling": True})
     config["data"]["test_path"] = None

@@ -247,6 +247,7 @@ class PseudoLabelResult:
                             replace(self.with_labels.score(self.metric), name="with pseudo-labels")])
 
     def __str__(self) -> str:
+        if self.labels and not any(map(len, self.labels)): return "pseudo-labels: none, for no test row is sure enough"
         return (f"pseudo-labels: {'kept' if self.keep else 'not kept'}; {self.metric} {self.gain}; chosen by the other "
                 f"folds: {self.nested_gain}")
 

@@ -103,6 +103,11 @@ class CVResult:
         "Every score as a line, folds as dots; a matplotlib Figure."
         return plot_scores(self.scores())
 
+    def headline(self) -> list[str]:
+        "The score with its error, and what has to be said of it."
+        epoch = ["the epoch was chosen on the rows that score it"] if self.epoch_chosen else []
+        return [f"{self.metric} {self.mean:.4f} ± {self.standard_error:.4f}, {self.folds}", *self.notes, *epoch]
+
     def predictions(self, id_column: str | None = None, target_column: Any = "prediction") -> Predictions:
         "What is predicted for the test rows, ready for a submission. Raises `ValueError` without test rows."
         return final_predictions(self, id_column, target_column)
@@ -112,21 +117,22 @@ class CVResult:
         return save_result(self)
 
     def __str__(self) -> str:
-        epoch = "the epoch was chosen on the rows that score it" if self.epoch_chosen else ""
-        lines = [f"{self.metric} {self.mean:.4f} ± {self.standard_error:.4f}, {self.folds}", *self.notes, epoch, "",
-                 self.table().to_string(float_format="{:.4f}".format), "",
+        lines = [*self.headline(), "", self.table().to_string(float_format="{:.4f}".format), "",
                  self.to_frame().to_string(float_format="{:.4f}".format), "",
                  f"{self.seconds:.0f} s, files in {self.output_dir}"]
-        return "\n".join(line for i, line in enumerate(lines) if line or i > 1)
+        return "\n".join(lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         tables = [table.to_html(float_format="{:.4f}".format, border=0) for table in (self.to_frame(), self.table())]
-        epoch = ["the epoch was chosen on the rows that score it"] if self.epoch_chosen else []
-        notes = "".join(f"<p>{escape(note)}</p>" for note in [*self.notes, *epoch])
-        return (f"<p><b>{self.metric} {self.mean:.4f} ± {self.standard_error:.4f}</b>, {escape(str(self.folds))}</p>"
-                f"{notes}{''.join(tables)}<p>{self.seconds:.0f} s, files in {escape(str(self.output_dir))}</p>")
+        return (f"{self.headline_html()}{''.join(tables)}"
+                f"<p>{self.seconds:.0f} s, files in {escape(str(self.output_dir))}</p>")
+
+    def headline_html(self) -> str:
+        "The headline as HTML."
+        score, *notes = map(escape, self.headline())
+        return f"<p><b>{score}</b></p>" + "".join(f"<p>{note}</p>" for note in notes)
 
 # %% ../../nbs/kaggle/10a_results.ipynb #108fb11a
 def cv_scores(result: CVResult) -> list[CVScore]:

@@ -131,6 +131,10 @@ def second_round(
             np.asarray(run.oofs[0].test_predictions), plan.head_type, kaggle.pseudo_label_threshold,
             trained_on=plan.folds.row_ids[rows], soft=kaggle.pseudo_label_soft, max_share=kaggle.pseudo_label_max_share,
             balance=kaggle.pseudo_label_balance, name=f"fold {run.repeat}.{run.fold}"))
+
+    def compared(again: CVRun) -> tuple[Any, CVRun]:
+        return compare_pseudo_labels(first.oof, again.oof, plan.metric, chosen[:plan.folds.n_folds]), again
+    if not any(map(len, chosen)): return compared(first)    # with nothing added, every fold would end as it did
     settings = [getattr(kaggle, name) for name in sorted(vars(kaggle)) if name.startswith("pseudo_label_")]
     second = replace(plan, what=f"pseudo-labels {settings}")
 
@@ -141,8 +145,8 @@ def second_round(
         test: Any = plan.test
         return with_pseudo_labels(part, test, chosen[number], kaggle.pseudo_label_weight,
                                   validation=plan.folds.row_ids[held])
-    again = run_folds(second, folder / f"pseudo-labels-{second.identity[:8]}", f"{first.oof.name}, pseudo-labels", join)
-    return compare_pseudo_labels(first.oof, again.oof, plan.metric, chosen[:plan.folds.n_folds]), again
+    place, name = folder / f"pseudo-labels-{second.identity[:8]}", f"{first.oof.name}, pseudo-labels"
+    return compared(run_folds(second, place, name, join))
 
 # %% ../../nbs/kaggle/13_trainer.ipynb #710ece41
 class KaggleTrainer(Trainer):

@@ -137,8 +137,9 @@ class CVView:
         result, figure = self.trainer.cv, None
         try: figure = cv_figure(self.folds)
         except MissingExtraError as error: log.info("%s", error)
-        html = result._repr_html_() if result is not None else f"<p>{self.summary}, then it was stopped</p>"
-        self.stage.finish(figure, f"loss of each fold; {self.summary}", html, str(result or self.summary))
+        text = [f"{self.summary}, then it was stopped"] if result is None else result.headline()
+        html = f"<p>{text[0]}</p>" if result is None else result.headline_html()   # the call returns the tables
+        self.stage.finish(figure, f"loss of each fold; {self.summary}", html, "\n".join(text))
 
 # %% ../../nbs/widgets/11_dashboard.ipynb #e40827c0
 class DashboardCallback(ProgressBar):
