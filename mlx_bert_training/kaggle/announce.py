@@ -19,10 +19,11 @@ __all__ = ['log', 'say', 'FoldReport']
 # %% ../../nbs/kaggle/09d_announce.ipynb #d565e053
 def say(
     text: str,      # a line
+    seen: bool = False,     # a board shows it already: it goes into the log only
 ) -> None:
     "A line for whoever watches the run."
     if log.isEnabledFor(logging.INFO) and log.hasHandlers(): log.info("%s", text)
-    elif logging.getLogger("mlx_bert_training").level == logging.NOTSET: print(text, flush=True)
+    elif not seen and logging.getLogger("mlx_bert_training").level == logging.NOTSET: print(text, flush=True)
 
 # %% ../../nbs/kaggle/09d_announce.ipynb #141cf785
 class FoldReport:
@@ -31,13 +32,14 @@ class FoldReport:
     def __init__(self, plan: Any, name: str):   # a `FoldPlan`, and the name of the run
         self.name, self.folds, self.metric = name, len(plan.folds), plan.metric
         self.seconds: list[float] = []          # of each fold that was run
+        self.seen = any(getattr(callback, "shows_folds", False) for callback in getattr(plan.owner, "callbacks", ()))
         rows, held = plan.folds[0]
         batches = len(plan.train.subset(rows))
         training = plan_run(plan.config.training, batches)
         test = "" if plan.test is None else f", {len(plan.test.row_ids):,} test rows to predict"
         more = "" if plan.what == "plain" else " and those of the rows that are added"
         say(f"{name}: {self.folds} folds; the first trains on {len(rows):,} rows, {training.num_epochs} epochs, "
-            f"{training.total_steps:,} updates{more}, and judges {self.metric} on {len(held):,}{test}")
+            f"{training.total_steps:,} updates{more}, and judges {self.metric} on {len(held):,}{test}", self.seen)
 
     def done(
         self,
@@ -48,8 +50,8 @@ class FoldReport:
     ) -> None:
         "Say how a fold went and how long the others will take."
         text = f"{self.name}: fold {number} of {self.folds}, {self.metric} {score:.4f}"
-        if skipped: return say(f"{text}, was finished before")
+        if skipped: return say(f"{text}, was finished before", self.seen)
         self.seconds.append(seconds)
         left = (self.folds - number) * sum(self.seconds) / len(self.seconds)
         ahead = f", about {clock(left)} left" if number < self.folds else ""
-        say(f"{text}, took {clock(seconds)}{ahead}")
+        say(f"{text}, took {clock(seconds)}{ahead}", self.seen)

@@ -178,7 +178,7 @@ def plot_scores(
     scores: Sequence[CVScore],  # on the same metric
 ) -> Any:                       # a matplotlib Figure
     "One line a score: folds as dots, the mean with its standard error."
-    fig = new_figure(7, 1.1 + 0.35 * len(scores), "Drawing scores")
+    fig = new_figure(7, 1.3 + 0.35 * len(scores), "Drawing scores")
     ax = fig.subplots()
     for y, score in enumerate(scores):
         dots, bar = ("fold", "mean ± standard error") if y == 0 else (None, None)   # one entry each in the legend
@@ -188,7 +188,7 @@ def plot_scores(
     ax.set_yticks(range(len(scores)), [score.name for score in scores])
     ax.set(ylim=(len(scores) - 0.5, -0.5), xlabel=scores[0].metric if scores else "")
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
+    if scores: ax.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     return fig
 
 # %% ../../nbs/kaggle/04_oof.ipynb #5850b46c

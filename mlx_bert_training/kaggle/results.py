@@ -28,9 +28,12 @@ from .oof import OOF, CVScore, compare, plot_scores
 from .thresholds import OrdinalCuts, Threshold, ThresholdResult, rounding
 
 # %% auto #0
-__all__ = ['CVResult', 'cv_scores', 'final_predictions', 'save_result']
+__all__ = ['FORMATS', 'CVResult', 'cv_scores', 'final_predictions', 'save_result']
 
 # %% ../../nbs/kaggle/10a_results.ipynb #196e01fa
+FORMATS = {"epochs": "{:.2f}".format, "seconds": "{:.1f}".format, "total_seconds": "{:.1f}".format}
+
+
 @dataclass(eq=False, repr=False)
 class CVResult:
     "A finished cross-validation. In a notebook it shows itself; `plot()` draws the scores fold by fold."
@@ -117,7 +120,7 @@ class CVResult:
         return save_result(self)
 
     def __str__(self) -> str:
-        lines = [*self.headline(), "", self.table().to_string(float_format="{:.4f}".format), "",
+        lines = [*self.headline(), "", self.table().to_string(float_format="{:.4f}".format, formatters=FORMATS), "",
                  self.to_frame().to_string(float_format="{:.4f}".format), "",
                  f"{self.seconds:.0f} s, files in {self.output_dir}"]
         return "\n".join(lines)
@@ -125,7 +128,8 @@ class CVResult:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        tables = [table.to_html(float_format="{:.4f}".format, border=0) for table in (self.to_frame(), self.table())]
+        tables = [table.to_html(float_format="{:.4f}".format, formatters=FORMATS, border=0)
+                  for table in (self.to_frame(), self.table())]
         return (f"{self.headline_html()}{''.join(tables)}"
                 f"<p>{self.seconds:.0f} s, files in {escape(str(self.output_dir))}</p>")
 

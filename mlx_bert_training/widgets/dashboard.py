@@ -167,6 +167,9 @@ class DashboardCallback(ProgressBar):
         self._cv.enter(trainer, self.recorder)
         return self._cv
 
+    @property
+    def shows_folds(self) -> bool: return self._cv is not None
+
     def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
         "Show the board."
         super().on_train_begin(trainer, state)
