@@ -152,8 +152,8 @@ def fold_charts(folds: Sequence[FoldCurve]) -> list[Chart]:
     "The smoothed loss of each fold, all on one scale."
     made = [Chart(f.name if f.score is None else f"{f.name}: {f.score:.4f}",
                   [Line("loss", f.recorder.smooth.x, f.recorder.smooth.y, COLORS["train"])], f.total_steps,
-                  width=154, height=104) for f in folds]
-    limits = [chart.limits() for chart in made if len(chart.lines[0].y)]
+                  width=154, height=104, empty="nothing yet" if f.score is None else "finished before") for f in folds]
+    limits = [chart.limits() for chart in made if not chart.is_empty]
     if limits:
         for chart in made: chart.fixed = min(low for low, _ in limits), max(high for _, high in limits)
     return made
@@ -177,10 +177,12 @@ def cv_html(folds: Sequence[FoldCurve], summary: str, progress: Progress, charts
 
 def cv_figure(folds: Sequence[FoldCurve]) -> Any:
     "The loss of each fold on one scale; a matplotlib Figure."
-    columns = min(5, len(folds))
+    columns, charts = min(5, len(folds)), fold_charts(folds)
     rows = -(-len(folds) // columns)
-    fig = new_figure(2.3 * columns + 0.4, 2.0 * rows, "Drawing a dashboard")
+    nothing = all(chart.is_empty for chart in charts)
+    fig = new_figure(2.3 * columns + 0.4, (0.9 if nothing else 2.0) * rows, "Drawing a dashboard")
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    for chart, place in zip(fold_charts(folds), axes, strict=False): chart.draw(place)
+    for chart, place in zip(charts, axes, strict=False): chart.draw(place)
+    if nothing: axes[0].set_yticks([])      # no scale for no line
     for place in axes[len(folds):]: place.set_axis_off()
     return fig

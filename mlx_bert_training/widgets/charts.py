@@ -109,6 +109,10 @@ class Chart:
     width: int = 330            # pixels
     height: int = 170
     fixed: tuple[float, float] | None = None    # the scale, where several charts shall have the same
+    empty: str = "nothing yet"  # what stands where no line is
+
+    @property
+    def is_empty(self) -> bool: return not any(len(line.y) for line in self.lines)
 
     def limits(self) -> tuple[float, float]:
         "Lowest and highest value of the scale; of their logarithm to base 10 on a logarithmic one."
@@ -136,7 +140,7 @@ class Chart:
 
     def __str__(self) -> str:
         values = "; ".join(line.last for line in self.lines if len(line.y) and line.style != "faint")
-        return f"{self.title}: {values or 'nothing yet'}"
+        return f"{self.title}: {values or self.empty}"
 
     def _repr_html_(self) -> str: return self.svg()
 
@@ -195,10 +199,10 @@ def chart_svg(chart: Chart) -> str:
         up = np.clip((chart.scaled(y) - low) / (high - low), -0.02, 1.03)
         return _LEFT + (right - _LEFT) * np.asarray(x, dtype=float) / chart.extent, bottom - (bottom - _TOP) * up
     parts = [_axes_svg(chart, low, high), _legend_svg(chart)]
-    if not any(len(line.y) for line in chart.lines):
+    if chart.is_empty:
         middle = f"x='{(_LEFT + right) / 2}' y='{(_TOP + bottom) / 2}' text-anchor='middle'"
         parts = [f"<text x='4' y='13' font-weight='600' font-size='11'>{escape(chart.title)}</text>",
-                 f"<text {middle} opacity='.6'>nothing yet</text>"]
+                 f"<text {middle} opacity='.6'>{escape(chart.empty)}</text>"]
     for at, what in chart.marks:
         x = float(place([at], [1.0])[0][0])
         parts.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{_TOP}' y2='{bottom}' stroke='currentColor' opacity='.6' "
@@ -217,6 +221,11 @@ def draw_chart(
     axes: Any,      # matplotlib axes
 ) -> None:
     "Draw a chart into axes."
+    axes.set_title(chart.title, fontsize=10, loc="left", fontweight="bold")
+    if chart.is_empty:
+        axes.text(0.5, 0.5, chart.empty, transform=axes.transAxes, ha="center", va="center", fontsize=8, alpha=0.6)
+        axes.set_xticks([])
+        return
     looks: dict[str, dict[str, Any]] = {
         "faint": {"lw": 0.8, "alpha": 0.35}, "line": {"lw": 1.8},
         "points": {"lw": 1.2, "ls": "--", "marker": "o", "ms": 4, "clip_on": False}}
@@ -233,7 +242,6 @@ def draw_chart(
     axes.set_yticks(10 ** ticks if chart.log else ticks, list(map(tick_text, 10 ** ticks if chart.log else ticks)))
     axes.minorticks_off()
     axes.set_xlim(0, chart.extent)
-    axes.set_title(chart.title, fontsize=10, loc="left", fontweight="bold")
     axes.set_xlabel("update", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
