@@ -37,7 +37,7 @@ from mlx_bert_training.integrations.mlflow_store import (
     tracking_uri,
 )
 from mlx_bert_training.integrations.run_log import Destination, RunLog, SystemSampler
-from mlx_bert_training.integrations.runs import RunRecord, RunTable, Score, compare_runs, gain
+from mlx_bert_training.integrations.runs import RunRecord, RunTable, Score, compare_runs, gain, read_store
 from mlx_bert_training.integrations.spool import Outbox, Refused, Spool
 
 COLUMNS = ["purpose", "credit_amount", "duration", "saving_accounts"]
@@ -544,6 +544,17 @@ def test_runs_are_compared_by_folds_where_they_have_the_same(validated, capsys):
     assert "Different from shorter" in capsys.readouterr().out
     store = compare_runs(f"sqlite:///{place / 'mlflow.db'}", experiment="tests")
     assert store.runs[0].scores["auc"].folds == pytest.approx(first) and store.runs[0].name == "run"
+
+
+def test_every_page_of_a_store_is_read(place, monkeypatch):
+    from mlflow import MlflowClient
+    for _ in range(2):
+        trainer, tracker = toy_trainer(place, log_system_metrics=False)
+        trainer.train(ToyLoader())
+        assert tracker.close()
+    search = MlflowClient.search_runs
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *args, **more: search(*args, **{**more, "max_results": 1}))
+    assert len(read_store(f"sqlite:///{place / 'mlflow.db'}")) == 2
 
 
 def test_what_cannot_be_compared_says_so(place, tmp_path, capsys):

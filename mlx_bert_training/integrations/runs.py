@@ -112,8 +112,11 @@ def read_store(
     experiments = [e for e in client.search_experiments() if experiment in (None, e.name)]
     if not experiments:
         raise unknown_name("experiment", str(experiment), [e.name for e in client.search_experiments()])
-    found = client.search_runs([e.experiment_id for e in experiments], "tags.`mlx_bert.key` != ''", max_results=1000,
-                               order_by=["attributes.start_time ASC"])
+    found, page = [], None
+    while page is None or page.token:
+        page = client.search_runs([e.experiment_id for e in experiments], "tags.`mlx_bert.key` != ''",
+                                  order_by=["attributes.start_time ASC"], page_token=page and page.token)
+        found += page
     runs = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
     if not runs: raise DataError(f"{uri}: no run of this package is here")
     return [_from_mlflow(client, run) for run in runs]
