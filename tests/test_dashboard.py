@@ -145,7 +145,16 @@ def test_speed_leaves_out_what_was_no_training():
         state.tokens, state.seconds = state.step * 100, state.step * 0.1 + 50 * (state.step > 20)
         if state.step == 21: recorder.interrupted()
         recorder.note(SimpleNamespace(meter=SimpleNamespace(loss=1.0, norm=1.0)), state)
-    assert np.allclose(recorder.speed.y, 1000) and len(recorder.speed) == 2
+    assert np.allclose(recorder.speed.y, 1000) and len(recorder.speed) == 3
+
+
+def test_speed_is_measured_however_often_there_is_an_evaluation():
+    recorder, state = Recorder(), TrainerState()
+    for state.step in range(1, 100):
+        state.tokens, state.seconds = state.step * 100, state.step * 0.1 + 50 * (state.step // 4)
+        if state.step % 4 == 0: recorder.interrupted()
+        recorder.note(SimpleNamespace(meter=SimpleNamespace(loss=1.0, norm=1.0)), state)
+    assert np.allclose(recorder.speed.y, 1000) and len(recorder.speed) >= 5
 
 
 def test_a_track_grows():

@@ -156,7 +156,7 @@ def _line_svg(line: Line, x: np.ndarray, y: np.ndarray, rings: list[tuple[float,
     "A line through points in pixels."
     path = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
     parts = [f"<polyline fill='none' stroke='{line.color}' {_DASHES[line.style]} points='{path}'/>"]
-    if line.style == "points":
+    if line.style == "points" or len(x) == 1:      # a line of one point is nothing to see
         parts += [f"<circle cx='{a:.1f}' cy='{b:.1f}' r='2.6' fill='{line.color}'/>" for a, b in zip(x, y, strict=True)]
     parts += [f"<circle cx='{a:.1f}' cy='{b:.1f}' r='6' fill='none' stroke='{line.color}' stroke-width='1.6'/>"
               for a, b in rings]
@@ -232,7 +232,8 @@ def draw_chart(
     for line in chart.lines:
         if not len(line.y): continue
         x, y = decimate(line.x, line.y, 1000)
-        axes.plot(x, y, color=line.color, label=None if line.style == "faint" else line.name, **looks[line.style])
+        look = looks["points" if len(x) == 1 else line.style]
+        axes.plot(x, y, color=line.color, label=None if line.style == "faint" else line.name, **look)
         if line.ring: axes.plot(*line.ring, "o", ms=12, mfc="none", mec=line.color, mew=1.6, clip_on=False)
     for at, _ in chart.marks: axes.axvline(at, color="0.3", lw=0.9, ls=":")
     low, high = chart.limits()

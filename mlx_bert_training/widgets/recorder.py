@@ -44,19 +44,22 @@ class Recorder:
         self.loss, self.smooth, self.norm, self.rate, self.speed = (Track() for _ in range(5))
         self._waiting: list[tuple[int, Any, Any, float]] = []
         self._mean, self._weight = 0.0, 0.0
-        self._mark: tuple[int, float] | None = None     # tokens and seconds where the present stretch began
+        self._mark: tuple[int, float] | None = None     # tokens and seconds of the run at the last update
+        self._tokens, self._seconds = 0, 0.0            # spent on updates since the last point of `speed`
 
     def note(self, trainer: Any, state: TrainerState) -> None:
         "Put an update aside, without evaluating anything."
         self._waiting.append((state.step, trainer.meter.loss, trainer.meter.norm, state.learning_rate))
-        if self._mark is None: self._mark = state.tokens, state.seconds
-        tokens, seconds = state.tokens - self._mark[0], state.seconds - self._mark[1]
-        if seconds < 1: return
-        self.speed.add(state.step, tokens / seconds)
+        if self._mark is not None:
+            self._tokens += state.tokens - self._mark[0]
+            self._seconds += state.seconds - self._mark[1]
         self._mark = state.tokens, state.seconds
+        if self._seconds < 1: return
+        self.speed.add(state.step, self._tokens / self._seconds)
+        self._tokens, self._seconds = 0, 0.0
 
     def interrupted(self) -> None:
-        "Something else took time: the speed is measured anew from the next update on."
+        "Something else took time, which is no part of the speed."
         self._mark = None
 
     def collect(self, keep: int = 1) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .lab import CHROMIUM_FLAGS, LIGHT, LabServer, NotebookPage, find_chromium, missing
+from .lab import CHROMIUM_FLAGS, LIGHT, LabServer, Notebook7Server, NotebookPage, find_chromium, missing
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,13 +24,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # The scope is the package, not the session: Playwright keeps an event loop running in this thread as long as it is
 # open, and tests outside this folder call `asyncio.run`.
-@pytest.fixture(scope="package")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
-    server = LabServer(tmp_path_factory.mktemp("notebooks"))
+def serve(server: LabServer) -> Iterator[LabServer]:
     try:
         server.wait()
         yield server
     finally: server.stop()
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
+    yield from serve(LabServer(tmp_path_factory.mktemp("notebooks")))
+
+
+@pytest.fixture(scope="package")
+def server7(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
+    yield from serve(Notebook7Server(tmp_path_factory.mktemp("notebooks7")))
 
 
 @pytest.fixture(scope="package")
@@ -57,10 +65,7 @@ def pictures(shots: Path) -> Path:
     return Path(os.environ.get("MLX_BERT_PICTURES") or shots)
 
 
-@pytest.fixture
-def open_notebook(server: LabServer, browser, shots: Path, request: pytest.FixtureRequest
-                  ) -> Iterator[Callable[..., NotebookPage]]:
-    "`open_notebook(name, *cells)` writes a notebook, opens it in a fresh page and returns its `NotebookPage`."
+def opener(server: LabServer, browser, shots: Path, test: str) -> Iterator[Callable[..., NotebookPage]]:
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     opened: list[NotebookPage] = []
 
@@ -71,7 +76,19 @@ def open_notebook(server: LabServer, browser, shots: Path, request: pytest.Fixtu
 
     yield open_notebook
     for notebook in opened:
-        notebook.screenshot(re.sub(r"\W+", "-", f"{request.node.name}-{notebook.path.stem}").strip("-"))
+        notebook.screenshot(re.sub(r"\W+", "-", f"{test}-{notebook.path.stem}").strip("-"))
         notebook.theme(LIGHT)       # a theme is the server's, so the next test would find it
         notebook.shut_down()
     context.close()
+
+
+@pytest.fixture
+def open_notebook(server, browser, shots, request) -> Iterator[Callable[..., NotebookPage]]:
+    "`open_notebook(name, *cells)` writes a notebook, opens it in a fresh page and returns its `NotebookPage`."
+    yield from opener(server, browser, shots, request.node.name)
+
+
+@pytest.fixture
+def open_notebook7(server7, browser, shots, request) -> Iterator[Callable[..., NotebookPage]]:
+    "The same in Notebook 7."
+    yield from opener(server7, browser, shots, request.node.name)

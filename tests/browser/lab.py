@@ -1,4 +1,4 @@
-"""A real JupyterLab on the loopback, and a page object for a notebook that is open in it.
+"""A real JupyterLab or Notebook 7 on the loopback, and a page object for a notebook that is open in it.
 
     server = LabServer(folder)                      # its settings, workspaces and kernels are its own
     server.wait()
@@ -47,7 +47,8 @@ def find_chromium() -> str | None:
 
 def missing() -> str:
     "What has to be installed before a browser test can run; empty if nothing."
-    wanted = [f"pip install {name}" for name in ("jupyterlab", "playwright", "ipywidgets") if find_spec(name) is None]
+    needed = ("jupyterlab", "notebook", "playwright", "ipywidgets")
+    wanted = [f"pip install {name}" for name in needed if find_spec(name) is None]
     if find_chromium() is None: wanted.append("apt-get install chromium (or another system's package of Chromium)")
     return f"a browser test needs: {'; '.join(wanted)}" if wanted else ""
 
@@ -63,6 +64,7 @@ def until(holds: Callable[[], Any], what: str, timeout: float = 30) -> Any:
 
 class LabServer:
     "JupyterLab in a process of its own. Its kernels run this interpreter; nothing of the user's settings is read."
+    app, name, address = "lab", "LabApp", "doc/tree"    # command, class of its settings, where a notebook opens alone
 
     def __init__(
         self,
@@ -81,10 +83,10 @@ class LabServer:
         (folder / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
 
     def _command(self) -> list[str]:
-        return [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+        return [sys.executable, "-m", "jupyter", self.app, "--no-browser", "--allow-root", "--ip=127.0.0.1",
                 f"--port={self.port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}",
                 f"--ServerApp.root_dir={self.root}", "--ServerApp.terminals_enabled=False",
-                "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"]
+                f"--{self.name}.expose_app_in_browser=True", f"--{self.name}.extension_manager=readonly"]
 
     def _environment(self) -> dict[str, str]:
         own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
@@ -102,15 +104,15 @@ class LabServer:
         opener = build_opener(ProxyHandler({}))     # a proxy of the machine is not for the loopback
 
         def answers() -> bool:
-            if self.process.poll() is not None: raise RuntimeError(f"JupyterLab ended:\n{self.said()}")
+            if self.process.poll() is not None: raise RuntimeError(f"jupyter {self.app} ended:\n{self.said()}")
             try: return bool(opener.open(f"http://127.0.0.1:{self.port}/api?token={self.token}", timeout=5).read())
             except OSError: return False
 
-        until(answers, "JupyterLab to answer", timeout)
+        until(answers, f"jupyter {self.app} to answer", timeout)
 
     def url(self, name: str) -> str:
         "Where a notebook opens alone, without side panels and without what was open before."
-        return f"http://127.0.0.1:{self.port}/doc/tree/{name}?reset&token={self.token}"
+        return f"http://127.0.0.1:{self.port}/{self.address}/{name}?reset&token={self.token}"
 
     def stop(self) -> None:
         "End the server, which ends its kernels."
@@ -121,6 +123,11 @@ class LabServer:
             self.process.wait()
         self.log.close()
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+class Notebook7Server(LabServer):
+    "Jupyter Notebook 7, which is made of JupyterLab's parts."
+    app, name, address = "notebook", "JupyterNotebookApp", "notebooks"
 
 
 def _free_port() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .lab import DARK, LIGHT, NotebookPage, missing
+from .lab import DARK, LIGHT, LabServer, NotebookPage, missing
 
 if not missing():
     from playwright.sync_api import expect
@@ -75,9 +75,7 @@ class Editor:
         assert self.config(key) == value
 
 
-@pytest.fixture(scope="module")
-def notebook(server, browser, shots) -> Iterator[NotebookPage]:
-    "One notebook for all of these tests, for what takes time is to open it."
+def opened(server: LabServer, browser: Any, shots: Path) -> Iterator[NotebookPage]:
     page = browser.new_page(viewport={"width": 1200, "height": 1100})
     notebook = NotebookPage(page, server, shots).open("config_editor.ipynb", CODE)
     notebook.run_all()
@@ -86,8 +84,13 @@ def notebook(server, browser, shots) -> Iterator[NotebookPage]:
     page.close()
 
 
-@pytest.fixture
-def editor(notebook: NotebookPage) -> Iterator[Editor]:
+@pytest.fixture(scope="module")
+def notebook(server, browser, shots) -> Iterator[NotebookPage]:
+    "One notebook for all of these tests, for what takes time is to open it."
+    yield from opened(server, browser, shots)
+
+
+def begun(notebook: NotebookPage) -> Iterator[Editor]:
     notebook.python("editor.load('production'); editor.view.bar.path.value = ''")
     editor = Editor(notebook)
     yield editor
@@ -95,7 +98,20 @@ def editor(notebook: NotebookPage) -> Iterator[Editor]:
     assert notebook.console == []
 
 
-def test_a_bad_value_is_told_beside_its_field_and_a_good_one_arrives(editor: Editor) -> None:
+@pytest.fixture
+def editor(notebook: NotebookPage) -> Iterator[Editor]:
+    yield from begun(notebook)
+
+
+@pytest.fixture
+def editor7(server7, browser, shots) -> Iterator[Editor]:
+    "The editor in Notebook 7."
+    for notebook in opened(server7, browser, shots): yield from begun(notebook)
+
+
+@pytest.mark.parametrize("app", ["editor", "editor7"])
+def test_a_bad_value_is_told_beside_its_field_and_a_good_one_arrives(request, app) -> None:
+    editor: Editor = request.getfixturevalue(app)
     editor.open("optimizer")
     editor.write("learning_rate", "fast")
     alert = editor.row("learning_rate").get_by_role("alert")

@@ -49,9 +49,10 @@ def outputs_of(saved: dict, cell: int) -> list[dict]:
     return [output["data"] for output in saved["cells"][cell]["outputs"] if "data" in output]
 
 
-@pytest.mark.parametrize("cell", [TRAIN, START], ids=["train", "start"])
-def test_steering_by_hand(open_notebook, cell):
-    notebook = begin(open_notebook, "steering", cell)
+@pytest.mark.parametrize(("app", "cell"), [("open_notebook", TRAIN), ("open_notebook", START),
+                                           ("open_notebook7", START)], ids=["train", "start", "start in Notebook 7"])
+def test_steering_by_hand(request, app, cell):
+    notebook = begin(request.getfixturevalue(app), "steering", cell)
     busy = cell is TRAIN
     assert notebook.running(1) == busy      # start() gives the notebook back at once
 
