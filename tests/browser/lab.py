@@ -64,7 +64,8 @@ def until(holds: Callable[[], Any], what: str, timeout: float = 30) -> Any:
 
 class LabServer:
     "JupyterLab in a process of its own. Its kernels run this interpreter; nothing of the user's settings is read."
-    app, name, address = "lab", "LabApp", "doc/tree"    # command, class of its settings, where a notebook opens alone
+    app, address = "lab", "doc/tree"    # the command, and where a notebook opens alone
+    own_errors: tuple[str, ...] = ()    # parts of what an empty notebook reports to the browser
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class LabServer:
         return [sys.executable, "-m", "jupyter", self.app, "--no-browser", "--allow-root", "--ip=127.0.0.1",
                 f"--port={self.port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}",
                 f"--ServerApp.root_dir={self.root}", "--ServerApp.terminals_enabled=False",
-                f"--{self.name}.expose_app_in_browser=True", f"--{self.name}.extension_manager=readonly"]
+                "--expose-app-in-browser", "--LabApp.extension_manager=readonly"]
 
     def _environment(self) -> dict[str, str]:
         own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
@@ -127,7 +128,8 @@ class LabServer:
 
 class Notebook7Server(LabServer):
     "Jupyter Notebook 7, which is made of JupyterLab's parts."
-    app, name, address = "notebook", "JupyterNotebookApp", "notebooks"
+    app, address = "notebook", "notebooks"
+    own_errors = ("(reading 'schema')",)
 
 
 def _free_port() -> int:
@@ -149,9 +151,12 @@ class NotebookPage:
         self.path = server.root / "not-open.ipynb"
         self.console: list[str] = []        # the errors that the browser has reported
         page.add_init_script(path=SCRIPT)
-        page.on("console", lambda message: self.console.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.console.append(str(error)))
+        page.on("console", lambda message: self._report(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self._report(str(error)))
         self.cells = page.locator(".jp-Notebook .jp-CodeCell")
+
+    def _report(self, error: str) -> None:
+        if not any(known in error for known in self.server.own_errors): self.console.append(error)
 
     def open(
         self,
