@@ -9,14 +9,14 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .core.control import RunStopped
 from .core.errors import DataError, MLXBertError
 
 # %% auto #0
-__all__ = ['train', 'run', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'info', 'fetch', 'presets', 'config',
-           'build_parser', 'main']
+__all__ = ['Command', 'train', 'run', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'info', 'fetch', 'presets',
+           'config', 'add_runs', 'add_looks', 'add_facts', 'build_parser', 'main']
 
 # %% ../nbs/cli.ipynb #c8428bc4
 def train(args: argparse.Namespace) -> None:
@@ -114,24 +114,31 @@ def config(args: argparse.Namespace) -> None:
     print(resolved.diff(load_config(args.diff)) if args.diff else resolved.to_yaml().rstrip())
 
 # %% ../nbs/cli.ipynb #9caa7605
-def build_parser() -> argparse.ArgumentParser:
-    "The commands and their arguments."
-    parser = argparse.ArgumentParser(prog="mlx-bert", description="Fine-tune BERT-family models with MLX.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+Command = Callable[..., argparse.ArgumentParser]    # `command(function)` adds a command, which does what that does
 
-    def command(function, *, with_config: bool = False) -> argparse.ArgumentParser:
-        sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
-        sub.set_defaults(function=function)
-        if with_config:
-            sub.add_argument("config", nargs="?", help="a YAML or JSON file, or a preset's name")
-            sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as training.num_epochs=2")
-        return sub
 
+def add_runs(command: Command) -> None:
+    "What trains, and what is done with what was trained."
     sub = command(train, with_config=True)
     sub.add_argument("--resume", nargs="?", const="latest", metavar="CHECKPOINT",
                      help="go on from the newest, or from this one")
     sub.add_argument("--replay", metavar="RUN", help="do to this run what was done by hand to the run in this folder")
     command(run, with_config=True)
+    sub = command(predict)
+    sub.add_argument("run", help="the folder of a finished run")
+    sub.add_argument("file", help="a data file with the columns of the training file")
+    sub.add_argument("-o", "--output", default="predictions.csv", help="where to write (default: %(default)s)")
+    sub = command(bundle)
+    sub.add_argument("run", help="the folder of a finished run")
+    sub.add_argument("-o", "--output", default="bundle", help="the folder to write (default: %(default)s)")
+    sub.add_argument("--sample", help="the competition's sample submission, if it is not where the run found it")
+    sub.add_argument("--dataset", metavar="USER/NAME", help="the Kaggle dataset that it will be")
+    sub.add_argument("--model-alone", action="store_true", help="leave the partners of an ensemble out")
+    sub.add_argument("--no-wheels", action="store_true", help="leave MLX out: torch predicts, nothing is downloaded")
+
+
+def add_looks(command: Command) -> None:
+    "What looks at data, submissions and runs."
     sub = command(explore, with_config=True)
     sub.add_argument("-o", "--output", default="explore.html", help="where to write (default: %(default)s)")
     sub.add_argument("--oof", metavar="FILE", help="out-of-fold predictions, such as runs/NAME/oof/NAME.npz")
@@ -149,23 +156,34 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("action", choices=["sync"], help="send what still waits, and end runs that were killed")
     sub.add_argument("folder", nargs="?", default="runs", help="a run, or a folder of runs (default: %(default)s)")
     sub.add_argument("--uri", help="send it there instead of where the runs wanted to go")
-    sub = command(predict)
-    sub.add_argument("run", help="the folder of a finished run")
-    sub.add_argument("file", help="a data file with the columns of the training file")
-    sub.add_argument("-o", "--output", default="predictions.csv", help="where to write (default: %(default)s)")
-    sub = command(bundle)
-    sub.add_argument("run", help="the folder of a finished run")
-    sub.add_argument("-o", "--output", default="bundle", help="the folder to write (default: %(default)s)")
-    sub.add_argument("--sample", help="the competition's sample submission, if it is not where the run found it")
-    sub.add_argument("--dataset", metavar="USER/NAME", help="the Kaggle dataset that it will be")
-    sub.add_argument("--model-alone", action="store_true", help="leave the partners of an ensemble out")
-    sub.add_argument("--no-wheels", action="store_true", help="leave MLX out: torch predicts, nothing is downloaded")
+
+
+def add_facts(command: Command) -> None:
+    "What says how things are, and fetches what is missing."
     command(info)
     command(fetch).add_argument("name", nargs="?", default="all-MiniLM-L6-v2", help="default: %(default)s")
     command(presets)
     sub = command(config, with_config=True)
     sub.add_argument("--diff", metavar="OTHER", help="show what differs from another file or preset")
     sub.add_argument("--schema", action="store_true", help="print the JSON schema, for editors that complete YAML")
+
+# %% ../nbs/cli.ipynb #40bff21d
+def build_parser() -> argparse.ArgumentParser:
+    "The commands and their arguments."
+    parser = argparse.ArgumentParser(prog="mlx-bert", description="Fine-tune BERT-family models with MLX.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function, *, with_config: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        sub.set_defaults(function=function)
+        if with_config:
+            sub.add_argument("config", nargs="?", help="a YAML or JSON file, or a preset's name")
+            sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as training.num_epochs=2")
+        return sub
+
+    add_runs(command)
+    add_looks(command)
+    add_facts(command)
     return parser
 
 # %% ../nbs/cli.ipynb #97474939
