@@ -1,9 +1,18 @@
 """What several test modules share."""
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    "An interrupt is heard as in a terminal, also where a shell runs the tests in the background and ignores it."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

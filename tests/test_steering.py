@@ -241,6 +241,13 @@ def test_an_interrupt_ends_training_with_a_checkpoint_and_a_result(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler     # put back
 
 
+def test_an_ignored_interrupt_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try: result = make(tmp_path, At(u7=lambda c: signal.raise_signal(signal.SIGINT))).train(ToyLoader())
+    finally: signal.signal(signal.SIGINT, before)
+    assert result.steps == 20 and "interrupt" not in result.stop_reason
+
+
 def test_a_second_interrupt_does_not_wait(tmp_path):
     def twice(control):
         signal.raise_signal(signal.SIGINT)

@@ -125,7 +125,8 @@ def graceful_interrupt(
     control: RunControl,    # is asked to stop
 ) -> Iterator[None]:
     "Inside, the first interrupt asks for a stop, and the second raises `KeyboardInterrupt`."
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN     # a shell's job in the background
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
     pressed = False
