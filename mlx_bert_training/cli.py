@@ -136,7 +136,7 @@ def add_runs(command: Command) -> None:
     sub.add_argument("--model-alone", action="store_true", help="leave the partners of an ensemble out")
     sub.add_argument("--no-wheels", action="store_true", help="leave MLX out: torch predicts, nothing is downloaded")
 
-
+# %% ../nbs/cli.ipynb #5d69c071
 def add_looks(command: Command) -> None:
     "What looks at data, submissions and runs."
     sub = command(explore, with_config=True)
@@ -157,7 +157,7 @@ def add_looks(command: Command) -> None:
     sub.add_argument("folder", nargs="?", default="runs", help="a run, or a folder of runs (default: %(default)s)")
     sub.add_argument("--uri", help="send it there instead of where the runs wanted to go")
 
-
+# %% ../nbs/cli.ipynb #4ceb83a9
 def add_facts(command: Command) -> None:
     "What says how things are, and fetches what is missing."
     command(info)
