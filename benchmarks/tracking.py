@@ -20,7 +20,7 @@ from statistics import median
 import numpy as np
 
 from mlx_bert_training import Callback, MLflowCallback, MLflowConfig, Trainer, create_model
-from mlx_bert_training.core.declaration import load_config
+from mlx_bert_training.declaration.load import load_config
 
 MINILM = {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 SMALL = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}

@@ -39,9 +39,9 @@ def mlx_side(folder: Path, rate: float) -> Side:
 
     from mlx_bert_training import create_model, runtime
     from mlx_bert_training.core.config import OptimizerConfig
-    from mlx_bert_training.core.losses import create_loss
     from mlx_bert_training.core.optimization import create_optimizer
     from mlx_bert_training.core.step import InferenceStep, TrainingStep
+    from mlx_bert_training.tasks.losses import create_loss
 
     model, loss = create_model(pretrained=folder, dropout_rate=rate), create_loss("auto", head_type="binary")
     config = OptimizerConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)

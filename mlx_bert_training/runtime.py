@@ -28,7 +28,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .core.errors import MLXBertError, unknown_name
+from .errors import MLXBertError, unknown_name
 
 # %% auto #0
 __all__ = ['log', 'PT_LOAD', 'PT_DYNAMIC', 'DT_PLTRELSZ', 'DT_STRTAB', 'DT_SYMTAB', 'DT_RELA', 'DT_RELASZ', 'DT_STRSZ',

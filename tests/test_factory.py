@@ -21,8 +21,8 @@ from mlx_bert_training import (
     run_training,
 )
 from mlx_bert_training.core.config import KaggleTrainerConfig
-from mlx_bert_training.core.errors import DataError, MLXBertError, UnknownNameError
-from mlx_bert_training.core.problems import ConfigError
+from mlx_bert_training.declaration.problems import ConfigError
+from mlx_bert_training.errors import DataError, MLXBertError, UnknownNameError
 from mlx_bert_training.factory import declared_callbacks
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import mlx_bert_training
-from mlx_bert_training.core.errors import NotYetAvailableError
+from mlx_bert_training.errors import NotYetAvailableError
 
 TOP = ("create_model create_trainer create_kaggle_trainer get_trainer_config register_trainer BaseTrainerConfig "
        "KaggleTrainerConfig OptimizerConfig SchedulerConfig MLflowConfig EarlyStopping ModelCheckpoint "

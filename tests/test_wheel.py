@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SCRIPT = """
 import json, mlx_bert_training
-from mlx_bert_training.core.declaration import list_presets, load_config
+from mlx_bert_training.declaration.load import list_presets, load_config
 from mlx_bert_training.data import read_frame
 config = load_config("german_credit")
 print(json.dumps({"home": mlx_bert_training.__file__, "presets": sorted(list_presets()),

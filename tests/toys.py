@@ -10,7 +10,7 @@ import numpy as np
 
 from mlx_bert_training.callbacks import Callback
 from mlx_bert_training.core.config import BaseTrainerConfig
-from mlx_bert_training.core.declaration import load_config
+from mlx_bert_training.declaration.load import load_config
 
 
 class ToyModel(nn.Module):

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from ..core.errors import MLXBertError, unknown_name
 from ..core.events import does_nothing
-from ..core.protocols import EVENTS, CallbackProtocol
 from ..core.state import TrainerState
+from ..errors import MLXBertError, unknown_name
+from ..protocols import EVENTS, CallbackProtocol
 
 # %% auto #0
 __all__ = ['CALLBACKS', 'Callback', 'CallbackError', 'register_callback', 'import_object', 'create_callback']

@@ -12,8 +12,8 @@ from typing import Any
 
 from .base import Callback, CallbackError
 from ..core.checkpoint import checkpoint_folder, checkpoint_step
-from ..core.errors import unknown_name
 from ..core.state import TrainerState
+from ..errors import unknown_name
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'list_checkpoints', 'delete_checkpoint', 'ModelCheckpoint']

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .base import Callback, CallbackError
-from ..core.errors import unknown_name
-from ..core.metrics import metric_direction
 from ..core.state import TrainerState
+from ..errors import unknown_name
+from ..tasks.metrics import metric_direction
 
 # %% auto #0
 __all__ = ['EarlyStopping']

@@ -9,9 +9,9 @@ import logging
 from typing import Any
 
 from .base import Callback
-from ..core.errors import MissingExtraError
 from ..core.results import plot_history
 from ..core.state import TrainerState
+from ..errors import MissingExtraError
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .base import Callback, CallbackError, import_object
-from ..core.errors import TrainingError
 from ..core.state import TrainerState
+from ..errors import TrainingError
 
 # %% auto #0
 __all__ = ['LearningRateScheduler']

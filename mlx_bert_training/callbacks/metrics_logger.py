@@ -14,8 +14,8 @@ import pandas as pd
 
 from .base import Callback
 from ..core.checkpoint import json_safe
-from ..core.errors import DataError
 from ..core.state import TrainerState
+from ..errors import DataError
 
 # %% auto #0
 __all__ = ['read_metrics', 'MetricsLogger']

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from .base import Callback
-from ..core.errors import unknown_name
 from ..core.state import TrainerState
+from ..errors import unknown_name
 
 # %% auto #0
 __all__ = ['MODES', 'clock', 'Progress', 'render_text', 'render_bar', 'render_evaluations', 'render_html', 'Throttle',

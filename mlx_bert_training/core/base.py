@@ -19,12 +19,12 @@ from .background import RunHandle
 from .bookkeeping import Bookkeeper, count_batch
 from .config import BaseTrainerConfig
 from .control import ControlError, RunControl, graceful_interrupt
-from .errors import MLXBertError
 from .evaluator import Outputs
-from .protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
 from .results import TrainResult
 from .resume import checkpoint_to_resume, restore_run, save_run
 from .steering import Intervention, read_interventions
+from ..errors import MLXBertError
+from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
 
 # %% auto #0
 __all__ = ['batch_seed', 'Trainer']

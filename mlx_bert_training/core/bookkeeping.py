@@ -17,16 +17,16 @@ import numpy as np
 from .checkpoint import read_checkpoint
 from .config import BaseTrainerConfig, TrainingSection
 from .control import RunControl
-from .errors import MLXBertError, TrainingError
 from .evaluator import Evaluator, Outputs
-from .metrics import metric_direction
 from .optimization import create_optimizer, create_schedule
-from .problems import ConfigError, Problem
-from .protocols import Batch, DataLoader, Loss, Model, Schedule
 from .resume import model_weights, set_weights
 from .state import TrainerState
 from .steering import Steering
 from .step import TrainingStep
+from ..declaration.problems import ConfigError, Problem
+from ..errors import MLXBertError, TrainingError
+from ..protocols import Batch, DataLoader, Loss, Model, Schedule
+from ..tasks.metrics import metric_direction
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from ..core.errors import DataError
-from ..core.metrics import compute_metrics, default_metrics
 from .prepare import PreparedData
 from .templates import RowTemplate
+from ..errors import DataError
+from ..tasks.metrics import compute_metrics, default_metrics
 
 # %% auto #0
 __all__ = ['FEW', 'fit_features', 'majority_logits', 'LinearFit', 'baseline_scores']
@@ -125,7 +125,7 @@ def _fit_classes(features: Any, labels: np.ndarray, classes: int) -> tuple[np.nd
 # %% ../../nbs/data/07_baselines.ipynb #1d0700de
 def baseline_scores(
     prepared: PreparedData,                 # with a training and a validation part
-    metrics: Iterable[str] | None = None,   # names of `core.metrics`; None for those that suit the task
+    metrics: Iterable[str] | None = None,   # names of `tasks.metrics`; None for those that suit the task
 ) -> pd.DataFrame:                          # a row for each baseline, a column for each metric
     "Scores on the validation part of the majority (or mean) and of a linear model fitted on the training part."
     if prepared.train is None or prepared.validation is None or prepared.labels is None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.errors import DataError, missing_extra, nearest
+from ..errors import DataError, missing_extra, nearest
 
 # %% auto #0
 __all__ = ['DEMO', 'READERS', 'resolve_path', 'require_columns', 'read_frame', 'where']

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.errors import DataError, nearest
-from ..core.tasks import canonical_head_type
 from .frames import require_columns, where
+from ..errors import DataError, nearest
+from ..tasks.kinds import canonical_head_type
 
 # %% auto #0
 __all__ = ['LabelMap', 'fit_labels']

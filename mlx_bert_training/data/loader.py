@@ -13,9 +13,9 @@ from itertools import islice
 
 import numpy as np
 
-from ..core.errors import DataError
-from ..core.protocols import Batch
 from .tokenization import Encoded
+from ..errors import DataError
+from ..protocols import Batch
 
 # %% auto #0
 __all__ = ['MULTIPLE', 'TextDataset', 'bucket_widths', 'collate', 'PaddingSummary', 'BucketedLoader']

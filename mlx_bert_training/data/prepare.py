@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import BaseTrainerConfig, DataConfig
-from ..core.errors import DataError
 from .frames import read_frame, require_columns, where
 from .labels import LabelMap, fit_labels
 from .loader import BucketedLoader, TextDataset, bucket_widths
 from .templates import RowTemplate
 from .tokenization import Tokenizer, tiny_tokenizer
+from ..errors import DataError
 
 # %% auto #0
 __all__ = ['Texts', 'text_source', 'read_texts', 'split_rows', 'PreparedData', 'prepare']

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.errors import DataError, nearest
 from .frames import require_columns, where
+from ..errors import DataError, nearest
 
 # %% auto #0
 __all__ = ['Part', 'parse_template', 'RowTemplate']

@@ -19,7 +19,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from ..core.errors import DataError
+from ..errors import DataError
 
 # %% auto #0
 __all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'bert_backend', 'load_backend', 'tiny_tokenizer']

@@ -22,8 +22,8 @@ import pandas as pd
 
 from .. import runtime
 from ..core.config import BaseTrainerConfig, DataConfig, flat
-from ..core.errors import DataError
 from ..data.frames import resolve_path
+from ..errors import DataError
 from ..kaggle.connection import find_secrets
 
 # %% auto #0

@@ -21,8 +21,8 @@ from ..callbacks.base import Callback
 from ..core.config import BaseTrainerConfig, MLflowConfig
 from ..core.control import RunStopped
 from ..core.state import TrainerState
-from ..core.yaml_io import dump_yaml
 from ..data.prepare import PreparedData
+from ..declaration.yaml_io import dump_yaml
 from .facts import dataset_records, environment_tags, redact, run_params
 from .mlflow_model import save_model
 from .mlflow_store import import_mlflow, tracking_uri

@@ -20,24 +20,24 @@ import pandas as pd
 
 from .. import runtime
 from ..core.config import BaseTrainerConfig
-from ..core.declaration import load_config
-from ..core.errors import DataError
 from ..core.evaluator import compute_dtype, run_all
-from ..core.metrics import probabilities
 from ..core.results import Predictions
 from ..core.step import InferenceStep
-from ..core.yaml_io import write_text
 from ..data.labels import LabelMap
 from ..data.loader import MULTIPLE, BucketedLoader, TextDataset
 from ..data.prepare import PreparedData, read_texts
 from ..data.templates import RowTemplate
 from ..data.tokenization import Tokenizer
+from ..declaration.load import load_config
+from ..declaration.yaml_io import write_text
+from ..ensemble.thresholds import OrdinalCuts, Threshold
+from ..errors import DataError
 from .facts import redact
 from .mlflow_store import quiet
 from .spool import link_or_copy
-from ..kaggle.targets import TargetTransform
-from ..kaggle.thresholds import OrdinalCuts, Threshold
 from ..models.create import create_model
+from ..tasks.metrics import probabilities
+from ..tasks.targets import TargetTransform
 
 # %% auto #0
 __all__ = ['FACTS', 'LOADER', 'input_columns', 'save_served', 'RowPredictor', 'check_rows', 'make_signature', 'save_model']
@@ -181,7 +181,7 @@ import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from mlx_bert_training.core.errors import DataError
+from mlx_bert_training.errors import DataError
 from mlx_bert_training.integrations.mlflow_model import RowPredictor
 
 

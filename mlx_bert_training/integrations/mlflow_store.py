@@ -20,8 +20,8 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..core.errors import MLXBertError, missing_extra
-from ..core.yaml_io import write_text
+from ..declaration.yaml_io import write_text
+from ..errors import MLXBertError, missing_extra
 from .spool import Operation, Refused, Spool, deliver_all, is_served
 
 log = logging.getLogger(__name__)

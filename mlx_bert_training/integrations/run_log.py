@@ -18,7 +18,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..core.yaml_io import write_text
+from ..declaration.yaml_io import write_text
 from .facts import plain_name, redact
 from .mlflow_store import SPOOL, Store, public_uri, unended
 from .spool import Outbox, Spool, link_or_copy

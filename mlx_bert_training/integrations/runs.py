@@ -19,10 +19,10 @@ import pandas as pd
 
 from ..callbacks.metrics_logger import read_metrics
 from ..core.config import flat
-from ..core.errors import DataError, MLXBertError, unknown_name
-from ..core.metrics import METRICS, metric_direction
-from ..core.yaml_io import read_document
+from ..declaration.yaml_io import read_document
+from ..errors import DataError, MLXBertError, unknown_name
 from .mlflow_store import import_mlflow, open_client, tracking_uri
+from ..tasks.metrics import METRICS, metric_direction
 
 # %% auto #0
 __all__ = ['Score', 'RunRecord', 'gain', 'read_folder', 'read_folders', 'read_store', 'describe_differences', 'RunTable',

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..core.yaml_io import write_text
+from ..declaration.yaml_io import write_text
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..core.errors import MLXBertError, nearest
+from ..errors import MLXBertError, nearest
 from .ops import attention, dropout, gelu, layer_norm
 
 # %% auto #0

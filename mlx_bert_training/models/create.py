@@ -18,8 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..core.errors import not_yet, unknown_name
-from ..core.tasks import canonical_head_type
+from ..errors import not_yet, unknown_name
 from .bert import Bert, BertConfig, ModelError, config_from_file, config_with, initialize
 from .heads import PROBLEM_TYPES, ClassificationHead, check_head
 from .pooling import check_pooling, create_pooling
@@ -30,6 +29,7 @@ from mlx_bert_training.models.weights import (
     resolve_pretrained,
     write_model_folder,
 )
+from ..tasks.kinds import canonical_head_type
 
 # %% auto #0
 __all__ = ['POOLED_CODE', 'SMALL', 'MODEL_TYPES', 'LATER_MODEL_TYPES', 'HeadSpec', 'described', 'BertCore', 'BertWithHead',

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ..core.errors import not_yet
-from ..core.tasks import HEAD_TYPES, canonical_head_type
+from ..errors import not_yet
 from .bert import Linear, ModelError
 from .ops import dropout
+from ..tasks.kinds import HEAD_TYPES, canonical_head_type
 
 # %% auto #0
 __all__ = ['LATER_HEADS', 'PROBLEM_TYPES', 'ClassificationHead', 'check_head']

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..core.errors import unknown_name
+from ..errors import unknown_name
 from .bert import Linear, additive_mask
 
 # %% auto #0

@@ -25,7 +25,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
-from ..core.errors import MLXBertError, missing_extra, nearest
+from ..errors import MLXBertError, missing_extra, nearest
 
 # %% auto #0
 __all__ = ['KNOWN_WEIGHTS', 'TOKENIZER_FILES', 'WeightsError', 'cache_folder', 'weight_files', 'KnownWeights', 'verified',

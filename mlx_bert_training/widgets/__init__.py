@@ -1,5 +1,5 @@
 """Live plots and controls, and tables and pictures to look at before and after training."""
-from ..core.lazy import lazy_names
+from ..lazy import lazy_names
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, {
     "config_editor": ["ConfigEditor"],

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..callbacks.progress import Progress, clock, render_bar, render_evaluations
-from ..core.figures import new_figure
-from ..core.metrics import probabilities
 from ..core.state import TrainerState
 from ..core.steering import Intervention
+from ..figures import new_figure
+from ..tasks.metrics import probabilities
 from .charts import COLORS, Chart, Line
 from .error_report import ErrorReport
 from .recorder import Recorder

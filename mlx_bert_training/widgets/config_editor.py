@@ -13,12 +13,12 @@ from threading import RLock
 from typing import Any
 
 from ..core.config import ABSENT, BaseTrainerConfig, ConfigDiff, KaggleTrainerConfig
-from ..core.declaration import list_presets
-from ..core.editing import defaults
-from ..core.errors import MLXBertError, missing_extra
-from ..core.options import Unfit, options
-from ..core.problems import ConfigError, show
-from ..core.yaml_io import read_document
+from ..declaration.editing import defaults
+from ..declaration.load import list_presets
+from ..declaration.options import Unfit, options
+from ..declaration.problems import ConfigError, show
+from ..declaration.yaml_io import read_document
+from ..errors import MLXBertError, missing_extra
 from .controls import someone_may_look
 from .form import OPTIONS, Form, bounds, from_text, is_nested, to_text, words
 

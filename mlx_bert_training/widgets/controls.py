@@ -14,7 +14,7 @@ from html import escape
 from typing import Any
 
 from ..core.control import RunControl
-from ..core.errors import MLXBertError, missing_extra
+from ..errors import MLXBertError, missing_extra
 
 # %% auto #0
 __all__ = ['someone_may_look', 'clicks_are_heard', 'take_clicks_beside_the_cell', 'ControlPanel']

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.errors import MLXBertError
-from ..core.figures import new_figure
-from ..core.metrics import metric_direction
-from ..kaggle.ensemble import EnsembleResult
-from ..kaggle.leaks import LeakReport
+from ..ensemble.methods import EnsembleResult
+from ..errors import MLXBertError
+from ..figures import new_figure
 from ..kaggle.ledger import Ledger
-from ..kaggle.oof import OOF
-from ..kaggle.results import CVResult
+from ..stages.results import CVResult
+from ..tasks.metrics import metric_direction
+from ..validation.leaks import LeakReport
+from ..validation.oof import OOF
 from .section import Section, axis_names
 
 # %% auto #0

@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 from ..callbacks.progress import LiveOutput, Progress, ProgressBar, View, detect_mode, render_text
-from ..core.errors import MissingExtraError, MLXBertError
 from ..core.state import TrainerState
+from ..errors import MissingExtraError, MLXBertError
 from mlx_bert_training.widgets.board import (
     FoldCurve,
     cv_figure,

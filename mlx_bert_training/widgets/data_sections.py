@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2_contingency, ks_2samp, skew  # type: ignore[import-untyped]
 
-from ..core.errors import MLXBertError
-from ..core.figures import new_figure
-from ..core.metrics import MULTILABEL, REGRESSION
 from ..data.loader import BucketedLoader
 from ..data.prepare import PreparedData, Texts
 from ..data.templates import RowTemplate
-from ..kaggle.adversarial import AdversarialReport
+from ..errors import MLXBertError
+from ..figures import new_figure
+from ..tasks.metrics import MULTILABEL, REGRESSION
+from ..validation.adversarial import AdversarialReport
 from .section import Section, axis_names, cell_text, few_ticks, shorten
 
 # %% auto #0

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as sk
 
-from ..core.errors import DataError, MLXBertError
-from ..core.figures import new_figure
-from ..core.metrics import BINARY, MULTICLASS, MULTILABEL, REGRESSION
-from ..core.tasks import canonical_head_type
-from ..kaggle.oof import check_predictions, check_targets
+from ..errors import DataError, MLXBertError
+from ..figures import new_figure
+from ..tasks.kinds import canonical_head_type
+from ..tasks.metrics import BINARY, MULTICLASS, MULTILABEL, REGRESSION
+from ..validation.oof import check_predictions, check_targets
 from .section import Section, axis_names, cell_text, few_ticks, shorten, show
 
 # %% auto #0

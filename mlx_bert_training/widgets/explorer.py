@@ -12,18 +12,18 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import BaseTrainerConfig, KaggleTrainerConfig
-from ..core.declaration import load_config
-from ..core.errors import DataError, MLXBertError
 from ..data.prepare import PreparedData, prepare
-from ..kaggle.leaks import LeakError
+from ..declaration.load import load_config
+from ..ensemble.thresholds import Threshold
+from ..errors import DataError, MLXBertError
+from ..kaggle.delivery import LEDGER_FILE
 from ..kaggle.ledger import Ledger
-from ..kaggle.oof import OOF, load_oof
-from ..kaggle.results import CVResult
-from ..kaggle.setup import all_rows, competition_metric, locate_files, look_for_leaks, look_for_shift
-from ..kaggle.submit import LEDGER_FILE
-from ..kaggle.thresholds import Threshold
 from ..kaggle.trainer import as_kaggle_config
 from ..models.weights import resolve_pretrained
+from ..stages.plan import all_rows, competition_metric, locate_files, look_for_leaks, look_for_shift
+from ..stages.results import CVResult
+from ..validation.leaks import LeakError
+from ..validation.oof import OOF, load_oof
 from . import cv_sections, data_sections
 from .board import error_report
 from .error_report import ErrorReport

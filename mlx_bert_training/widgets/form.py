@@ -22,8 +22,7 @@ from mlx_bert_training.core.config import (
     KaggleTrainerConfig,
     find_key,
 )
-from ..core.declaration import locate, parse_overrides, preset_paths
-from mlx_bert_training.core.editing import (
+from mlx_bert_training.declaration.editing import (
     REMOVED,
     defaults,
     edited,
@@ -33,9 +32,10 @@ from mlx_bert_training.core.editing import (
     short,
     write_value,
 )
-from ..core.errors import nearest
-from ..core.options import Option, leaves, members, read_section
-from ..core.problems import ConfigError, Problem
+from ..declaration.load import locate, parse_overrides, preset_paths
+from ..declaration.options import Option, leaves, members, read_section
+from ..declaration.problems import ConfigError, Problem
+from ..errors import nearest
 
 # %% auto #0
 __all__ = ['OPTIONS', 'is_nested', 'words', 'bounds', 'from_text', 'to_text', 'Unreadable', 'nested', 'read_values', 'Fields',

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.errors import MissingExtraError
-from ..core.yaml_io import write_text
+from ..declaration.yaml_io import write_text
+from ..errors import MissingExtraError
 
 # %% auto #0
 __all__ = ['cell_text', 'table_html', 'table_text', 'shorten', 'axis_names', 'few_ticks', 'picture_html', 'Section', 'show',
@@ -97,7 +97,7 @@ def few_ticks(
 
 # %% ../../nbs/widgets/00_section.ipynb #665afdff
 def picture_html(
-    figure: Any,    # from `core.figures.new_figure`
+    figure: Any,    # from `figures.new_figure`
     alt: str,       # what it shows, in words
 ) -> str:
     "A figure inside HTML, as a data URI."

@@ -1,0 +1,1 @@
+"""The former API, as thin shims that warn."""

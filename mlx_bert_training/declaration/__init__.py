@@ -1,0 +1,1 @@
+"""How a file becomes a checked object: options, reading, what is wrong with it, and changing it in place."""

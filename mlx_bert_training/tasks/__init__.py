@@ -1,0 +1,1 @@
+"""What a model answers: outputs and their meaning, losses, metrics, scaling of targets."""

@@ -1,0 +1,149 @@
+"""Reading tables: types, missing values, and errors that say where."""
+import gzip
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mlx_bert_training.data.frames import read_frame, resolve_path, where
+from mlx_bert_training.errors import DataError, MissingExtraError
+
+
+def write(folder, name, text, encoding="utf-8"):
+    path = folder / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def fails(*parts, path, **kwargs):
+    with pytest.raises(DataError) as caught: read_frame(path, **kwargs)
+    for part in parts: assert part in str(caught.value), str(caught.value)
+
+
+def test_numbers_are_numbers_and_words_stay_words(tmp_path):
+    rows = ["age,n,text,zip,flag,empty", "22,1,None,007,True,", "NA,2,NA,94110,False,", "3.5,3,,1,True,"]
+    path = write(tmp_path, "a.csv", "\n".join(rows))
+    frame = read_frame(path)
+    assert frame["age"].tolist()[::2] == [22.0, 3.5] and frame["age"].isna().tolist() == [False, True, False]
+    assert frame["n"].dtype == "int64"
+    assert frame["text"].tolist()[:2] == ["None", "NA"] and frame["text"].isna().tolist() == [False, False, True]
+    assert frame["zip"].tolist() == ["007", "94110", "1"]
+    assert frame["flag"].tolist() == ["True", "False", "True"]
+    assert frame["empty"].isna().all()
+
+
+def test_column_of_nothing_words_is_text(tmp_path):
+    assert read_frame(write(tmp_path, "a.csv", "text,n\nNone,1\nnull,2\n"))["text"].tolist() == ["None", "null"]
+
+
+def test_quotes_line_breaks_and_blank_lines(tmp_path):
+    path = write(tmp_path, "a.csv", 'id,text\r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2,b\r\n')
+    frame = read_frame(path)
+    assert frame["text"].tolist() == ['two\r\nlines, "quoted"', "b"]
+    assert where(frame, 0, "text") == f"{path}, line 2, column 'text'"
+    assert where(frame, 1) == f"{path}, line 5"
+
+
+def test_a_file_without_a_last_line_break_is_whole(tmp_path):
+    assert read_frame(write(tmp_path, "a.csv", "a,b\n1,x\n2,y"))["b"].tolist() == ["x", "y"]
+
+
+def test_very_long_cell(tmp_path):
+    assert len(read_frame(write(tmp_path, "a.csv", "a,b\n1," + "x" * 300_000))["b"].iloc[0]) == 300_000
+
+
+def test_tsv_jsonl_parquet_and_gzip_agree(tmp_path):
+    frame = pd.DataFrame({"id": [1, 2], "text": ["a, b", "NA"], "x": [0.5, None]})
+    frame.to_csv(tmp_path / "a.tsv", sep="\t", index=False)
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    frame.to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b'id,text,x\n1,"a, b",0.5\n2,NA,\n'))
+    for name in ("a.tsv", "a.jsonl", "a.parquet", "b.csv.gz"):
+        read = read_frame(tmp_path / name)
+        assert read["text"].tolist() == ["a, b", "NA"] and read["id"].dtype == "int64", name
+        assert read["x"].tolist()[0] == 0.5 and read["x"].isna().tolist() == [False, True]
+
+
+def test_jsonl_guesses_nothing_and_allows_absent_keys(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"date": "007", "n": 1}\n\n{"n": 2, "extra": "x"}\n')
+    frame = read_frame(path)
+    assert frame["date"].tolist()[0] == "007" and frame["date"].isna().tolist() == [False, True]
+    assert where(frame, 1) == f"{path}, line 3"
+
+
+def test_parquet_index_comes_back_as_a_column(tmp_path):
+    pd.DataFrame({"id": [5, 6], "x": [1, 2]}).set_index("id").to_parquet(tmp_path / "a.parquet")
+    frame = read_frame(tmp_path / "a.parquet", required=["id"])
+    assert frame["id"].tolist() == [5, 6]
+    assert where(frame, 1, "x").endswith("a.parquet, row 2, column 'x'")
+
+
+def test_byte_order_mark_encoding_unnamed_column_and_max_rows(tmp_path):
+    assert list(read_frame(write(tmp_path, "a.csv", "\ufeffid,x\n1,2\n")).columns) == ["id", "x"]
+    assert read_frame(write(tmp_path, "b.csv", "t\ncafé\n", "latin-1"), encoding="latin-1")["t"].tolist() == ["café"]
+    assert list(read_frame(write(tmp_path, "c.csv", ",x\n0,2\n")).columns) == ["Unnamed: 0", "x"]
+    assert len(read_frame(write(tmp_path, "d.csv", "x\n1\n2\n3\n"), max_rows=2)) == 2
+
+
+def test_paths(tmp_path, monkeypatch):
+    (tmp_path / "declared").mkdir()
+    beside = write(tmp_path / "declared", "train.csv", "a\n1\n")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_path("train.csv", source=tmp_path / "declared/config.yaml") == beside
+    here = write(tmp_path, "train.csv", "a\n2\n")  # the working directory goes first
+    assert resolve_path("train.csv", source=tmp_path / "declared/config.yaml").resolve() == here.resolve()
+    fails("trian.csv", str(tmp_path), "Did you mean 'train.csv'?", path="trian.csv")
+    fails("looked for", str(tmp_path / "nowhere/x.csv"), path="nowhere/x.csv")
+    fails("is a folder", path="declared")
+    fails("not inside the demo data", path="demo:../core/errors.py")
+    fails("Did you mean 'german_credit'?", path="demo:german_credt/train.csv")
+
+
+def test_demo_data():
+    train = read_frame("demo:german_credit/train.csv", required=["id", "risk"])
+    test = read_frame("demo:german_credit/test.csv", required=["id"])
+    sample = read_frame("demo:german_credit/sample_submission.csv")
+    answers = read_frame(Path(__file__).parents[1] / "fixtures/german_credit_solution.csv")
+    assert (len(train), len(test)) == (800, 200) and "risk" not in test
+    assert train["risk"].sum() == 560 and answers["risk"].sum() == 140  # UCI: 700 good, 300 bad
+    assert sample["id"].tolist() == test["id"].tolist() == answers["id"].tolist()
+    assert set(train["id"]) | set(test["id"]) == set(range(1, 1001))
+    assert not train.isna().any().any()
+
+
+@pytest.mark.parametrize("name, text, parts", [
+    ("a.csv", "", ["a.csv is empty"]),
+    ("a.csv", "\n\n", ["a.csv is empty"]),
+    ("a.csv", "id,text\n", ["no rows below its header"]),
+    ("a.csv", "id,id\n1,2\n", ["column 'id' appears twice"]),
+    ("a.csv", "id,text\n1,a\n2,b,c\n", ["line 3", "3 cells where the header has 2"]),
+    ("a.csv", 'id,text\n1,"a\nb"\n2\n', ["line 4", "1 cells"]),
+    ("a.csv", 'id,text\n1,a\n2,"b\n3,c\n', ["line 3", "never closed"]),
+    ("a.jsonl", '{"a": 1}\n{"a": 1\n', ["line 2", "not valid JSON"]),
+    ("a.jsonl", '{"a": 1}\n[1]\n', ["line 2", "list"]),
+    ("a.jsonl", '{"a": 1, "a": 2}\n', ["line 1", "twice"]),
+    ("a.parquet", "not parquet", ["cannot be read as Parquet"]),
+    ("a.csv.gz", "not gzip", ["cannot be read"]),
+    ("a.xlsx", "x", ["cannot read .xlsx", ".parquet"]),
+])
+def test_broken_files(tmp_path, name, text, parts):
+    fails(str(tmp_path / name), *parts, path=write(tmp_path, name, text))
+
+
+def test_byte_that_is_not_utf8(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"id,text\n1,ok\n2,caf\xe9\n")
+    fails("a.csv, line 3", "0xe9", "offset 18", "latin-1", path=tmp_path / "a.csv")
+    fails("unknown encoding 'utf-9'", path=tmp_path / "a.csv", encoding="utf-9")
+
+
+def test_missing_column(tmp_path):
+    path = write(tmp_path, "a.csv", "id,text\n1,a\n")
+    fails(str(path), "no column 'txt'", "Did you mean 'text'?", "It has: id, text", path=path, required=["txt"])
+    fails("separated by something else", path=write(tmp_path, "b.csv", "id;text\n1;a\n"), required=["text"])
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "a.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MissingExtraError, match=r"mlx_bert_training\[parquet\]"): read_frame(tmp_path / "a.parquet")

@@ -1,0 +1,58 @@
+"""Rows to sentences: formats, missing values, and what a field may not be."""
+import pandas as pd
+import pytest
+
+from mlx_bert_training.data.frames import read_frame
+from mlx_bert_training.data.templates import RowTemplate
+from mlx_bert_training.errors import DataError
+
+
+def test_formats_defaults_and_integers():
+    frame = pd.DataFrame({"sib sp": [2, None], "fare": [7.25, 80], "name": ["Ann", "Bo"], "ok": [True, False]})
+    template = RowTemplate("{{{name}}} {sib sp} {fare:.2f} {fare} {ok} {sib sp:>3}", {"sib sp": "?"})
+    assert template.columns == ["name", "sib sp", "fare", "ok"]
+    assert template.render(frame) == ["{Ann} 2 7.25 7.25 True   2", "{Bo} ? 80.00 80 False ?"]
+
+
+def test_column_default_goes_before_star_and_may_be_empty():
+    frame = pd.DataFrame({"a": [None, "x"], "b": [None, "y"]})
+    assert RowTemplate("{a}|{b}", {"a": "", "*": "none"}).render(frame) == ["|none", "x|y"]
+
+
+def test_same_value_same_words_whatever_else_the_column_holds():
+    template = RowTemplate("{x}")
+    assert template.render(pd.DataFrame({"x": [2.0, 2.5]}))[0] == template.render(pd.DataFrame({"x": [2, 3]}))[0] == "2"
+    assert template.render(pd.DataFrame({"x": [float("inf")]})) == ["inf"]
+
+
+def test_missing_value_without_default_names_row_and_column(tmp_path):
+    (tmp_path / "a.csv").write_text("age,town\n1,Ulm\n,Bonn\n")
+    with pytest.raises(DataError, match=r"a\.csv, line 3, column 'age'.*template_defaults: \{age: unknown\}"):
+        RowTemplate("{age} {town}").render(read_frame(tmp_path / "a.csv"))
+
+
+def test_unknown_columns():
+    with pytest.raises(DataError, match="no column 'agee'. Did you mean 'age'?"):
+        RowTemplate("{agee}").render(pd.DataFrame({"age": [1]}))
+    with pytest.raises(DataError, match="'agee' is not in the template. Did you mean 'age'?"):
+        RowTemplate("{age}", {"agee": "x"})
+
+
+def test_value_that_does_not_fit_its_format():
+    with pytest.raises(DataError, match=r"row 2, column 'x': 'b' does not fit \{x:d\}"):
+        RowTemplate("{x:d}").render(pd.DataFrame({"x": [1, "b"]}))
+
+
+@pytest.mark.parametrize("field", ["age.__class__", "age[0]", "age.real"])
+def test_a_field_reaches_no_attribute_and_no_item(field):
+    with pytest.raises(DataError, match="no column"):
+        RowTemplate(f"{{{field}}}").render(pd.DataFrame({"age": [1]}))
+
+
+def test_a_column_may_have_a_dot_in_its_name():
+    assert RowTemplate("{credit.amount}").render(pd.DataFrame({"credit.amount": [5]})) == ["5"]
+
+
+@pytest.mark.parametrize("text", ["no field", "{}", "{age", "age}", "{age!r}", "{age:{width}}"])
+def test_broken_templates(text):
+    with pytest.raises(DataError, match="template"): RowTemplate(text)

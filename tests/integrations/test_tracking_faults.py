@@ -1,0 +1,198 @@
+"""A real MLflow server that is killed, frozen and made to answer nonsense while a run goes on: nothing waits, nothing
+is lost."""
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow_server import MLflowServer, Proxy
+from toys import ToyLoader, ToyModel, toy_config
+
+from mlx_bert_training import Callback, MLflowCallback
+from mlx_bert_training.cli import main
+from mlx_bert_training.core.base import Trainer
+from mlx_bert_training.core.config import MLflowConfig
+from mlx_bert_training.integrations import spool as spooling
+from mlx_bert_training.integrations.mlflow_store import SPOOL, open_client, sync_folder
+from mlx_bert_training.integrations.spool import Spool, is_served
+
+NAMES = {"loss", "learning_rate", "grad_norm", "tokens_per_second", "epoch"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, mlflow_database):
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(mlflow_database, folder / "mlflow.db")
+    server = MLflowServer(folder, folder / "mlflow.db").start().wait()
+    yield server
+    server.thaw()
+    server.kill()
+
+
+@pytest.fixture
+def proxy(server):
+    proxy = Proxy(server)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    "Short pauses: what is tested is the order of events, not how long they take."
+    monkeypatch.setattr(spooling.Outbox, "linger", 0.02)
+    monkeypatch.setattr(spooling.Outbox, "pauses", (0.05, 0.2))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+
+
+def make_trainer(tmp_path, uri, *more, epochs=40, resume=False, **settings):
+    "40 examples, 5 updates an epoch."
+    config = toy_config(tmp_path, num_epochs=epochs, logging_steps=1, eval_strategy="no",
+                        **{"environment.experiment_name": tmp_path.name})
+    settings = {"log_metrics_every_n_steps": 1, "log_system_metrics": False, **settings}
+    tracker = MLflowCallback(MLflowConfig(tracking_uri=uri, **settings))
+    return Trainer(ToyModel(), config, callbacks=[tracker, *more]), tracker
+
+
+def points(client, run_id):
+    "Steps by metric, in the order of their times."
+    names = client.get_run(run_id).data.metrics.keys() & NAMES
+    return {name: [(p.step, p.value) for p in sorted(client.get_metric_history(run_id, name),
+                                                     key=lambda p: (p.timestamp, p.step))] for name in names}
+
+
+class Faults(Callback):
+    "Makes trouble every few updates, and sees to it that the tracker meets it before it is over."
+    order = 1000
+
+    def __init__(self, proxy, faults, every):
+        self.proxy, self.faults, self.every, self.done = proxy, list(faults), every, []
+
+    def on_step_end(self, trainer, state):
+        if state.step % self.every or not self.faults: return
+        fault, server = self.faults.pop(0), self.proxy.backend
+        counted = {"kill": "down", "freeze": "down"}.get(fault, fault)
+        before, deadline = self.proxy.met[counted], time.monotonic() + 30
+        if fault == "kill": server.kill()
+        elif fault == "freeze": server.freeze()
+        else: self.proxy.mode = fault
+        tracker = trainer.callbacks.find(MLflowCallback)
+        outbox = tracker.run.to.outbox()
+        failed = outbox.failed
+        outbox._hurry.set()
+        def met(): return outbox.failed > failed if fault != "slow" else self.proxy.met[counted] > before
+        while not met() and time.monotonic() < deadline: time.sleep(0.01)
+        assert met(), f"{fault} was not met"
+        if fault == "kill": server.start().wait()
+        if fault == "freeze": server.thaw()
+        self.proxy.mode = "pass"
+        self.done.append(fault)
+
+
+def test_twenty_faults_and_every_point_arrives_in_order(tmp_path, proxy, caplog):
+    kinds = ["drop", "500", "lost", "503", "garbage", "cut", "429", "freeze", "hang", "slow"]
+    faults = Faults(proxy, [*kinds, "kill", *kinds[:-1]], every=10)
+    trainer, tracker = make_trainer(tmp_path, proxy.url, faults, epochs=44)
+    with caplog.at_level(logging.WARNING): result = trainer.train(ToyLoader())
+    assert len(faults.done) == 20 and result.steps == 220
+    assert tracker.close() and not (trainer.output_dir / SPOOL / "set-aside.jsonl").exists()
+    client = open_client(proxy.backend.url)
+    found, run = points(client, tracker.run_id), client.get_run(tracker.run_id)
+    assert found.keys() == NAMES and run.info.status == "FINISHED"
+    for name, series in found.items(): assert [step for step, _ in series] == list(range(1, 221)), name
+    assert [value for _, value in found["loss"]] == pytest.approx([row["loss"] for row in result.history])
+    arrived = list(dict.fromkeys(proxy.arrived))        # a request whose answer was lost comes again
+    assert arrived == sorted(arrived) and len(arrived) == 220
+    assert len(client.search_runs([run.info.experiment_id])) == 1       # "lost" and "cut" made no second run
+    assert "does not answer" in caplog.text and "answers again" in caplog.text
+
+
+class Witness(Callback):
+    "Notes how far the tracker was when training was over."
+    order = 109
+
+    def on_train_end(self, trainer, state):
+        outbox = trainer.callbacks.find(MLflowCallback).run.to.outbox()
+        self.steps, self.attempts, self.failed = state.step, outbox.attempts, outbox.failed
+
+
+def test_training_does_not_wait_for_a_server_that_hangs(tmp_path, proxy, monkeypatch):
+    "All updates are done while the very first request still waits for its answer, and the end waits only so long."
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    monkeypatch.setattr(spooling.Outbox, "patience", 0.1)
+    proxy.mode, witness = "hang", Witness()
+    trainer, tracker = make_trainer(tmp_path, proxy.url, witness)
+    trainer.train(ToyLoader())
+    assert (witness.steps, witness.failed) == (200, 0) and witness.attempts <= 1
+    spool = Spool(trainer.output_dir / SPOOL)
+    assert sum(op["op"] == "points" for op in spool) == 200 and spool.pending and is_served(spool.folder)
+    assert tracker.run_id is None
+
+
+def test_what_a_dead_server_did_not_hear_is_sent_later(tmp_path, server, capsys):
+    trainer, tracker = make_trainer(tmp_path, "http://127.0.0.1:9", epochs=4)
+    trainer.train(ToyLoader())
+    assert not tracker.close() and tracker.run_id is None
+    outbox = tracker.run.to.outbox()
+    assert main(["mlflow", "sync", str(tmp_path)]) == 2 and "still at work" in capsys.readouterr().err
+    outbox.stop()       # as the end of the process does
+    assert main(["mlflow", "sync", str(tmp_path)]) == 2 and "does not answer" in capsys.readouterr().err
+    assert main(["mlflow", "sync", str(tmp_path), "--uri", server.url]) == 0
+    client = open_client(server.url)
+    found = points(client, tracker.run_id)
+    assert {name: [step for step, _ in series] for name, series in found.items()} == dict.fromkeys(
+        NAMES, list(range(1, 21)))
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+    assert "config.yaml" in [file.path for file in client.list_artifacts(tracker.run_id)]
+    assert main(["mlflow", "sync", str(tmp_path)]) == 0 and ": 0 operations" in capsys.readouterr().out
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_tracking_faults import *
+from mlx_bert_training.callbacks import ModelCheckpoint
+
+class Kill(Callback):
+    order = 1000
+    def on_step_end(self, trainer, state):
+        if state.step == 17: os.kill(os.getpid(), signal.SIGKILL)
+
+trainer, _ = make_trainer(Path({folder!r}), {uri!r}, ModelCheckpoint("steps", save_steps=5), Kill(), epochs=6)
+trainer.train(ToyLoader())
+"""
+
+
+def test_a_killed_run_is_ended_by_the_next_and_goes_on_when_it_is_resumed(tmp_path, mlflow_database):
+    store = tmp_path / "store"
+    store.mkdir()
+    shutil.copy(mlflow_database, store / "mlflow.db")
+    uri = f"sqlite:///{store / 'mlflow.db'}"
+    script = KILLED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path), uri=uri)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    spool, client = Spool(tmp_path / "toy" / SPOOL), open_client(uri)
+    kept = [op["step"] for op in spool if op["op"] == "points"]
+    assert kept == list(range(1, 18))
+    sync_folder(tmp_path)
+    (run,) = client.search_runs([client.get_experiment_by_name(tmp_path.name).experiment_id])
+    assert run.info.status == "KILLED" and len(points(client, run.info.run_id)["loss"]) == 17
+    client.update_run(run.info.run_id, status="RUNNING")    # as it is where nobody called sync
+
+    other, tracker = make_trainer(tmp_path, uri, epochs=1)
+    other.config.environment.run_name = "other"
+    other.train(ToyLoader())
+    assert client.get_run(run.info.run_id).info.status == "KILLED"
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+
+    resumed, tracker = make_trainer(tmp_path, uri, epochs=6)
+    resumed.train(ToyLoader(), resume_from=tmp_path / "toy" / "checkpoints" / "step-000015")
+    assert tracker.run_id == run.info.run_id
+    found = points(client, run.info.run_id)
+    for name, series in found.items(): assert [step for step, _ in series] == list(range(1, 31)), name
+    assert client.get_run(run.info.run_id).info.status == "FINISHED"

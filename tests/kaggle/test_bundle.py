@@ -1,0 +1,534 @@
+"""Bundles: the predictions of the run, from a folder that needs nothing else and says nothing of this machine."""
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlx_bert_training.cli import main
+from mlx_bert_training.data.frames import read_frame
+from mlx_bert_training.data.templates import RowTemplate
+from mlx_bert_training.data.tokenization import tiny_tokenizer
+from mlx_bert_training.ensemble.thresholds import search_threshold
+from mlx_bert_training.errors import DataError
+from mlx_bert_training.factory import create_kaggle_trainer
+from mlx_bert_training.kaggle import bundle_inference as inference
+from mlx_bert_training.kaggle.bundle import BundleError, bundle, default_wheels, download_wheels
+from mlx_bert_training.kaggle.submission import SubmissionError
+from mlx_bert_training.run import run_training
+from mlx_bert_training.validation.oof import load_oof
+
+ROOT = Path(__file__).parents[2]
+WORDS = ["red", "green", "blue", "Ünder", "two words", "a, b", 'say "so"', "line\nbreak", "0", "nan?"]
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+TEMPLATE = "{age} years, {code} {word}: {fare:.2f}"
+SECRET = "hunter2-secret"
+
+
+def rows(n: int, seed: int) -> pd.DataFrame:
+    "A table with all that is hard to read: gaps, codes with zeros in front, quotes, line breaks, whole numbers."
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame({
+        "id": np.arange(n) + 1000 * seed,
+        "age": [None if i % 7 == 3 else float(a) for i, a in enumerate(rng.integers(1, 90, n))],
+        "code": [f"{c:03d}" for c in rng.integers(0, 200, n)], "word": rng.choice(WORDS, n),
+        "fare": rng.random(n) * 100, "other": rng.choice(WORDS, n)})
+
+
+def targets(head: str, frame: pd.DataFrame, answers: str = "") -> pd.DataFrame:
+    "Answers that follow from the word, so that the smallest model does not say the same of all rows."
+    number = frame["word"].map(WORDS.index)
+    if answers == "ratings": return pd.DataFrame({"y": 1 + number // 2})
+    if head == "regression": return pd.DataFrame({"y": number * 100.5 + frame["fare"].round(2)})
+    if head == "multilabel": return pd.DataFrame({"a": number % 2, "b": number // 2 % 2, "c": number // 4 % 2})
+    names = ["no", "yes"] if head == "binary" else ["low", "mid", "top"]
+    return pd.DataFrame({"y": [names[i % len(names)] for i in number]})
+
+
+def make_run(home: Path, head: str, sample: pd.DataFrame | None, *, pooling: str = "mean", text: dict | None = None,
+             epochs: int = 5, answers: str = "", **kaggle) -> tuple[Path, Path]:
+    "A finished competition of 80 rows: the run's folder and its submission."
+    home.mkdir(parents=True, exist_ok=True)
+    train, test = rows(80, 1), rows(21, 2)
+    answered = targets(head, train, answers)
+    train.join(answered).to_csv(home / "train.csv", index=False)
+    test.to_csv(home / "test.csv", index=False)
+    if sample is not None:
+        shown = test[["id"]].join(pd.concat([sample] * 21, ignore_index=True))
+        shown.to_csv(home / "sample_submission.csv", index=False)
+    text = text or {"template": TEMPLATE, "template_defaults": {"age": "unknown"}}
+    trainer = create_kaggle_trainer(config={
+        "model": {"config": SMALL, "head_type": head, "pooling": pooling},
+        "data": {"train_path": str(home / "train.csv"), "test_path": str(home / "test.csv"), "id_column": "id",
+                 "target_column": list(answered) if len(answered.columns) > 1 else "y", "max_length": 24,
+                 "batch_size": 8, "num_workers": 0, **text},
+        "optimizer": {"learning_rate": 0.02}, "training": {"num_epochs": epochs, "save_strategy": "no"},
+        "environment": {"output_dir": str(home / "runs"), "run_name": "tiny", "compile": False, "device": "cpu"},
+        "kaggle": {"cv_folds": 2, "submission_dir": str(home / "sent"), "allow_leak": "random answers", **kaggle}})
+    trainer.train_with_cv()
+    return home / "runs" / "tiny", trainer.create_submission().path
+
+
+CASES = {
+    "binary probabilities": ("binary", pd.DataFrame({"y": [0.5]}), {"competition_metric": "auc", "cv_repeats": 2}),
+    "binary words, searched threshold": ("binary", pd.DataFrame({"y": ["yes"]}),
+                                         {"competition_metric": "mcc", "threshold_search": True,
+                                          "pooling": "attention"}),
+    "binary, no sample": ("binary", None, {"competition_metric": "accuracy", "pooling": "cls"}),
+    "multiclass words": ("multiclass", pd.DataFrame({"y": ["low"]}),
+                         {"competition_metric": "accuracy", "pooling": "max"}),
+    "multiclass columns in another order": ("multiclass",
+                                            pd.DataFrame({"y_top": [0.4], "y_low": [0.3], "y_mid": [0.3]}),
+                                            {"competition_metric": "log_loss"}),
+    "ratings with cut points": ("multiclass", pd.DataFrame({"y": ["low"]}),
+                                {"competition_metric": "qwk", "threshold_search": True}),
+    "multilabel probabilities": ("multilabel", pd.DataFrame({"c": [0.5], "a": [0.5], "b": [0.5]}),
+                                 {"competition_metric": "auc"}),
+    "multilabel decisions": ("multilabel", pd.DataFrame({"a": [0], "b": [0], "c": [1]}),
+                             {"competition_metric": "macro_f1", "threshold_search": True, "epochs": 15}),
+    "regression of a logarithm": ("regression", pd.DataFrame({"y": [1.5]}), {"competition_metric": "rmsle"}),
+    "ratings learnt as values": ("regression", pd.DataFrame({"y": [3]}),
+                                 {"competition_metric": "qwk", "competition_type": "ordinal_regression",
+                                  "threshold_search": True, "answers": "ratings"}),
+    "a linear partner": ("binary", pd.DataFrame({"y": [0.5]}),
+                         {"competition_metric": "log_loss", "enable_ensemble": True, "ensemble_keep": "always",
+                          "ensemble_weights": [2, 1], "cv_repeats": 2}),
+    "a linear partner and a threshold": ("binary", pd.DataFrame({"y": ["yes"]}),
+                                         {"competition_metric": "f1", "threshold_search": True, "enable_ensemble": True,
+                                          "ensemble_keep": "always"}),
+    "several classes with a partner": ("multiclass", pd.DataFrame({"y_top": [0.4], "y_low": [0.3], "y_mid": [0.3]}),
+                                       {"competition_metric": "log_loss", "enable_ensemble": True,
+                                        "ensemble_method": "blending", "ensemble_keep": "always"}),
+    "several labels with a partner": ("multilabel", pd.DataFrame({"c": [0.5], "a": [0.5], "b": [0.5]}),
+                                      {"competition_metric": "log_loss", "enable_ensemble": True,
+                                       "ensemble_keep": "always"}),
+    "logarithms with a partner": ("regression", pd.DataFrame({"y": [1.5]}),
+                                  {"competition_metric": "rmsle", "enable_ensemble": True, "ensemble_keep": "always"}),
+    "a partner that reads pairs": ("binary", pd.DataFrame({"y": [0.5]}),
+                                   {"competition_metric": "auc", "enable_ensemble": True, "ensemble_keep": "always",
+                                    "text": {"text_column": "word", "text_pair_column": "other"}}),
+    "the partner alone": ("regression", pd.DataFrame({"y": [1.5]}),
+                          {"competition_metric": "rmse", "enable_ensemble": True, "epochs": 1,
+                           "text": {"template": "{word} {fare}"}}),
+    "pairs of texts": ("binary", pd.DataFrame({"y": [0.5]}),
+                       {"competition_metric": "auc", "text": {"text_column": "word", "text_pair_column": "other"}}),
+}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    "Each case, run and bundled once: the bundle, the test file and the submission of the run."
+    made = {}
+
+    def get(name: str):
+        if name not in made:
+            home = tmp_path_factory.mktemp("case")
+            head, sample, options = CASES[name]
+            run, submission = make_run(home, head, sample, **options)
+            made[name] = bundle(run, home / "bundle", wheels=False), home / "test.csv", submission
+        return made[name]
+    return get
+
+
+def assert_same(frame: pd.DataFrame, path: Path, tolerance: float) -> None:
+    "The same ids in the same order, the same words, and the same numbers within a tolerance relative to the largest."
+    own = pd.read_csv(path, dtype={0: str})
+    assert list(frame) == list(own) and frame.iloc[:, 0].tolist() == own.iloc[:, 0].astype(str).tolist()
+    for column in list(own)[1:]:
+        if own[column].dtype.kind == "f":
+            scale = max(1.0, float(own[column].abs().max()))
+            assert np.abs(frame[column].to_numpy(float) - own[column].to_numpy()).max() / scale < tolerance
+        else: assert frame[column].tolist() == own[column].tolist()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_bundle_gives_the_submission_of_its_run(bundles, case, tmp_path):
+    made, test, submission = bundles(case)
+    frame = made.predict(test, tmp_path / "submission.csv")
+    assert_same(frame, submission, 1e-5)
+    assert_same(frame, tmp_path / "submission.csv", 1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_torch_gives_what_mlx_gives(bundles, case, tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed; `make parity` has it")
+    pytest.importorskip("transformers", reason="transformers is not installed; `make parity` has it")
+    made, test, submission = bundles(case)
+    frame, facts = inference.read_table(test), made.facts
+    values = [inference.predict_values(made.folder, facts, frame, engine) for engine in ("mlx", "torch")]
+    assert np.abs(values[0] - values[1]).max() / max(1.0, np.abs(values[0]).max()) < 1e-4
+    assert_same(made.predict(test, tmp_path / "submission.csv", "torch"), submission, 1e-4)
+
+
+OFFLINE = """
+import os, socket, sys
+def refuse(*args, **kwargs): raise OSError("the network is switched off")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse
+for name in {blocked!r}: sys.modules[name] = None       # importing it fails
+"""
+
+
+def notebook_cells(folder: Path) -> str:
+    cells = json.loads((folder / "inference.ipynb").read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def run_offline(folder: Path, home: Path, test: Path, engine: str, blocked: list[str]) -> pd.DataFrame:
+    "The notebook from top to bottom, in another process without a network, outside the checkout."
+    home.mkdir(exist_ok=True)
+    (home / "script.py").write_text(OFFLINE.format(blocked=blocked) + notebook_cells(folder), encoding="utf-8")
+    env = {**os.environ, "BUNDLE_FOLDER": str(folder), "BUNDLE_TEST": str(test), "BUNDLE_ENGINE": engine,
+           "HF_HUB_OFFLINE": "1", "HF_HOME": str(home / "cache")}
+    done = subprocess.run([sys.executable, "script.py"], cwd=home, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return pd.read_csv(home / "submission.csv", dtype={"id": str})
+
+
+def test_the_notebook_runs_offline_with_mlx(bundles, tmp_path):
+    made, test, submission = bundles("binary probabilities")
+    frame = run_offline(made.folder, tmp_path / "home", test, "mlx", ["torch", "transformers"])
+    assert_same(frame, submission, 1e-5)
+
+
+@pytest.mark.parametrize("case", ["binary probabilities", "binary words, searched threshold", "binary, no sample"])
+def test_the_notebook_runs_offline_with_torch_alone(bundles, case, tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed; `make parity` has it")
+    pytest.importorskip("transformers", reason="transformers is not installed; `make parity` has it")
+    made, test, submission = bundles(case)
+    frame = run_offline(made.folder, tmp_path / "home", test, "auto", ["mlx", "mlx_bert_training"])
+    assert_same(frame, submission, 1e-4)
+
+
+def test_the_notebook_is_valid_and_runs_in_a_kernel(bundles, tmp_path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    made, test, submission = bundles("binary probabilities")
+    notebook = nbformat.read(made.folder / "inference.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(code) == 3 and all(not cell.outputs and cell.execution_count is None for cell in code)
+    monkeypatch.setenv("BUNDLE_FOLDER", str(made.folder))
+    monkeypatch.setenv("BUNDLE_TEST", str(test))
+    nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert_same(pd.read_csv(tmp_path / "submission.csv", dtype={"id": str}), submission, 1e-5)
+
+
+def test_a_run_with_one_split_is_bundled_and_its_old_bundle_replaced(tmp_path):
+    run_training({
+        "model": {"config": SMALL}, "data": {"train_path": "demo:german_credit/train.csv", "id_column": "id",
+        "test_path": "demo:german_credit/test.csv", "target_column": "risk", "max_train_rows": 80, "max_length": 24,
+        "template": "{purpose} of {credit_amount} over {duration} months"},
+        "training": {"num_epochs": 1},
+        "environment": {"output_dir": str(tmp_path), "run_name": "one", "compile": False}})
+    bundle(tmp_path / "one", tmp_path / "bundle", wheels=False)
+    (tmp_path / "bundle" / "old.txt").write_text("left over")
+    made = bundle(tmp_path / "one", tmp_path / "bundle", wheels=False)
+    assert "old.txt" not in made.files() and made.facts["models"] == ["models/model"]
+    frame = made.predict(ROOT / "mlx_bert_training/demo/german_credit/test.csv", tmp_path / "submission.csv")
+    own = pd.read_csv(tmp_path / "one" / "predictions.csv")
+    assert frame["id"].tolist() == own["id"].astype(str).tolist()
+    expected = own["probability_1"] if made.facts["submission"]["kind"] == "probabilities" else own["risk"]
+    np.testing.assert_allclose(frame["risk"].astype(float), expected, atol=1e-5)
+
+
+# The self-contained module reads and writes as the package does.
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".csv.gz", ".jsonl"])
+def test_rows_are_read_and_put_into_words_as_in_training(tmp_path, suffix):
+    frame, path = rows(60, 3), tmp_path / f"rows{suffix}"
+    frame["whole"], frame["mixed"], frame["empty"] = [f"{i}.0" for i in range(60)], ["1", "x"] * 30, ""
+    frame["flag"] = ["True", "False"] * 30
+    if suffix == ".jsonl": frame.to_json(path, orient="records", lines=True, force_ascii=False)
+    else:
+        text = frame.to_csv(index=False, sep="\t" if suffix == ".tsv" else ",").encode("utf-8-sig")
+        path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    template = "{age} {code} {word} {fare:.3f} {{}} {whole} {mixed} {empty} {flag:>6} {id}"
+    defaults = {"age": "?", "*": "none"}
+    expected = RowTemplate(template, defaults).render(read_frame(path))
+    read = inference.read_table(path)
+    assert inference.render_texts(read, {"template": template, "defaults": defaults}) == (expected, None)
+    columns = ["word", "code"]
+    assert inference.render_texts(read, {"columns": columns}) == tuple(
+        [str(value) for value in read_frame(path)[column]] for column in columns)
+
+
+def test_random_tables_are_read_as_in_training(tmp_path):
+    rng = np.random.default_rng(0)
+    cells = ["1", "2.0", "-3.5", "007", "1e3", "NA", "nan", "", " ", "x", "True", "0.10", "1_000", "٣", "-0", "+5"]
+    for trial in range(60):
+        kept = rng.choice(cells, 4, replace=False)
+        frame = pd.DataFrame({"a": rng.choice(kept, 6), "b": rng.choice(kept, 6), "key": "k"})
+        path = tmp_path / f"{trial}.csv"
+        frame.to_csv(path, index=False)
+        expected = RowTemplate("{a}|{b}", {"*": "gap"}).render(read_frame(path))
+        source = {"template": "{a}|{b}", "defaults": {"*": "gap"}}
+        assert inference.render_texts(inference.read_table(path), source)[0] == expected
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_tokens_are_those_of_training(tmp_path, pairs):
+    texts = [" ".join(WORDS[:i % 9 + 1]) * (i % 4 + 1) for i in range(50)]
+    tokenizer, second = tiny_tokenizer(texts), texts[::-1] if pairs else None
+    tokenizer.save(tmp_path)
+    expected = tokenizer.encode(texts, second, max_length=12)
+    found = inference.encode(tmp_path / "tokenizer.json", texts, second, 12, chunk=7)
+    assert [ids.tolist() for ids, _ in found] == [expected[i].tolist() for i in range(50)]
+    assert np.concatenate([types for _, types in found]).tolist() == expected.type_ids.tolist()
+
+
+def test_a_missing_value_without_a_default_is_foretold_and_named(tmp_path):
+    text = {"template": "{word} {fare}"}
+    run, _ = make_run(tmp_path, "binary", None, text=text, competition_metric="auc")
+    made = bundle(run, tmp_path / "bundle", wheels=False)
+    assert any("word, fare" in note for note in made.notes) and "word, fare" in repr(made)
+    frame = rows(3, 2)
+    frame.loc[1, "fare"] = None
+    frame.to_csv(tmp_path / "hidden.csv", index=False)
+    with pytest.raises(inference.InferenceError, match="row 2, column 'fare'"):
+        made.predict(tmp_path / "hidden.csv", tmp_path / "submission.csv")
+    assert not (tmp_path / "submission.csv").exists()
+
+
+def test_hidden_rows_and_their_sample_decide_ids_and_order(bundles, tmp_path):
+    made, _, _ = bundles("binary probabilities")
+    frame = rows(5, 9)
+    frame.to_csv(tmp_path / "test.csv", index=False)
+    found = made.predict(tmp_path / "test.csv", tmp_path / "submission.csv")
+    assert found["id"].tolist() == [str(i) for i in frame["id"]]
+    frame[["id"]][::-1].assign(y=0.5).to_csv(tmp_path / "sample_submission.csv", index=False)
+    turned = made.predict(tmp_path / "test.csv", tmp_path / "submission.csv")
+    assert turned["id"].tolist() == [str(i) for i in frame["id"][::-1]]
+    assert dict(turned.to_numpy().tolist()) == dict(found.to_numpy().tolist())
+
+
+def test_the_test_file_is_found_below_the_inputs(bundles, tmp_path):
+    facts = {**bundles("binary probabilities")[0].facts, "competition": "some-race"}
+    with pytest.raises(inference.InferenceError, match="BUNDLE_TEST"): inference.find_test(facts, tmp_path)
+    for name in ("another", "third"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test.csv").write_text("id\n1\n")
+    with pytest.raises(inference.InferenceError, match="third"): inference.find_test(facts, tmp_path)
+    place = tmp_path / "competitions" / "some-race"
+    place.mkdir(parents=True)
+    (place / "test.csv").write_text("id\n1\n")
+    assert inference.find_test(facts, tmp_path) == place / "test.csv"
+
+
+def test_damage_and_loss_are_noticed_before_anything_is_predicted(bundles, tmp_path):
+    made, test, _ = bundles("binary probabilities")
+    copy = tmp_path / "copy"
+    shutil.copytree(made.folder, copy)
+    (copy / "labels.json").write_text("{}")
+    with pytest.raises(inference.InferenceError, match="labels.json was changed"):
+        inference.predict(copy, test, tmp_path / "out.csv", "mlx")
+    (copy / "labels.json").unlink()
+    with pytest.raises(inference.InferenceError, match="labels.json is missing"):
+        inference.predict(copy, test, tmp_path / "out.csv", "mlx")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(inference.InferenceError, match="torch and auto"): inference.choose_engine("tensorflow")
+
+
+# What the bundle says, and does not say.
+
+def test_nothing_of_this_machine_is_in_the_bundle(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", SECRET)
+    run, _ = make_run(tmp_path / "private-place", "binary", None, competition_metric="auc")
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    config = config.replace("experiment_name: mlx_bert", f"experiment_name: {SECRET}")
+    (run / "config.yaml").write_text(config, encoding="utf-8")
+    assert SECRET in (run / "config.yaml").read_text(encoding="utf-8")
+    made = bundle(run, tmp_path / "bundle", wheels=[])
+    contents = {path.name: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
+    wheel = zipfile.ZipFile(next(made.folder.glob("wheels/*.whl")))
+    contents |= {name: wheel.read(name) for name in wheel.namelist()}
+    for name, content in contents.items():
+        for private in (str(tmp_path), "private-place", str(Path.home()) + "/", str(ROOT) + "/", SECRET):
+            assert private.encode() not in content, f"{private} is in {name}"
+
+
+def test_the_wheel_can_be_installed_and_used_elsewhere(bundles, tmp_path):
+    run = bundles("binary probabilities")[1].parent / "runs" / "tiny"
+    made = bundle(run, tmp_path / "bundle", wheels=[])
+    wheel = next(made.folder.glob("wheels/mlx_bert_training-*.whl"))
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target",
+               str(tmp_path / "site"), "--find-links", str(wheel.parent), "mlx_bert_training"]
+    subprocess.run(install, check=True, capture_output=True)
+    code = ("import mlx_bert_training as m; from mlx_bert_training.declaration.load import list_presets; "
+            "import mlx_bert_training.models.create; print(m.__file__, 'german_credit' in list_presets())")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == [str(tmp_path / "site" / "mlx_bert_training" / "__init__.py"), "True"], done.stderr
+    sums = (made.folder / "SHA256SUMS").read_text()
+    assert f"wheels/{wheel.name}" in sums and "model.safetensors" in sums
+
+
+@pytest.mark.parametrize(("case", "ensemble", "kinds"), [
+    ("several classes with a partner", "blending", {"number", "category"}),
+    ("a partner that reads pairs", "voting", {"words"}),
+])
+def test_a_linear_partner_predicts_what_scikit_learn_predicts(bundles, case, ensemble, kinds):
+    "The JSON of each fold against the member of the run."
+    made, test, _ = bundles(case)
+    assert made.facts["linear"] == ["partners/linear-0.json.gz", "partners/linear-1.json.gz"]
+    run = test.parent / "runs" / "tiny"
+    shares, frame = made.facts["weights"], inference.read_table(test)
+    own, both = (load_oof(run / "oof" / f"{name}.npz").test_predictions for name in ("tiny", ensemble))
+    expected = (both - shares["models"] * own) / shares["linear"]
+    assert np.allclose(inference.linear_values(made.folder, made.facts, frame), expected, atol=1e-9)
+    part = json.loads(gzip.decompress((made.folder / "partners" / "linear-0.json.gz").read_bytes()))
+    assert {step["kind"] for step in part["steps"]} == kinds
+
+
+def test_the_partner_alone_needs_no_encoder(bundles):
+    made, _, _ = bundles("the partner alone")
+    assert made.facts["models"] == [] and made.facts["weights"] == {"models": 0.0, "linear": 1.0}
+    assert not (made.folder / "models").exists() and "0 models and 2 linear partners" in repr(made)
+
+
+def test_a_model_without_its_partners_is_asked_for_and_said(tmp_path):
+    run, submission = make_run(tmp_path, "binary", None, competition_metric="f1", threshold_search=True,
+                               enable_ensemble=True, ensemble_keep="always")
+    cv = json.loads((run / "cv.json").read_text())
+    assert cv["threshold"] is not None and cv["weights"] and cv["tta"] == "none" and cv["pseudo_labels"] is False
+    whole = bundle(run, tmp_path / "whole", wheels=False)
+    assert not any("alone" in note or "threshold" in note for note in whole.notes)
+    assert whole.facts["submission"]["threshold"] == cv["threshold"]
+    made = bundle(run, tmp_path / "bundle", model_alone=True, wheels=False)
+    assert any("alone" in note for note in made.notes) and "alone" in notebook_text(made.folder)
+    assert made.facts["linear"] == [] and "score" not in made.facts     # which is that of the ensemble
+    refitted = search_threshold(load_oof(run / "oof" / "tiny.npz"), "f1").value
+    assert made.facts["submission"]["threshold"] == refitted
+    assert main(["bundle", str(run), "-o", str(tmp_path / "bundle"), "--no-wheels", "--model-alone"]) == 0
+    (run / "cv.json").write_text(json.dumps({**cv, "tta": "word_dropout"}))
+    notes = bundle(run, tmp_path / "bundle", wheels=False).notes
+    assert any("word_dropout" in note for note in notes) and any("threshold" in note for note in notes)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"ensemble": "stacking", "weights": None}, "stacking of tiny and linear, and only a weighted mean"),
+    ({"members": ["tiny", "other"], "weights": {"tiny": 0.5, "other": 0.5}}, "'other' was made by another run"),
+    ({"ensemble": None}, "submits an ensemble of tiny and linear, and only a weighted mean"),
+    ({"alone": "other"}, "submits other alone, and 'other' was made by another run"),
+    ({}, "linear models were not kept"),
+])
+def test_an_ensemble_that_cannot_be_repeated_is_refused(bundles, tmp_path, change, message):
+    run = tmp_path / "tiny"
+    shutil.copytree(bundles("a linear partner")[1].parent / "runs" / "tiny", run)
+    (run / "cv.json").write_text(json.dumps({**json.loads((run / "cv.json").read_text()), **change}))
+    if not change: shutil.rmtree(run / "partners")
+    with pytest.raises(BundleError, match=f"{message}.*--model-alone"): bundle(run, tmp_path / "bundle", wheels=False)
+    assert not (tmp_path / "bundle").exists()
+    assert "alone" in bundle(run, tmp_path / "bundle", model_alone=True, wheels=False).notes[0]
+
+
+def notebook_text(folder: Path) -> str:
+    return (folder / "inference.ipynb").read_text(encoding="utf-8")
+
+
+def test_models_that_saw_pseudo_labels_are_taken_if_they_were_kept(bundles, tmp_path):
+    run = tmp_path / "tiny"
+    shutil.copytree(bundles("binary probabilities")[1].parent / "runs" / "tiny", run)
+    cv = json.loads((run / "cv.json").read_text())
+    (run / "cv.json").write_text(json.dumps({**cv, "pseudo_labels": True}))
+    with pytest.raises(BundleError, match="0 rounds"): bundle(run, tmp_path / "bundle", wheels=False)
+    shutil.copytree(run / "folds", run / "pseudo-labels-1234")
+    shutil.rmtree(run / "folds")
+    assert len(bundle(run, tmp_path / "bundle", wheels=False).facts["models"]) == 4     # two folds, two repeats
+
+
+# What is refused.
+
+def test_a_folder_that_is_no_finished_run_is_refused(bundles, tmp_path):
+    done = bundles("binary probabilities")[1].parent / "runs" / "tiny"
+    with pytest.raises(BundleError, match="config.yaml"): bundle(tmp_path, tmp_path / "bundle")
+    run = tmp_path / "tiny"
+    shutil.copytree(done, run)
+    shutil.rmtree(run / "folds" / "fold-0-1" / "model")
+    with pytest.raises(BundleError, match="1 of 4 folds.*save_fold_models"):
+        bundle(run, tmp_path / "bundle", wheels=False)
+    (run / "cv.json").write_text('{"identity": "x"}')
+    with pytest.raises(BundleError, match="not finished"): bundle(run, tmp_path / "bundle", wheels=False)
+    (run / "cv.json").write_text('{"identity')
+    with pytest.raises(BundleError, match="damaged"): bundle(run, tmp_path / "bundle", wheels=False)
+    (run / "cv.json").unlink()
+    with pytest.raises(BundleError, match="model/"): bundle(run, tmp_path / "bundle", wheels=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]
+
+
+def test_a_folder_that_is_no_bundle_is_left_alone(bundles, tmp_path):
+    run = bundles("binary probabilities")[1].parent / "runs" / "tiny"
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    for target in (tmp_path / "thesis", run, tmp_path / "thesis" / "chapter.txt"):
+        with pytest.raises(BundleError, match="is no bundle"): bundle(run, target, wheels=False)
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work" and (run / "cv.json").is_file()
+
+
+def test_a_sample_that_does_not_fit_writes_nothing(bundles, tmp_path):
+    run = bundles("multiclass words")[1].parent / "runs" / "tiny"
+    pd.DataFrame({"id": [1], "alpha": [0.5], "beta": [0.5]}).to_csv(tmp_path / "sample.csv", index=False)
+    with pytest.raises(SubmissionError, match="alpha"):
+        bundle(run, tmp_path / "bundle", wheels=False, sample=tmp_path / "sample.csv")
+    with pytest.raises((DataError, SubmissionError), match="nothing.csv"):
+        bundle(run, tmp_path / "bundle", wheels=False, sample=tmp_path / "nothing.csv")
+    with pytest.raises(BundleError, match="user/name"):
+        bundle(run, tmp_path / "bundle", wheels=False, dataset="No Slash")
+    assert [path.name for path in tmp_path.iterdir()] == ["sample.csv"]
+
+
+def test_wheels_that_cannot_be_had_leave_no_bundle_and_no_credential(bundles, tmp_path, monkeypatch):
+    run = bundles("binary probabilities")[1].parent / "runs" / "tiny"
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://me:{SECRET}@127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with pytest.raises(BundleError, match="no-wheels") as caught:
+        bundle(run, tmp_path / "bundle", wheels=["mlx-not-there==1"])
+    assert SECRET not in str(caught.value) and "mlx-not-there" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(BundleError, match="--index-url"): download_wheels(tmp_path, ["--index-url=http://elsewhere"])
+    assert [item.split("==")[0] for item in default_wheels()] == ["mlx", "mlx-cpu", "scipy-openblas32"]
+
+
+def write_wheel(folder: Path, version: str, tag: str) -> None:
+    "A wheel with nothing in it."
+    info = f"stub-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"stub-{version}-{tag}.whl", "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: stub\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_wheels_are_those_of_the_other_machine(bundles, tmp_path, monkeypatch):
+    run, shelf = bundles("binary probabilities")[1].parent / "runs" / "tiny", tmp_path / "shelf"
+    shelf.mkdir()
+    for version, tag in (("1.0", "cp312-cp312-manylinux_2_35_x86_64"), ("2.0", "cp311-cp311-manylinux_2_35_x86_64"),
+                         ("3.0", "cp312-cp312-macosx_14_0_arm64"), ("4.0", "cp312-cp312-manylinux_2_39_x86_64")):
+        write_wheel(shelf, version, tag)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    made = bundle(run, tmp_path / "bundle", wheels=["stub"])
+    wheels = [name for name in made.files() if name.startswith("wheels/stub")]
+    assert wheels == ["wheels/stub-1.0-cp312-cp312-manylinux_2_35_x86_64.whl"]
+    assert wheels[0] in (made.folder / "SHA256SUMS").read_text()
+
+
+def test_what_the_kaggle_client_reads_names_dataset_and_competition(bundles, tmp_path):
+    run = bundles("binary probabilities")[1].parent / "runs" / "tiny"
+    made = bundle(run, tmp_path / "bundle", wheels=False, dataset="someone/tiny-models")
+    dataset = json.loads((made.folder / "dataset-metadata.json").read_text())
+    kernel = json.loads((made.folder / "kernel-metadata.json").read_text())
+    assert dataset["id"] == "someone/tiny-models" == kernel["dataset_sources"][0]
+    assert kernel["enable_internet"] is False and (made.folder / kernel["code_file"]).is_file()

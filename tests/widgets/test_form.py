@@ -1,0 +1,247 @@
+"""The form of a configuration, and the editor as it is without a front end."""
+from __future__ import annotations
+
+import html
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nbclient import NotebookClient
+
+from mlx_bert_training import ConfigEditor, create_trainer
+from mlx_bert_training.core.config import BaseTrainerConfig, KaggleTrainerConfig
+from mlx_bert_training.declaration.editing import settings as read_settings
+from mlx_bert_training.declaration.load import load_config, preset_paths
+from mlx_bert_training.declaration.options import is_section, members, options
+from mlx_bert_training.declaration.problems import ConfigError
+from mlx_bert_training.errors import MissingExtraError
+from mlx_bert_training.widgets.config_editor import tab_title
+from mlx_bert_training.widgets.form import OPTIONS, Form, bounds, from_text, is_nested, to_text, words
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@pytest.mark.parametrize("name", preset_paths())
+def test_a_preset_in_a_form_is_the_preset(name):
+    form = Form(name)
+    assert form.config == load_config(name) and form.config.source == load_config(name).source
+    assert not form.problems and not form.difference() and not form.difference(name)
+    assert form.text() == preset_paths()[name].read_text()
+
+
+def test_every_option_has_a_field_with_a_kind_of_its_own():
+    leaves = [key for key, option in OPTIONS.items() if not is_section(option.hint)]
+    assert len(leaves) == len(OPTIONS) == len(read_settings({"kaggle": {}}))
+    for option in OPTIONS.values():
+        assert not (words(option) and is_nested(option))
+        if option.choices and not is_nested(option): assert set(option.choices) <= set(words(option))
+        if bool in members(option.hint): assert {"true", "false"} <= set(words(option))
+        if {int, float} & set(members(option.hint)): assert "number" in bounds(option) and not words(option)
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_defaults_and_words_survive_the_way_through_a_text(key):
+    option = OPTIONS[key]
+    default = read_settings({"kaggle": {}})[key]
+    for value in [default, *(from_text(key, word) for word in words(option))]:
+        assert from_text(key, to_text(key, value)) == value == option.read(value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=40))
+def test_any_text_survives(text):
+    for key in ("data.template", "data.text_column", "data.target_column"):
+        assert from_text(key, to_text(key, text)) == text
+    assert from_text("tracking.mlflow.tags", to_text("tracking.mlflow.tags", {"a": text})) == {"a": text}
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_any_number_survives(number):
+    assert from_text("optimizer.learning_rate", to_text("optimizer.learning_rate", number)) == number
+
+
+BAD = [
+    ("optimizer.learning_rate", "fast", "expected a number, not text"),
+    ("optimizer.learning_rate", "0", "out of range. Allowed: greater than 0"),
+    ("optimizer.learning_rate", "", "expected a number, not null"),
+    ("training.num_epochs", "2.0", "expected a whole number, not a number with a decimal point. Did you mean 2?"),
+    ("scheduler.type", "cosin", "Did you mean cosine?"),
+    ("model.config", "{a: ", "not valid YAML"),
+    ("model.config", "a: &x 1", "anchors and aliases"),
+    ("model.config", "[1]", "expected a mapping"),
+    ("callbacks", "- {every: 2}", "number 1 has no type"),
+    ("data.encoding", "utf-99", "no such encoding"),
+    ("data.train_path", "''", "a path may not be empty"),
+]
+
+
+@pytest.mark.parametrize("key, text, message", BAD, ids=[f"{key}={text}" for key, text, _ in BAD])
+def test_a_message_is_that_of_the_package_and_stands_at_its_field(key, text, message):
+    form = Form("production")
+    form.write({key: text})
+    assert len(form.messages(key)) == 1 and message in form.messages(key)[0]
+    assert form.counts() == {key.partition(".")[0]: 1} and tab_title(form, key.partition(".")[0]).endswith(" (1 error)")
+    with pytest.raises(ConfigError) as caught: _ = form.config
+    assert [problem.key for problem in caught.value.problems] == [key]
+    form.write({key: Form("production").texts[key]})
+    assert form.config == load_config("production")
+
+
+def test_conflicts_are_shown_but_not_where_a_value_is_wrong_anyway():
+    form = Form("production")
+    form.write({"scheduler.warmup_steps": "10"})
+    assert "given twice" in form.messages("scheduler.warmup_ratio")[0]
+    form.write({"scheduler.warmup_steps": "{"})
+    assert form.messages("scheduler.warmup_ratio") == []
+    assert "not valid YAML" in form.messages("scheduler.warmup_steps")[0]
+
+
+def test_null_still_means_that_other_options_decide():
+    form = Form("production")
+    form.write({"training.eval_strategy": "no", "training.save_strategy": "epoch"})
+    assert form.config.training.early_stopping is False
+    form.write({"training.early_stopping": "true"})
+    assert "needs evaluation" in form.messages("training.early_stopping")[0]
+
+
+def test_the_section_of_a_competition_comes_and_goes():
+    form = Form("production")
+    assert type(form.config) is BaseTrainerConfig
+    form.write({"kaggle.cv_folds": "1"})
+    assert not form.problems, "what is not part of the configuration is not wrong"
+    form.write({}, competition=True)
+    assert form.messages("kaggle.cv_folds") and form.difference()[-1].key == "kaggle.cv_folds"
+    form.write({"kaggle.cv_folds": "5"})
+    assert type(form.config) is KaggleTrainerConfig
+    assert [tuple(row) for row in form.difference()] == [("kaggle", {}, "(absent)")]
+    form.load("titanic")
+    form.write({}, competition=False)
+    assert type(form.config) is BaseTrainerConfig and ("kaggle", "(absent)", {}) in form.difference()
+
+
+def test_what_fails_leaves_the_form_as_it_was(tmp_path):
+    form = Form("production")
+    form.set(learning_rate=1e-4)
+    (tmp_path / "bad.yaml").write_text("training: {num_epoch: 3}\n")
+    for source in (tmp_path / "bad.yaml", tmp_path / "none.yaml", "productoin", 3):
+        with pytest.raises(ConfigError): form.load(source)
+    with pytest.raises(ConfigError, match="learning_rate"): form.set(lerning_rate=1)
+    with pytest.raises(ConfigError, match="no such option"): form.set(optimizer=1)
+    assert form.config.optimizer.learning_rate == 1e-4 and form.source == "production"
+
+
+def test_save_and_reset(tmp_path):
+    form = Form("production")
+    with pytest.raises(ConfigError, match="where to save"): form.save()
+    form.set(num_epochs=0)
+    with pytest.raises(ConfigError, match="out of range"): form.save(tmp_path / "run.yaml")
+    assert list(tmp_path.iterdir()) == []
+    form.set(num_epochs=2)
+    path = form.save(tmp_path / "run.yaml")
+    form.set(num_epochs=3)
+    form.reset()
+    assert form.config.training.num_epochs == 2 and form.file == path and not form.difference()
+    form.set(num_epochs=4)
+    assert form.save() == path and load_config(path).training.num_epochs == 4
+    path.write_text(path.read_text().replace("num_epochs: 4", "num_epochs: 5"))
+    form.set(batch_size=8)
+    with pytest.raises(ConfigError, match="changed after it was loaded"): form.save()
+    assert load_config(path).training.num_epochs == 5
+
+
+def test_a_dict_and_a_configuration_can_be_edited_too(tmp_path):
+    for source in ({"training": {"num_epochs": 3}}, load_config(None, num_epochs=3)):
+        form = Form(source)
+        form.set(max_length=64)
+        assert [row.key for row in form.difference()] == ["data.max_length"]
+        assert load_config(form.save(tmp_path / f"{type(source).__name__}.yaml")) == load_config(
+            source, max_length=64)
+
+
+# The editor, without a front end.
+
+def test_the_editor_in_code():
+    editor = ConfigEditor("production")
+    editor.set(learning_rate=1e-4, metrics=["auc"])
+    assert editor.config.optimizer.learning_rate == 1e-4 and "learning_rate: 1e-4" in str(editor)
+    rows = editor.view.sections.rows
+    assert {section: len(fields) for section, fields in rows.items()} == {
+        section: sum(key.partition(".")[0] == section for key in OPTIONS) for section in options(KaggleTrainerConfig)}
+    editor.set(num_epochs="many", **{"scheduler.type": "cosin"})
+    assert "Not valid: 2 errors in scheduler, training." in repr(editor) and "Did you mean cosine?" in str(editor)
+    with pytest.raises(ConfigError): _ = editor.config
+    editor.reset()
+    assert editor.config == load_config("production")
+
+
+def test_its_configuration_is_what_create_trainer_takes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    editor = ConfigEditor({
+        "model": {"config": sizes},
+        "data": {"train_path": "demo:german_credit/train.csv", "target_column": "risk", "template": "{purpose}"}})
+    editor.set(max_length=16, max_train_rows=64)
+    trainer = create_trainer(config=editor.config)
+    assert trainer.config.data.max_length == 16
+
+
+def test_controls_write_into_the_form_and_show_what_it_says():
+    editor = ConfigEditor("production")
+    fields = {row.key: row for row in sum(editor.view.sections.rows.values(), [])}
+    fields["optimizer.learning_rate"].control.value = "1e-4"
+    fields["data.drop_last"].control.value = True
+    fields["optimizer.type"].control.value = "lion"
+    fields["training.early_stopping"].control.value = "null"
+    assert editor.config == load_config("production", learning_rate=1e-4, drop_last=True, **{"optimizer.type": "lion"})
+    fields["training.num_epochs"].control.value = "<b>"
+    note = fields["training.num_epochs"].notes.value
+    assert "role='alert'" in note and "expected a whole number" in note
+    editor.set(**{"scheduler.type": "<cosin>"})     # no word of the list, so the list gets it
+    assert fields["scheduler.type"].control.value == "<cosin>"
+    everything = " ".join(pane.value for pane in editor.view.panes) + editor.view.bar.state.value
+    assert "<b>" not in everything and "<cosin>" not in everything and html.escape("<cosin>") in everything
+
+
+def test_under_nbclient_there_is_text_and_no_widget(tmp_path):
+    code = "from mlx_bert_training import ConfigEditor\neditor = ConfigEditor('titanic')\neditor"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code),
+                                               nbformat.v4.new_code_cell("editor.set(learning_rate=3e-5)")])
+    NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = notebook.cells[0].outputs
+    assert [out.output_type for out in outputs] == ["display_data"] and WIDGET not in outputs[0].data
+    assert "learning_rate: 3e-5" in outputs[0].data["text/html"], "it keeps up with what is set later"
+    assert "# the name that this competition gives its sample" in outputs[0].data["text/plain"]
+    assert notebook.cells[1].outputs == []
+
+
+def test_in_a_terminal_it_is_text_without_a_warning():
+    code = ("from mlx_bert_training import ConfigEditor; editor = ConfigEditor('quick_test'); "
+            "print(editor); print(repr(editor))")
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "" and "<ConfigEditor: Valid. The same as quick_test.>" in done.stdout
+    assert "editor.set(learning_rate=1e-5)" in done.stdout
+
+
+def test_without_ipywidgets_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    with pytest.raises(MissingExtraError, match=r"mlx_bert_training\[notebook\]"): ConfigEditor()
+    assert Form("production").config == load_config("production"), "the form itself needs no widgets"
+
+
+def test_every_control_is_named_like_its_option():
+    rows = ConfigEditor("titanic").view.sections.rows
+    assert all(key.removeprefix(f"{section}.") == row.control.description
+               for section, fields in rows.items() for row in fields for key in [row.key])
+
+
+def test_a_file_that_extends_another_by_its_path_is_shown_and_saved_as_it_is(tmp_path):
+    (tmp_path / "base.yaml").write_text("training: {num_epochs: 3}\n")
+    file = tmp_path / "run.yaml"
+    file.write_text("extends: base.yaml  # beside it\n")
+    form = Form(file)
+    assert form.text() == file.read_text()
+    form.set(num_epochs=4)
+    assert form.save().read_text() == "extends: base.yaml  # beside it\ntraining:\n  num_epochs: 4\n"
