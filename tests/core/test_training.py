@@ -326,7 +326,7 @@ def test_a_killed_process_resumes_with_the_same_bits(tmp_path):
     script = tmp_path / "job.py"
     script.write_text(
         "import sys, time\n"
-        f"sys.path[:0] = [{str(Path(__file__).parents[1])!r}]\n"
+        f"sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]}\n"
         "from pathlib import Path\n"
         "from test_training import run_of, weights, Callback\n"
         "import numpy as np\n"

@@ -154,7 +154,7 @@ def test_what_a_dead_server_did_not_hear_is_sent_later(tmp_path, server, capsys)
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_tracking_faults import *
 from mlx_bert_training.callbacks import ModelCheckpoint
 
@@ -173,7 +173,7 @@ def test_a_killed_run_is_ended_by_the_next_and_goes_on_when_it_is_resumed(tmp_pa
     store.mkdir()
     shutil.copy(mlflow_database, store / "mlflow.db")
     uri = f"sqlite:///{store / 'mlflow.db'}"
-    script = KILLED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path), uri=uri)
+    script = KILLED.format(tests=[str(folder) for folder in Path(__file__).parents[:2]], folder=str(tmp_path), uri=uri)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     spool, client = Spool(tmp_path / "toy" / SPOOL), open_client(uri)

@@ -5,7 +5,7 @@ import sys
 import time
 
 import pytest
-from test_kaggle_trainer import declaration, write_files
+from tiny_competition import declaration, write_files
 
 from mlx_bert_training import Callback, create_kaggle_trainer
 from mlx_bert_training.core.control import RunStopped
