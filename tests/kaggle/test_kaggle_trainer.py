@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from kaggle_server import Competition, KaggleServer
 from mlx.optimizers import SGD
-from tiny_competition import declaration, write_files
+from tiny_competition import SMALL, WORDS, declaration, write_files
 
 from mlx_bert_training import Callback, KaggleTrainer, create_kaggle_trainer, predict_file, run_training
 from mlx_bert_training.cli import main
