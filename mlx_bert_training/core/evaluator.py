@@ -24,6 +24,7 @@ from ..errors import MLXBertError
 from ..protocols import DataLoader, Loss, Model
 from ..tasks.losses import balanced_class_weights, create_loss
 from ..tasks.metrics import check_metrics, compute_metrics, default_metrics, probabilities
+from ..tasks.task import get_task
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,9 @@ class Evaluator:
         self.state, self.callbacks = TrainerState(), CallbackList(callbacks)
         self.outputs: Outputs | None = None     # of the last evaluation
         self.head_type: str = getattr(model, "head_type", None) or self.config.model.head_type
-        self.metric_names = list(self.config.training.metrics) or default_metrics(self.head_type)
-        check_metrics(self.metric_names, self.head_type)
+        self.task = get_task(self.head_type)
+        self.metric_names = list(self.config.training.metrics) or default_metrics(self.task)
+        check_metrics(self.metric_names, self.task)
         self.train_loader: DataLoader | None = getattr(data, "train", None)
         self.val_loader: DataLoader | None = getattr(data, "validation", None)
         self.dtype = compute_dtype(self.config.training.mixed_precision)
@@ -121,7 +123,7 @@ class Evaluator:
         self.fire("on_evaluate_begin")
         self.outputs = outputs = self._run(loader, self.loss)
         if outputs.labels is None: raise MLXBertError("evaluate needs labels: the batches of this loader have none")
-        scores = compute_metrics(self.metric_names, self.head_type, outputs.logits, outputs.labels)
+        scores = compute_metrics(self.metric_names, self.task, self.task.predictions(outputs.logits), outputs.labels)
         self.state.metrics = {"eval_loss": outputs.loss, **{f"eval_{name}": value for name, value in scores.items()}}
         self.fire("on_evaluate_end")
         return dict(self.state.metrics)
@@ -152,7 +154,7 @@ class Evaluator:
             if labels.ndim == 2 and self.head_type != "multilabel_classification":
                 labels = labels.argmax(-1)      # probabilities count for the likeliest class
             weights = list(balanced_class_weights(labels, getattr(self.model, "num_labels", None) or 2))
-        return create_loss(training.loss, head_type=self.head_type, label_smoothing=training.label_smoothing,
+        return create_loss(training.loss, task=self.task, label_smoothing=training.label_smoothing,
                            focal_gamma=training.focal_gamma, class_weights=weights, huber_delta=training.huber_delta)
 
     def _run(self, loader: DataLoader, loss: Loss | None) -> Outputs:

@@ -22,6 +22,7 @@ from .prepare import PreparedData
 from .templates import RowTemplate
 from ..errors import DataError
 from ..tasks.metrics import compute_metrics, default_metrics
+from ..tasks.task import get_task
 
 # %% auto #0
 __all__ = ['FEW', 'fit_features', 'majority_logits', 'LinearFit', 'baseline_scores']
@@ -139,4 +140,5 @@ def baseline_scores(
     logits = {"mean" if regression else "majority class": majority_logits(labels, task, classes, len(judged)),
               "ridge regression" if regression else "logistic regression":
                   LinearFit.fit(train, labels, task, classes).logits(validation)}
-    return pd.DataFrame({name: compute_metrics(names, task, values, judged) for name, values in logits.items()}).T
+    predictions = {name: get_task(task).predictions(values) for name, values in logits.items()}
+    return pd.DataFrame({name: compute_metrics(names, task, p, judged) for name, p in predictions.items()}).T

@@ -21,7 +21,6 @@ from mlx_bert_training.tasks.metrics import (
     MULTILABEL,
     REGRESSION,
     check_metrics,
-    compute_metrics,
     get_metric,
 )
 from ..validation.oof import OOF, CVScore, Gain, compare, plot_scores, score_folds
@@ -150,9 +149,8 @@ def score_decisions(
     targets: np.ndarray,        # the same
 ) -> float:                     # nan where undefined
     "A metric of decisions instead of probabilities."
-    if head_type == MULTILABEL: logits = 2.0 * decided - 1
-    else: logits = np.eye(max(2, int(max(decided.max(), targets.max())) + 1))[decided]
-    return compute_metrics([metric], head_type, logits, targets)[metric]
+    name, = check_metrics([metric], head_type)
+    return get_metric(name).score(np.asarray(targets), np.asarray(decided).astype(np.int64))
 
 # %% ../../nbs/ensemble/03_thresholds.ipynb #d71bddd5
 def _micro_f1_thresholds(p: np.ndarray, y: np.ndarray) -> np.ndarray:

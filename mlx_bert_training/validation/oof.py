@@ -53,12 +53,7 @@ def score_predictions(
     p = np.asarray(predictions, np.float64)
     if head == REGRESSION and get_metric(name).needs == "labels":
         return score_ratings(name, round_ratings(p, targets), targets)
-    if head == REGRESSION: logits = p.reshape(-1, 1)
-    elif head == MULTILABEL:
-        p = np.clip(p, 1e-300, 1 - 1e-16)
-        logits = np.log(p) - np.log1p(-p)
-    else: logits = np.log(np.maximum(p, 1e-300))
-    return compute_metrics([name], head, logits, targets)[name]
+    return compute_metrics([name], head, p, targets)[name]
 
 # %% ../../nbs/validation/04_oof.ipynb #df8d5f74
 def round_ratings(
@@ -75,9 +70,7 @@ def score_ratings(
     targets: np.ndarray,    # (n,) whole numbers
 ) -> float:                 # nan where undefined
     "A metric of labels for ratings, whatever number they begin with."
-    low, known = int(min(ratings.min(), targets.min())), np.asarray(targets).astype(np.int64)
-    logits = np.eye(int(max(ratings.max(), known.max())) - low + 1)[ratings - low]
-    return compute_metrics([metric], MULTICLASS, logits, known - low)[metric]
+    return get_metric(metric).score(np.asarray(targets).astype(np.int64), np.asarray(ratings))
 
 
 def check_metric(

@@ -76,7 +76,7 @@ def test_class_weights_are_normalised_over_the_window_and_not_over_each_batch(tm
 def test_the_clipped_norm_is_that_of_the_mean_gradient_of_the_window():
     model = ToyModel()
     batches = list(ToyLoader(12, 4))
-    loss = create_loss("auto", head_type="binary_classification")
+    loss = create_loss("auto", task="binary_classification")
     optimizer = create_optimizer(toy_config(".").optimizer, model.trainable_parameters())
     step = TrainingStep(model, loss, optimizer, max_grad_norm=1.0, compiled=False)
     for batch in batches: step.accumulate(batch)

@@ -163,7 +163,7 @@ def test_weights_add_up_over_rounds():
 def gradient(batch: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
     "Gradient of the loss sum with respect to the output layer, and the weight of the batch."
     model = ToyModel(seed=1)
-    step = TrainingStep(model, create_loss("auto", head_type="binary"), SGD(0.1), compiled=False)
+    step = TrainingStep(model, create_loss("auto", task="binary"), SGD(0.1), compiled=False)
     step.accumulate(batch)
     assert step.window is not None
     return np.array(step.window[0]["out"]["weight"]), float(step.window[1])

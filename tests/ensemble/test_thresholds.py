@@ -251,7 +251,7 @@ def test_refusals():
 
 def test_a_metric_of_ones_own_is_searched_for_many_labels(monkeypatch: pytest.MonkeyPatch):
     from mlx_bert_training.tasks import metrics
-    monkeypatch.setattr(metrics, "METRICS", dict(metrics.METRICS))
+    monkeypatch.setattr(metrics, "METRICS", metrics.METRICS.copy())
     register_metric("missed", lambda y, d: float((y > d).mean()), maximize=False)
     assert search_threshold(labels(), "missed", per_class=False).naive.pooled == 0      # yes to all misses nothing
     with pytest.raises(ThresholdError, match="no search for 'missed'"): search_threshold(binary(), "missed")

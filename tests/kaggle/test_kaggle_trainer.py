@@ -59,8 +59,7 @@ class Spy(Callback):
         outputs = trainer.predict(trainer.train_loader)
         labels = np.asarray(trainer.train_loader.labels)
         if trainer.head_type == "binary_classification":
-            logits = np.log(np.maximum(outputs.values, 1e-12))
-            self.train_auc.append(compute_metrics(["auc"], trainer.head_type, logits, labels)["auc"])
+            self.train_auc.append(compute_metrics(["auc"], trainer.head_type, outputs.values, labels)["auc"])
 
 
 # ---- the whole flow

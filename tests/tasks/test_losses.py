@@ -17,18 +17,18 @@ REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "losses.json").
 W = REFERENCE["weights"]
 MULTICLASS, MULTILABEL, REGRESSION = HEAD_TYPES[1:]
 CASES: dict[str, dict[str, Any]] = {
-    "cross_entropy": dict(name="cross_entropy", head_type=MULTICLASS),
-    "cross_entropy_smooth": dict(name="cross_entropy", head_type=MULTICLASS, label_smoothing=0.1),
-    "cross_entropy_weighted": dict(name="cross_entropy", head_type=MULTICLASS, class_weights=W),
-    "cross_entropy_weighted_smooth": dict(name="auto", head_type=MULTICLASS, class_weights=W, label_smoothing=0.2),
-    "focal": dict(name="focal", head_type=MULTICLASS),
-    "focal_weighted": dict(name="focal", head_type=MULTICLASS, class_weights=W, focal_gamma=1.5),
-    "bce": dict(name="bce", head_type=MULTILABEL),
-    "bce_weighted": dict(name="auto", head_type=MULTILABEL, class_weights=W),
-    "bce_smooth": dict(name="bce", head_type=MULTILABEL, class_weights=W, label_smoothing=0.1),
-    "mse": dict(name="auto", head_type=REGRESSION),
-    "mae": dict(name="mae", head_type=REGRESSION),
-    "huber": dict(name="huber", head_type=REGRESSION, huber_delta=0.7),
+    "cross_entropy": dict(name="cross_entropy", task=MULTICLASS),
+    "cross_entropy_smooth": dict(name="cross_entropy", task=MULTICLASS, label_smoothing=0.1),
+    "cross_entropy_weighted": dict(name="cross_entropy", task=MULTICLASS, class_weights=W),
+    "cross_entropy_weighted_smooth": dict(name="auto", task=MULTICLASS, class_weights=W, label_smoothing=0.2),
+    "focal": dict(name="focal", task=MULTICLASS),
+    "focal_weighted": dict(name="focal", task=MULTICLASS, class_weights=W, focal_gamma=1.5),
+    "bce": dict(name="bce", task=MULTILABEL),
+    "bce_weighted": dict(name="auto", task=MULTILABEL, class_weights=W),
+    "bce_smooth": dict(name="bce", task=MULTILABEL, class_weights=W, label_smoothing=0.1),
+    "mse": dict(name="auto", task=REGRESSION),
+    "mae": dict(name="mae", task=REGRESSION),
+    "huber": dict(name="huber", task=REGRESSION, huber_delta=0.7),
 }
 
 
@@ -50,7 +50,7 @@ def test_every_loss_has_a_reference():
 
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_gradient_equal_torch(case):
-    logits, labels = inputs(CASES[case]["head_type"])
+    logits, labels = inputs(CASES[case]["task"])
     loss = create_loss(**CASES[case])
     value, gradient = mx.value_and_grad(lambda x: mean(loss, x, labels))(logits)
     expected = REFERENCE["cases"][case]
@@ -60,7 +60,7 @@ def test_loss_and_gradient_equal_torch(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_halves_add_up_to_the_whole(case):
-    logits, labels = inputs(CASES[case]["head_type"])
+    logits, labels = inputs(CASES[case]["task"])
     loss = create_loss(**CASES[case])
     parts = [loss(logits[rows], labels[rows]) for rows in (slice(0, 5), slice(5, None))]
     total = sum((value * weight).sum().item() for value, weight in parts) / sum(w.sum().item() for _, w in parts)
@@ -69,7 +69,7 @@ def test_halves_add_up_to_the_whole(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_shapes_and_float32(case):
-    logits, labels = inputs(CASES[case]["head_type"])
+    logits, labels = inputs(CASES[case]["task"])
     for dtype in (mx.float32, mx.bfloat16, mx.float16):
         value, weight = create_loss(**CASES[case])(logits.astype(dtype), labels)
         assert value.shape == weight.shape == labels.shape[:1]
@@ -79,7 +79,7 @@ def test_shapes_and_float32(case):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("scale", [0.0, 1e4])
 def test_extremes_are_numbers(case, scale):
-    logits, labels = inputs(CASES[case]["head_type"])
+    logits, labels = inputs(CASES[case]["task"])
     loss = create_loss(**CASES[case])
     value, gradient = mx.value_and_grad(lambda x: mean(loss, x, labels))(logits * scale)
     assert mx.isfinite(value).item() and mx.isfinite(gradient).all().item()
@@ -94,13 +94,13 @@ def test_compiled_loss_is_the_same():
 def test_smoothing_does_not_scale_the_loss():
     "An even guess costs log C whatever the smoothing; a loss that is scaled by it would not."
     for eps in (0.0, 0.3):
-        loss = create_loss("auto", head_type="multiclass", label_smoothing=eps)
+        loss = create_loss("auto", task="multiclass", label_smoothing=eps)
         assert loss(mx.zeros((1, 5)), mx.array([3]))[0].item() == pytest.approx(np.log(5), rel=1e-6)
 
 
 def test_focal_at_gamma_zero_is_cross_entropy():
     logits, labels = inputs(MULTICLASS)
-    plain = create_loss("cross_entropy", head_type="multiclass")(logits, labels)[0]
+    plain = create_loss("cross_entropy", task="multiclass")(logits, labels)[0]
     assert mx.allclose(focal(logits, labels, gamma=0.0)[0], plain, atol=1e-6)
 
 
@@ -138,17 +138,17 @@ def test_focal_keeps_its_digits_near_one():
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    (dict(name="focal", head_type="regression"), "does not fit a regression head; these do: mse, mae, huber"),
-    (dict(name="bce", head_type="binary"), "these do: cross_entropy, focal"),
-    (dict(name="mse", head_type="multilabel"), "these do: bce"),
-    (dict(name="focal", head_type="binary", label_smoothing=0.1), "no meaning for 'focal'"),
-    (dict(name="auto", head_type="regression", label_smoothing=0.1), "no meaning for 'mse'"),
-    (dict(name="huber", head_type="regression", class_weights=[1.0]), "has no classes"),
-    (dict(name="auto", head_type="binary", label_smoothing=1.0), "below 1"),
-    (dict(name="auto", head_type="binary", class_weights=[0.0, 1.0]), "positive"),
-    (dict(name="auto", head_type="binary", class_weights=[]), "positive"),
-    (dict(name="focal", head_type="binary", focal_gamma=-1), "0 or more"),
-    (dict(name="huber", head_type="regression", huber_delta=0), "above 0"),
+    (dict(name="focal", task="regression"), "does not fit a regression head; these do: mse, mae, huber"),
+    (dict(name="bce", task="binary"), "these do: cross_entropy, focal"),
+    (dict(name="mse", task="multilabel"), "these do: bce"),
+    (dict(name="focal", task="binary", label_smoothing=0.1), "no meaning for 'focal'"),
+    (dict(name="auto", task="regression", label_smoothing=0.1), "no meaning for 'mse'"),
+    (dict(name="huber", task="regression", class_weights=[1.0]), "has no classes"),
+    (dict(name="auto", task="binary", label_smoothing=1.0), "below 1"),
+    (dict(name="auto", task="binary", class_weights=[0.0, 1.0]), "positive"),
+    (dict(name="auto", task="binary", class_weights=[]), "positive"),
+    (dict(name="focal", task="binary", focal_gamma=-1), "0 or more"),
+    (dict(name="huber", task="regression", huber_delta=0), "above 0"),
 ])
 def test_incompatible_options_are_refused(options, words):
     with pytest.raises(LossError, match=words): create_loss(**options)
@@ -162,7 +162,7 @@ def test_a_declaration_accepts_the_names_that_exist():
 
 def test_names_near_misses_are_answered():
     with pytest.raises(UnknownNameError, match="Did you mean 'cross_entropy'"):
-        create_loss("cross-entropy", head_type="binary")
+        create_loss("cross-entropy", task="binary")
     with pytest.raises(UnknownNameError, match="Did you mean 'regression'"): canonical_head_type("regresion")
     assert [canonical_head_type(n) for n in ("binary", "multiclass", "multilabel", "regression")] == list(HEAD_TYPES)
 
@@ -175,14 +175,14 @@ def test_names_near_misses_are_answered():
     ("focal", "multiclass", (4, 3), (3,), r"labels of shape \(4,\)"),
 ])
 def test_shapes_that_would_broadcast_are_refused(name, head, logits, labels, words):
-    loss = create_loss(name, head_type=head)
+    loss = create_loss(name, task=head)
     with pytest.raises(LossError, match=words): loss(mx.zeros(logits), mx.zeros(labels, mx.int32))
 
 
 @pytest.mark.parametrize(("name", "head", "shape"), [("auto", "multiclass", (4,)), ("focal", "multiclass", (4,)),
                                                      ("auto", "multilabel", (4, 3))])
 def test_one_weight_a_class(name, head, shape):
-    loss = create_loss(name, head_type=head, class_weights=[1.0, 2.0])
+    loss = create_loss(name, task=head, class_weights=[1.0, 2.0])
     with pytest.raises(LossError, match="2 class_weights for 3 classes"):
         loss(mx.zeros((4, 3)), mx.zeros(shape, mx.int32))
 

@@ -16,11 +16,12 @@ from mlx_bert_training.tasks.metrics import (
     check_metrics,
     compute_metrics,
     default_metrics,
+    get_metric,
     metric_direction,
-    predicted_labels,
     probabilities,
     register_metric,
 )
+from mlx_bert_training.tasks.task import TaskError, get_task
 
 rng = np.random.default_rng(1)
 N, C = 300, 4
@@ -32,18 +33,23 @@ DATA: dict[str, tuple[np.ndarray, np.ndarray]] = {
     "binary": (X2, Y2), "multiclass": (X4, Y4), "multilabel": (XM, YM.astype(np.float32)), "regression": (XV, V)}
 
 
+def of_logits(names, head, logits, labels):
+    "Metrics of what a model puts out."
+    return compute_metrics(names, head, get_task(head).predictions(logits), labels)
+
+
 def test_every_metric_has_a_value_on_every_task_it_claims():
     for head, (x, y) in DATA.items():
         full = next(h for h in HEAD_TYPES if h.startswith(head))
-        names = [m.name for m in METRICS.values() if full in m.head_types]
-        values = compute_metrics(names, head, x, y)
+        names = [name for name in METRICS if get_metric(name).fits(get_task(full))]
+        values = of_logits(names, head, x, y)
         assert list(values) == names and all(type(v) is float and math.isfinite(v) for v in values.values())
         assert set(default_metrics(head)) <= set(names)
 
 
 def test_binary_equals_scikit_learn():
     p, predicted = probabilities(X2, "binary")[:, 1], X2.argmax(1)
-    got = compute_metrics(["f1", "precision", "recall", "auc", "average_precision", "log_loss", "mcc", "accuracy"],
+    got = of_logits(["f1", "precision", "recall", "auc", "average_precision", "log_loss", "mcc", "accuracy"],
                           "binary", X2, Y2)
     assert got == pytest.approx({
         "f1": sk.f1_score(Y2, predicted), "precision": sk.precision_score(Y2, predicted),
@@ -54,7 +60,7 @@ def test_binary_equals_scikit_learn():
 
 def test_multiclass_equals_scikit_learn():
     p, predicted = probabilities(X4, "multiclass"), X4.argmax(1)
-    got = compute_metrics(["macro_f1", "weighted_f1", "balanced_accuracy", "auc", "log_loss", "qwk", "map_at_3"],
+    got = of_logits(["macro_f1", "weighted_f1", "balanced_accuracy", "auc", "log_loss", "qwk", "map_at_3"],
                           "multiclass", X4, Y4)
     ranks = 1 + (p > p[np.arange(N), Y4][:, None]).sum(1)
     assert got == pytest.approx({
@@ -68,7 +74,7 @@ def test_multiclass_equals_scikit_learn():
 
 def test_multilabel_equals_scikit_learn():
     p, predicted = 1 / (1 + np.exp(-XM)), XM > 0
-    got = compute_metrics(["macro_f1", "micro_f1", "auc", "average_precision", "log_loss", "accuracy"],
+    got = of_logits(["macro_f1", "micro_f1", "auc", "average_precision", "log_loss", "accuracy"],
                           "multilabel", XM, YM)
     assert got == pytest.approx({
         "macro_f1": sk.f1_score(YM, predicted, average="macro"),
@@ -79,7 +85,7 @@ def test_multilabel_equals_scikit_learn():
 
 def test_regression_equals_scikit_learn_and_scipy():
     x = np.maximum(XV[:, 0], 0)
-    got = compute_metrics(["rmse", "mse", "mae", "r2", "rmsle", "pearson", "spearman"], "regression", x[:, None], V)
+    got = of_logits(["rmse", "mse", "mae", "r2", "rmsle", "pearson", "spearman"], "regression", x[:, None], V)
     assert got == pytest.approx({
         "rmse": sk.root_mean_squared_error(V, x), "mse": sk.mean_squared_error(V, x),
         "mae": sk.mean_absolute_error(V, x), "r2": sk.r2_score(V, x),
@@ -91,19 +97,19 @@ def test_regression_equals_scikit_learn_and_scipy():
 def test_a_perfect_classifier_has_an_auc_of_one(head):
     y = DATA[head][1]
     x = 5.0 * (y if head == "multilabel" else np.eye(2 if head == "binary" else C)[y])
-    assert compute_metrics(["auc", "average_precision"], head, x, y) == {"auc": 1.0, "average_precision": 1.0}
-    assert compute_metrics(["auc"], head, -x, y) == {"auc": 0.0}
+    assert of_logits(["auc", "average_precision"], head, x, y) == {"auc": 1.0, "average_precision": 1.0}
+    assert of_logits(["auc"], head, -x, y) == {"auc": 0.0}
 
 
 @pytest.mark.parametrize("head", list(DATA))
 def test_better_predictions_score_better_in_the_stated_direction(head):
     x, y = DATA[head]
     full = next(h for h in HEAD_TYPES if h.startswith(head))
-    names = [m.name for m in METRICS.values() if full in m.head_types]
+    names = [name for name in METRICS if get_metric(name).fits(get_task(full))]
     answer = y[:, None] if head == "regression" else y if head == "multilabel" else np.eye(x.shape[1])[y]
     good = answer * 8.0 - (0 if head == "regression" else 4)
     if head == "regression": good = answer + 0.0
-    worse, better = compute_metrics(names, head, x, y), compute_metrics(names, head, good, y)
+    worse, better = of_logits(names, head, x, y), of_logits(names, head, good, y)
     for name in names:
         sign = 1 if metric_direction(name) == "max" else -1
         assert sign * better[name] > sign * worse[name], name
@@ -112,10 +118,10 @@ def test_better_predictions_score_better_in_the_stated_direction(head):
 def test_qwk_keeps_distances_when_a_class_is_missing():
     labels, x = np.array([0, 0, 3, 3]), np.eye(4)[[0, 3, 3, 3]]
     expected = sk.cohen_kappa_score(labels, [0, 3, 3, 3], labels=range(4), weights="quadratic")
-    assert compute_metrics(["qwk"], "multiclass", x, labels)["qwk"] == pytest.approx(expected)
+    assert of_logits(["qwk"], "multiclass", x, labels)["qwk"] == pytest.approx(expected)
     labels, x = np.array([0, 1, 3, 3]), np.eye(4)[[0, 3, 3, 1]]  # class 2 occurs nowhere
     expected = sk.cohen_kappa_score(labels, [0, 3, 3, 1], labels=range(4), weights="quadratic")
-    assert compute_metrics(["qwk"], "multiclass", x, labels)["qwk"] == pytest.approx(expected)
+    assert of_logits(["qwk"], "multiclass", x, labels)["qwk"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("name", "head", "x", "y", "why"), [
@@ -130,7 +136,7 @@ def test_qwk_keeps_distances_when_a_class_is_missing():
     ("log_loss", "binary", np.full((3, 2), np.nan), np.zeros(3, int), "not finite"),
 ])
 def test_an_undefined_metric_is_nan_and_says_why(name, head, x, y, why):
-    with pytest.warns(RuntimeWarning, match=why) as caught: value = compute_metrics([name], head, x, y)[name]
+    with pytest.warns(RuntimeWarning, match=why) as caught: value = of_logits([name], head, x, y)[name]
     assert math.isnan(value) and len(caught) == 1
 
 
@@ -138,7 +144,7 @@ def test_a_class_without_examples_is_left_out_of_the_mean():
     y = np.array([0, 0, 1, 1])
     x = np.array([[2.0, 1, 0], [0, 1, 0], [0, 2, 0], [1, 2, 3]])
     with pytest.warns(RuntimeWarning, match=r"classes \[2\] are left out of roc_auc_score"):
-        value = compute_metrics(["auc"], "multiclass", x, y)["auc"]
+        value = of_logits(["auc"], "multiclass", x, y)["auc"]
     p = probabilities(x, "multiclass")
     assert value == pytest.approx(np.mean([sk.roc_auc_score(y == c, p[:, c]) for c in (0, 1)]))
 
@@ -146,7 +152,7 @@ def test_a_class_without_examples_is_left_out_of_the_mean():
 def test_nothing_warns_when_all_is_well():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compute_metrics(["macro_f1", "balanced_accuracy", "macro_precision"], "multiclass", np.eye(3)[[0, 0, 2]],
+        of_logits(["macro_f1", "balanced_accuracy", "macro_precision"], "multiclass", np.eye(3)[[0, 0, 2]],
                         np.array([0, 0, 1]))  # class 2 is predicted and never right, class 1 never predicted
 
 
@@ -156,14 +162,13 @@ def test_probabilities_at_the_extremes():
         assert probabilities(x, "multilabel").tolist() == [[1, 0], [0.5, 0.5]]
         assert probabilities(x, "binary").tolist() == [[1, 0], [0.5, 0.5]]
     assert probabilities(x[:, :1], "regression").tolist() == x[:, :1].tolist()
-    with pytest.raises(MetricError, match="values, not labels"): predicted_labels(x, "regression")
 
 
 def test_directions_and_names():
     assert [metric_direction(n) for n in ("loss", "eval_loss", "eval_auc", "rmse")] == ["min", "min", "max", "min"]
     with pytest.raises(UnknownNameError, match="Did you mean 'accuracy'"): metric_direction("eval_accurcy")
     assert check_metrics(["eval_auc", "auc", "loss"], "binary") == ["auc"]
-    with pytest.raises(MetricError, match="these do: mse, mae, rmsle, rmse"): check_metrics(["auc"], "regression")
+    with pytest.raises(MetricError, match="these do: mse, rmse, mae, rmsle"): check_metrics(["auc"], "regression")
     with pytest.raises(UnknownNameError): check_metrics(["auroc"], "binary")
 
 
@@ -171,22 +176,23 @@ def test_directions_and_names():
                                               ("regression", (4, 2), (4,)), ("multiclass", (4,), (4,))])
 def test_wrong_shapes_are_refused(head, x, y):
     with pytest.raises(MetricError, match="do not make"): compute_metrics([], head, np.zeros(x), np.zeros(y))
+    with pytest.raises(TaskError, match="do not make"): get_task("regression").predictions(np.zeros((4, 2)))
 
 
 def test_a_metric_of_your_own(monkeypatch):
-    monkeypatch.setattr(ours, "METRICS", dict(METRICS))
+    monkeypatch.setattr(ours, "METRICS", METRICS.copy())
     seen = {}
 
     def off_by_one(labels, predicted):
         seen[labels.ndim] = predicted.shape
         return float((abs(labels - predicted) <= 1).mean())
 
-    register_metric("within_one", off_by_one, maximize=True, head_types=["multiclass"])
-    assert 0.5 < compute_metrics(["eval_within_one"], "multiclass", X4, Y4)["within_one"] <= 1
+    register_metric("within_one", off_by_one, maximize=True, tasks=["multiclass"])
+    assert 0.5 < of_logits(["eval_within_one"], "multiclass", X4, Y4)["within_one"] <= 1
     assert metric_direction("eval_within_one") == "max" and seen == {1: (N,)}
     register_metric("spread", lambda y, p: float(p.shape == (N,)), maximize=False, needs="probabilities")
-    assert compute_metrics(["spread"], "binary", X2, Y2) == {"spread": 1.0}  # binary: the probability of class 1
-    assert compute_metrics(["spread"], "multiclass", X4, Y4) == {"spread": 0.0}
+    assert of_logits(["spread"], "binary", X2, Y2) == {"spread": 1.0}  # binary: the probability of class 1
+    assert of_logits(["spread"], "multiclass", X4, Y4) == {"spread": 0.0}
     with pytest.raises(MetricError, match="cannot name"): register_metric("eval_x", off_by_one, True)
     with pytest.raises(MetricError, match="does not have"): register_metric("x", off_by_one, True, "values", ["binary"])
     with pytest.raises(UnknownNameError, match="probabilities"): register_metric("x", off_by_one, True, "probability")

@@ -14,6 +14,7 @@ import pytest
 
 from mlx_bert_training.errors import DataError, UnknownNameError
 from mlx_bert_training.tasks.metrics import compute_metrics, probabilities
+from mlx_bert_training.tasks.task import get_task
 from mlx_bert_training.validation import oof as module
 from mlx_bert_training.validation.oof import (
     OOF,
@@ -62,7 +63,8 @@ def test_scores_are_those_of_the_logits(head: str):
     name = oof.score().metric
     for k, value in zip(oof.score().folds, oof.score().values, strict=True):
         rows = oof.folds == k
-        assert value == pytest.approx(compute_metrics([name], head, LOGITS[head][rows], TARGETS[head][rows])[name])
+        p = get_task(head).predictions(LOGITS[head][rows])
+        assert value == pytest.approx(compute_metrics([name], head, p, TARGETS[head][rows])[name])
 
 
 def test_certain_predictions_can_be_scored():
