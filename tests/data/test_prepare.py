@@ -220,6 +220,6 @@ def test_the_demo_competition_as_declared():
     assert [loader.num_examples for loader in prepared.loaders.values()] == [600, 200, 200]
     assert prepared.summary().loc["train", "1"] == prepared.summary().loc["validation", "1"] == "70.0%"
     sample = read_frame("demo:german_credit/sample_submission.csv")
-    assert prepared.test.row_ids.tolist() == sample["id"].tolist()
+    assert prepared.test.row_ids.tolist() == sample["id"].astype(str).tolist()
     assert not any(loader.dataset.encoded.truncated.any() for loader in prepared.loaders.values())
     assert baseline_scores(prepared, ["auc"]).loc["logistic regression", "auc"] > 0.65
