@@ -231,8 +231,10 @@ def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
 
 
 def test_hostile_json_lines(tmp_path):
-    fails("line 2, column 'text'", "lone surrogate", path=write(tmp_path, "a.jsonl", '{"text": "a"}\n{"text": "\\ud83d"}\n'))
-    fails("line 1", "nested too deeply", path=write(tmp_path, "b.jsonl", '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"))
+    half = write(tmp_path, "a.jsonl", '{"text": "a"}\n{"text": "\\ud83d"}\n')
+    fails("line 2, column 'text'", "lone surrogate", path=half)
+    deep = write(tmp_path, "b.jsonl", '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    fails("line 1", "nested too deeply", path=deep)
     whole = write(tmp_path, "c.jsonl", '{"text": "\\ud83d\\ude00"}\n')     # both halves of one character
     assert read_frame(whole)["text"].tolist() == ["\U0001f600"]
 
