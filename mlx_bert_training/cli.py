@@ -87,7 +87,7 @@ def bundle(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     "Show device, BLAS and its speed, versions, and what is missing."
     from mlx_bert_training import runtime
-    print(runtime.info())
+    print(runtime.machine_info())
 
 
 def fetch(args: argparse.Namespace) -> None:

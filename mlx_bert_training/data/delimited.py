@@ -42,8 +42,8 @@ def delimited_rows(
     "The rows of a delimited text, each with the line on which it starts; blank lines are skipped."
     lines, start = io.StringIO(text, newline=""), 1
     assert form.separator is not None
-    quoting = csv.QUOTE_NONE if form.quoting == "none" else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines, delimiter=form.separator, quoting=quoting, strict=True)
+    if form.quoting == "none": reader = csv.reader(lines, delimiter=form.separator, quoting=csv.QUOTE_NONE)
+    else: reader = csv.reader(lines, delimiter=form.separator, strict=True)
     limit = csv.field_size_limit(2**31 - 1)  # a cell may be a whole book
     try:
         for cells in reader:

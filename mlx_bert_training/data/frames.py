@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from .delimited import TableFormat, delimited_rows, read_delimited
-from .files import DEMO, format_suffix, read_text, resolve_path
+from .files import format_suffix, read_text, resolve_path
 from ..errors import DataError, missing_extra, nearest
 
 log = logging.getLogger(__name__)

@@ -96,7 +96,7 @@ def git_state(folder: str | None = None) -> dict[str, str]:
 
 def environment_tags() -> dict[str, str]:
     "Versions, device, BLAS, machine and commit."
-    device, blas = mx.default_device(), runtime.Runtime.blas
+    device, blas = mx.default_device(), runtime.ensure_ready()
     libraries = ("mlx_bert_training", "mlx", "numpy", "tokenizers", "mlflow")
     git = git_state()
     tags = {f"env.{name}": runtime.version(name) or "not installed" for name in libraries}

@@ -129,6 +129,7 @@ class RowPredictor:
 
     def predict(self, rows: pd.DataFrame) -> Predictions:
         "Probabilities or values, the mean over folds and then over repeats."
+        runtime.claim_mlx()
         head, loader = self.labels.head_type, self.loader(rows)
         def values(step: InferenceStep, transform: TargetTransform) -> np.ndarray:
             found = probabilities(transform.inverse(run_all(step, loader).logits), head)

@@ -18,6 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from .. import runtime
 from ..errors import not_yet, unknown_name
 from .bert import Bert, BertConfig, ModelError, config_from_file, config_with, initialize
 from .heads import PROBLEM_TYPES, ClassificationHead, check_head
@@ -278,6 +279,7 @@ def fill(
     mx.eval(model.parameters())
 
 # %% ../../nbs/models/06_create.ipynb #dd5904df
+@runtime.prepared()
 def create_model(
     model_type: str = "bert_with_head",                 # or "bert_core": hidden states, no head
     *,

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import KaggleTrainerConfig
-from ..data.frames import DEMO, require_columns, resolve_path
+from ..data.files import DEMO, resolve_path
+from ..data.frames import require_columns
 from ..data.prepare import PreparedData
 from ..data.templates import RowTemplate
 from ..declaration.problems import ConfigError, Problem

@@ -1,27 +1,30 @@
-"""The runtime in fresh processes: the right BLAS, every way of refusing one, and numbers that stay right."""
+"""BLAS in fresh processes: the right one, every way of refusing one, and numbers that stay right."""
+import ctypes
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
-import mlx.core as mx
 import pytest
 
 from mlx_bert_training import runtime
-from mlx_bert_training.errors import UnknownNameError
+from mlx_bert_training.runtime.blas import BLAS_TOLERANCE, blas_error
+from mlx_bert_training.runtime.elf import ElfFile, loaded_library, memory_maps, write_words
 
 linux_cpu = pytest.mark.skipif(not runtime.is_linux_cpu(), reason="only a Linux CPU needs another BLAS")
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="builds a small library")
 
 REPORT = """
-import json, logging, time
+import json
 from mlx_bert_training import runtime
-status = runtime.activate()
-import mlx.core as mx
+from mlx_bert_training.runtime.blas import blas_error
+from mlx_bert_training.runtime.device import buffer_cache
+status = runtime.ensure_ready()
 print(json.dumps({"library": status.library, "reason": status.reason, "threads": status.threads,
-                  "error": runtime.blas_error(), "cache_limit": runtime.Runtime.cache_limit}))
+                  "error": blas_error(), "cache_limit": buffer_cache()}))
 """
 
 
@@ -47,20 +50,20 @@ def build(folder: Path, source: str) -> str:
 @linux_cpu
 def test_a_fast_blas_is_found_and_right():
     found = report()
-    assert found["library"] and found["error"] < runtime.BLAS_TOLERANCE and found["reason"].startswith("checked")
+    assert found["library"] and found["error"] < BLAS_TOLERANCE and found["reason"].startswith("checked")
 
 
 @linux_cpu
 def test_off_leaves_the_wheel_alone():
     off = report(MLX_BERT_BLAS="off")
-    assert off["library"] is None and "MLX_BERT_BLAS" in off["reason"] and off["error"] < runtime.BLAS_TOLERANCE
+    assert off["library"] is None and "MLX_BERT_BLAS" in off["reason"] and off["error"] < BLAS_TOLERANCE
 
 
 @linux_cpu
 def test_a_path_that_is_not_there():
     gone = report(MLX_BERT_BLAS="/nowhere/libblas.so")
     assert gone["library"] is None and "/nowhere/libblas.so" in gone["reason"]
-    assert gone["error"] < runtime.BLAS_TOLERANCE
+    assert gone["error"] < BLAS_TOLERANCE
 
 
 @linux_cpu
@@ -82,7 +85,7 @@ def test_a_library_that_computes_wrongly_is_taken_out_again(tmp_path, body):
                                const float *b, int ldb, float be, float *c, int ldc) {{ {body} }}""")
     fallen = report(MLX_BERT_BLAS=library)
     assert fallen["library"] is None and library in fallen["reason"]
-    assert fallen["error"] < runtime.BLAS_TOLERANCE
+    assert fallen["error"] < BLAS_TOLERANCE
 
 
 @linux_cpu
@@ -101,7 +104,7 @@ def test_a_wrong_factorisation_is_noticed(tmp_path):
         }
         void spotrf_(void) {}       /* leaves the matrix as it was */""")
     fallen = report(MLX_BERT_BLAS=library)
-    assert fallen["library"] is None and "wrong" in fallen["reason"] and fallen["error"] < runtime.BLAS_TOLERANCE
+    assert fallen["library"] is None and "wrong" in fallen["reason"] and fallen["error"] < BLAS_TOLERANCE
 
 
 @linux_cpu
@@ -119,7 +122,7 @@ def test_products_of_many_shapes_transposes_and_strides():
     print_error = """
 import numpy as np, mlx.core as mx
 from mlx_bert_training import runtime
-assert runtime.activate().library
+assert runtime.ensure_ready().library
 rng, worst = np.random.default_rng(0), 0.0
 shapes = (1, 1, 1), (1, 7, 1), (2, 3, 4), (17, 1, 33), (64, 64, 64), (129, 65, 257), (300, 1000, 3), (5, 2049, 31)
 for m, k, n in shapes:
@@ -147,37 +150,37 @@ print(worst)
 
 
 @linux_cpu
-def test_activate_twice_is_once():
-    first = runtime.activate()
-    assert runtime.activate() is first
+def test_getting_ready_twice_is_once():
+    first = runtime.ensure_ready()
+    assert runtime.ensure_ready() is first
 
 
 @linux_cpu
 def test_patch_can_be_taken_back_and_put_in_again():
-    patch = runtime.activate().patch
+    patch = runtime.ensure_ready().patch
     if patch is None: pytest.skip("no fast BLAS here")
-    slots = lambda: {a: runtime.ctypes.c_uint64.from_address(a).value for a in patch.new}  # noqa: E731
+    slots = lambda: {a: ctypes.c_uint64.from_address(a).value for a in patch.new}  # noqa: E731
     patch.restore()
     try:
-        assert slots() == patch.old and runtime.blas_error() < runtime.BLAS_TOLERANCE
+        assert slots() == patch.old and blas_error() < BLAS_TOLERANCE
     finally:
         patch.apply()
-    assert slots() == patch.new and runtime.blas_error() < runtime.BLAS_TOLERANCE
+    assert slots() == patch.new and blas_error() < BLAS_TOLERANCE
 
 
 @linux_cpu
 def test_read_only_pages_are_read_only_again():
-    libmlx = runtime.loaded_library("libmlx.so")
+    libmlx = loaded_library("libmlx.so")
     assert libmlx is not None
-    page = next(m for m in runtime.memory_maps() if m.path == libmlx.path and m.protection == "r--p")
-    word = runtime.ctypes.c_uint64.from_address(page.start).value
-    assert runtime.write_words({page.start: word}) == {page.start: word}
-    assert any(m.start <= page.start < m.end and m.protection == "r--p" for m in runtime.memory_maps())
+    page = next(m for m in memory_maps() if m.path == libmlx.path and m.protection == "r--p")
+    word = ctypes.c_uint64.from_address(page.start).value
+    assert write_words({page.start: word}) == {page.start: word}
+    assert any(m.start <= page.start < m.end and m.protection == "r--p" for m in memory_maps())
 
 
 def test_writing_nowhere_is_refused():
-    if not runtime.memory_maps(): pytest.skip("no /proc")
-    with pytest.raises(ValueError, match="not mapped"): runtime.write_words({8: 0})
+    if not memory_maps(): pytest.skip("no /proc")
+    with pytest.raises(ValueError, match="not mapped"): write_words({8: 0})
 
 
 @linux_cpu
@@ -185,7 +188,7 @@ def test_writing_nowhere_is_refused():
                                      b"\x7fELF\x01\x01" + b"\0" * 500])
 def test_odd_files_raise_instead_of_crashing(tmp_path, content):
     (tmp_path / "odd.so").write_bytes(content)
-    with pytest.raises((ValueError, runtime.struct.error, StopIteration)): runtime.ElfFile(tmp_path / "odd.so")
+    with pytest.raises((ValueError, struct.error, StopIteration)): ElfFile(tmp_path / "odd.so")
 
 
 @linux_cpu
@@ -199,75 +202,3 @@ def test_threads_follow_the_affinity():
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + REPORT
     without = {k: "" for k in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
     assert json.loads(python(code, **without).splitlines()[-1])["threads"] == 1
-
-
-@pytest.mark.parametrize("text, size", [("1000", 1000), ("512k", 512 << 10), ("2G", 2 << 30), ("0.5GiB", 1 << 29),
-                                        ("3mb", 3 << 20)])
-def test_cache_limit_of_the_environment(monkeypatch, text, size):
-    monkeypatch.setenv("MLX_BERT_CACHE_LIMIT", text)
-    assert runtime.cache_limit() == size
-
-
-def test_a_cache_limit_that_is_no_number_is_reported_and_ignored(monkeypatch, caplog):
-    default = runtime.cache_limit()
-    monkeypatch.setenv("MLX_BERT_CACHE_LIMIT", "plenty")
-    limit = runtime.cache_limit()
-    assert "plenty" in caplog.text and (limit is None) == (default is None)
-
-
-@linux_cpu
-def test_the_cache_is_no_larger_than_three_quarters_of_the_peak():
-    code = """
-import mlx.core as mx
-from mlx_bert_training import runtime
-runtime.activate()
-arrays = [mx.zeros((1 << 22,)) + i for i in range(16)]     # 256 MiB
-mx.eval(arrays)
-print(runtime.fit_cache_limit(), mx.get_peak_memory())
-del arrays
-print(mx.get_cache_memory())
-"""
-    limit, peak, cached = map(int, python(code).split())
-    assert limit == peak * 3 // 4 and 0 < cached <= limit
-    assert python(code, MLX_BERT_CACHE_LIMIT="100m").split()[0] == str(100 << 20)
-
-
-@linux_cpu
-def test_without_a_compiler_the_results_are_the_same(tmp_path):
-    code = """
-import mlx.core as mx
-from mlx_bert_training import runtime
-x = mx.arange(100) / 7
-print(runtime.can_compile(), mx.compile(lambda x: x * 3.25 + mx.abs(x - 2.5))(x).sum().item())
-"""
-    without, value = python(code, PATH=str(tmp_path)).split()
-    _, usual = python(code).split()
-    assert without == "False" and float(value) == pytest.approx(float(usual))
-
-
-def test_select_device():
-    before = mx.default_device()
-    try:
-        assert runtime.select_device("cpu").type == mx.DeviceType.cpu
-        with pytest.raises(UnknownNameError, match="gpu"): runtime.select_device("gpuu")
-        if mx.is_available(mx.gpu):
-            assert runtime.select_device("gpu").type == mx.DeviceType.gpu
-        else:
-            assert runtime.select_device("auto").type == mx.DeviceType.cpu
-            with pytest.raises(runtime.DeviceError, match="gpu"): runtime.select_device("gpu")
-    finally:
-        mx.set_default_device(before)
-
-
-def test_bfloat16_on_a_cpu_is_refused_with_a_reason():
-    cpu = mx.Device(mx.cpu, 0)
-    assert not runtime.supports_bf16(cpu) and "float32" in runtime.bf16_problem(cpu)
-
-
-def test_info_is_complete_and_plain():
-    info = runtime.info()
-    assert json.loads(json.dumps(info.as_dict())) == info.as_dict()
-    text = str(info)
-    for word in ("python", "mlx", "BLAS", "GFLOP/s", "compiler", "threads", "bfloat16", "numpy"): assert word in text
-    assert info.gflops > 0 and info.gflops_bundled > 0
-    for extra, command in info.missing_extras.items(): assert command == f"pip install 'mlx_bert_training[{extra}]'"
