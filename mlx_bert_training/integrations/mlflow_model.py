@@ -30,7 +30,7 @@ from ..data.templates import RowTemplate
 from ..data.tokenization import Tokenizer
 from ..declaration.load import load_config
 from ..declaration.yaml_io import write_text
-from ..ensemble.thresholds import OrdinalCuts, Threshold
+from ..tasks.decisions import OrdinalCuts, Threshold
 from ..errors import DataError
 from .facts import redact
 from .mlflow_store import quiet

@@ -24,7 +24,8 @@ from ..core.results import Predictions, TrainResult
 from ..data.prepare import PreparedData
 from ..declaration.load import load_config
 from ..ensemble.final import put_together
-from ..ensemble.thresholds import FROM_COUNTS, ThresholdResult, search_threshold
+from ..ensemble.thresholds import ThresholdResult, search_threshold
+from ..tasks.rule_search import FROM_COUNTS
 from ..errors import MLXBertError
 from .client import KaggleClient
 from .delivery import SubmissionFile, send_final, write_final

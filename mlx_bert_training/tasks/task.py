@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -16,8 +16,8 @@ from .decisions import Threshold, ThresholdError, rounding
 from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['TaskError', 'Rule', 'Combining', 'Deciding', 'Searching', 'Answering', 'Task', 'get_task', 'check_finite',
-           'check_probabilities', 'check_numbers']
+__all__ = ['TaskError', 'Rule', 'Combining', 'Deciding', 'Searching', 'Answering', 'Task', 'get_task', 'describe_task',
+           'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/01_task.ipynb #15b8dce4
 class TaskError(MLXBertError, ValueError):
@@ -232,6 +232,18 @@ def get_task(
     if not (isinstance(made, type) and issubclass(made, Task)):
         raise TaskError(f"{name!r} is not a task: a subclass of mlx_bert_training.tasks.task.Task is expected")
     return made(**options)
+
+# %% ../../nbs/tasks/01_task.ipynb #4a056e16
+def describe_task(
+    task: Task,                     # any kind
+) -> str | dict[str, Any]:          # what `get_task` makes this very task of, for files
+    "The name of a task, or the place of one that is not registered, with its options if it has any."
+    kind = type(task)
+    name = task.name if TASKS.entries.get(task.name) == f"{kind.__module__}:{kind.__name__}" else ""
+    place = name or f"{kind.__module__}:{kind.__qualname__}"
+    options = asdict(task)
+    return {"type": place, "options": options} if options else place
+
 
 # %% ../../nbs/tasks/01_task.ipynb #7c5c1d2a
 def check_finite(

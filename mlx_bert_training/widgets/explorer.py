@@ -14,7 +14,7 @@ import pandas as pd
 from ..core.config import BaseTrainerConfig, KaggleTrainerConfig
 from ..data.prepare import PreparedData, prepare
 from ..declaration.load import load_config
-from ..ensemble.thresholds import Threshold
+from ..tasks.decisions import Threshold
 from ..errors import DataError, MLXBertError
 from ..kaggle.delivery import LEDGER_FILE
 from ..kaggle.ledger import Ledger
