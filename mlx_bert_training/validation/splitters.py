@@ -120,7 +120,7 @@ class Stratified(Splitter):
 
     def strata(self, rows: SplitRows, n_folds: int) -> np.ndarray:
         "(N,) numbers from 0 of what is spread evenly."
-        return pd.factorize(rows.targets)[0]
+        return pd.factorize(np.asarray(rows.targets))[0]
 
     def spread(self, rows: SplitRows, n_folds: int) -> np.ndarray:
         strata = self.strata(rows, n_folds)
