@@ -12,9 +12,9 @@ from typing import ClassVar
 import numpy as np
 from scipy.optimize import minimize
 
+from .base import Fit, make_objective, weighted_mean
 from ..errors import unknown_name
 from ..tasks.task import Task
-from .base import Fit, make_objective, weighted_mean
 
 # %% auto #0
 __all__ = ['loss_weights', 'Blending']

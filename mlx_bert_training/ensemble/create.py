@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .base import EnsembleError, Fit, Method
+from .registry import METHODS
 from ..errors import unknown_name
 from ..tasks.metrics import metric_direction
 from ..validation.oof import OOF
@@ -24,8 +26,6 @@ from mlx_bert_training.validation.scores import (
     score_folds,
     score_predictions,
 )
-from .base import EnsembleError, Fit, Method
-from .registry import METHODS
 
 # %% auto #0
 __all__ = ['check_members', 'diversity', 'EnsembleScores', 'EnsembleResult', 'make_method', 'nested_predictions',

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..tasks.task import Task
 from .base import EnsembleError, Fit, make_objective, weighted_mean
+from ..tasks.task import Task
 
 # %% auto #0
 __all__ = ['HillClimbing']

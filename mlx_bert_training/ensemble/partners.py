@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..data.prepare import PreparedData
+from .registry import PARTNERS
 from ..errors import DataError, nearest
 from ..validation.folds import Folds
 from ..validation.oof import OOF, load_oof
-from .registry import PARTNERS
 
 # %% auto #0
 __all__ = ['Partner', 'make_partner', 'make_members']

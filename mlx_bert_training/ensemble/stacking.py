@@ -15,8 +15,8 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..tasks.task import Task
 from .base import EnsembleError, Fit
+from ..tasks.task import Task
 
 # %% auto #0
 __all__ = ['Stacking']

@@ -20,12 +20,12 @@ from ..core.config import KaggleTrainerConfig
 from ..core.results import Predictions
 from ..data.frames import resolve_path
 from ..data.prepare import PreparedData
-from ..tasks.decisions import Threshold
 from .client import KaggleClient, KaggleSubmitError
 from .ledger import Ledger, LedgerEntry, config_hash, file_sha256
 from .submission import SampleFormat, build_submission, read_sample, write_submission
 from ..stages.plan import find_sample
 from ..stages.results import CVResult
+from ..tasks.decisions import Threshold
 from ..tasks.metrics import get_metric
 from ..tasks.task import Task, get_task
 

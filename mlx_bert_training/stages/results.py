@@ -17,11 +17,11 @@ import pandas as pd
 from ..core.checkpoint import json_safe
 from ..core.results import Predictions
 from ..declaration.yaml_io import write_text
-from ..ensemble.final import Together
 from ..ensemble.create import EnsembleResult
+from ..ensemble.final import Together
 from ..ensemble.thresholds import ThresholdResult
-from ..tasks.decisions import OrdinalCuts, Threshold, rounding
 from .run import CV_FILE, CVRun
+from ..tasks.decisions import OrdinalCuts, Threshold, rounding
 from ..tasks.metrics import REGRESSION, get_metric
 from ..validation.adversarial import AdversarialReport
 from ..validation.folds import Folds

@@ -24,7 +24,7 @@ from ..errors import DataError
 from ..figures import new_figure
 from ..tasks.task import Task, get_task
 from .registry import SPLITTERS
-from .splitters import Splitter, SplitRows, deal_out
+from .splitters import SplitRows, Splitter, deal_out
 
 # %% auto #0
 __all__ = ['fold_hash', 'target_columns', 'FoldSequence', 'Folds', 'load_folds', 'join_clusters', 'choose_strategy', 'make_folds']

@@ -275,10 +275,10 @@ def test_hill_climbing_is_the_best_multiset_of_its_size():
 
 
 def test_tolerance_keeps_an_ensemble_small_and_bags_are_reproducible():
-    members = library(size=12, noise=2)
-    single = HillClimbing(bags=1, tolerance=10).fit(stack(members), members[0].targets, get_task(HEADS[0]), "log_loss").weights
+    members, binary = library(size=12, noise=2), get_task(HEADS[0])
+    single = HillClimbing(bags=1, tolerance=10).fit(stack(members), members[0].targets, binary, "log_loss").weights
     assert single is not None and np.count_nonzero(single) == 1
-    runs = [HillClimbing(rounds=6, seed=s).fit(stack(members), members[0].targets, get_task(HEADS[0]), "log_loss").weights
+    runs = [HillClimbing(rounds=6, seed=s).fit(stack(members), members[0].targets, binary, "log_loss").weights
             for s in (0, 0, 1)]
     assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])    # type: ignore[arg-type]
     wrong: list[dict[str, Any]] = [{"bags": 0}, {"rounds": 0}, {"fraction": 0}, {"tolerance": -1}]
