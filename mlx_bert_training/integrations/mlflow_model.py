@@ -30,12 +30,12 @@ from ..data.templates import RowTemplate
 from ..data.tokenization import Tokenizer
 from ..declaration.load import load_config
 from ..declaration.yaml_io import write_text
-from ..ensemble.thresholds import OrdinalCuts, Threshold
 from ..errors import DataError
 from .facts import redact
 from .mlflow_store import quiet
 from .spool import link_or_copy
 from ..models.create import create_model
+from ..tasks.decisions import OrdinalCuts, Threshold
 from ..tasks.metrics import probabilities
 from ..tasks.targets import TargetTransform
 

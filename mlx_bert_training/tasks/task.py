@@ -5,18 +5,20 @@
 # %% ../../nbs/tasks/03_task.ipynb #6b316d82
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from ..errors import DataError, MLXBertError
+from .decisions import Threshold, ThresholdError, rounding
 from .forms import FORMS, TargetForm
 from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['TaskError', 'Rule', 'Task', 'get_task', 'check_finite', 'check_probabilities', 'check_numbers']
+__all__ = ['TaskError', 'Rule', 'Combining', 'Deciding', 'Searching', 'Answering', 'Task', 'get_task', 'describe_task',
+           'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/03_task.ipynb #235aa1bf
 class TaskError(MLXBertError, ValueError):
@@ -29,9 +31,141 @@ class Rule(Protocol):
     def apply(self, predictions: np.ndarray) -> np.ndarray:
         "Decisions in the form of the targets."
 
+# %% ../../nbs/tasks/03_task.ipynb #945dc09f
+class Combining:
+    "How predictions (..., n, C) or (..., n) of one or several models are put together."
+    targets: ClassVar[str] = "classes"              # classes (N,), columns (N, C) or values (N,): what a loss is given
+    positive: ClassVar[int | None] = None           # the column whose probability is asked for; None: there is none
+
+    def columns(self, predictions: np.ndarray) -> np.ndarray:
+        "(..., n, F) what says something by itself: of two classes the positive one, else each column or the value."
+        if self.targets == "values": return predictions[..., None]
+        return predictions if self.positive is None else predictions[..., self.positive:self.positive + 1]
+
+    def from_columns(self, columns: np.ndarray) -> np.ndarray:
+        "Predictions from such columns (..., n, F) of numbers from 0 to 1, which for classes need not sum to one."
+        if self.targets == "values": return columns[..., 0]
+        if self.positive is not None: return np.concatenate([1 - columns, columns], axis=-1)
+        if self.targets == "columns": return columns
+        shares = columns + 1e-9         # a row that is last in every column is undecided
+        return shares / shares.sum(-1, keepdims=True)
+
+    def logits(self, predictions: np.ndarray) -> np.ndarray:
+        "(..., n, F) such columns on an unbounded scale: log-odds, or centred logarithms of several classes; values."
+        if self.targets == "values": return predictions[..., None]
+        logs = np.log(np.clip(predictions, 1e-6, 1 - 1e-6))
+        if self.positive is not None: return logs[..., 1:] - logs[..., :1]
+        if self.targets == "columns": return logs - np.log(np.clip(1 - predictions, 1e-6, 1 - 1e-6))
+        return logs - logs.mean(-1, keepdims=True)
+
+    def likelihood(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        "(..., n) probability of what happened; for many labels each column counts, (..., n * C)."
+        if self.targets == "values": raise TaskError(f"{self}: values have no probability")
+        if self.targets == "classes": return predictions[..., np.arange(predictions.shape[-2]), targets]
+        return np.where(targets == 1, predictions, 1 - predictions).reshape(*predictions.shape[:-2], -1)
+
+    def votes(self, predictions: np.ndarray) -> np.ndarray:
+        "Decisions in the form of predictions, 0 and 1. Raises `TaskError` for values, which cannot be counted."
+        if self.targets == "values": raise TaskError(f"{self}: values cannot be counted as votes: use voting")
+        if self.targets == "columns": return (predictions > 0.5).astype(np.float64)
+        return (predictions.argmax(-1)[..., None] == np.arange(predictions.shape[-1])).astype(np.float64)
+
+
+# %% ../../nbs/tasks/03_task.ipynb #f6afb363
+class Deciding:
+    "How predictions become decisions, and which metrics can judge these."
+    targets: ClassVar[str] = "classes"
+    positive: ClassVar[int | None] = None
+
+    def confidence(self, predictions: np.ndarray) -> np.ndarray:
+        "(n,) probability of the decision, of the least sure label if there are many; 1 for values."
+        if self.targets == "values": return np.ones(len(predictions))
+        return np.maximum(predictions, 1 - predictions).min(1) if self.targets == "columns" else predictions.max(1)
+
+    @property
+    def split(self) -> str:
+        "The way of making folds that suits the targets."
+        return {"classes": "stratified", "columns": "iterative", "values": "binned"}[self.targets]
+
+    def judge(self) -> Task:
+        "The task whose metrics of labels judge decisions: this one, or of values rounded to ratings, classes."
+        return get_task("multiclass_classification" if self.targets == "values" else self)      # type: ignore[arg-type]
+
+    @property
+    def rule_metric(self) -> str:
+        "The metric that a rule is searched for when none is named."
+        if self.positive is not None: return "f1"
+        return "macro_f1" if self.targets == "columns" else "qwk"
+
+    def default_rule(self, predictions: np.ndarray, targets: np.ndarray) -> Rule | None:
+        "What a searched rule has to beat: one half, the nearest rating that occurs; None: the likeliest class."
+        if self.positive is not None: return Threshold(0.5)
+        if self.targets == "columns": return Threshold(np.full(predictions.shape[1], 0.5))
+        return rounding(targets) if self.targets == "values" else None
+
+
+# %% ../../nbs/tasks/03_task.ipynb #0d2cf955
+class Searching(Deciding):
+    "How a rule is found on rows whose targets are known."
+
+    def check_rule(self, metric: str, targets: np.ndarray, row: Callable[[int], str] = "row {}".format) -> None:
+        "Raise `ThresholdError` where no rule changes this metric of labels, or where there are no ratings to cut."
+        from mlx_bert_training.tasks.rule_search import FROM_COUNTS
+        if self.positive is not None and metric not in FROM_COUNTS:
+            raise ThresholdError(f"no search for {metric!r} with two classes; there is one for "
+                                 f"{', '.join(FROM_COUNTS)}")
+        if self.targets == "classes" and self.positive is None and metric != "qwk":
+            raise ThresholdError(f"the likeliest class needs no threshold for {metric!r}; only qwk, for classes in an "
+                                 "order, has cut points")
+        if self.targets != "values": return
+        for i in np.flatnonzero(targets % 1 != 0)[:1]:
+            raise ThresholdError(f"cut points are for ratings in whole numbers; the target of {row(i)} is {targets[i]}")
+
+    def fit_rule(self, predictions: np.ndarray, targets: np.ndarray, metric: str, *, per_class: bool = True,
+                 levels: tuple[int, int] | None = None) -> Rule:
+        """The rule that is best for a metric on these rows.
+
+        `per_class`: a threshold for each of many labels, or one for all; `levels`: lowest and highest rating.
+        """
+        from mlx_bert_training.tasks.rule_search import best_threshold, fit_cuts, fit_thresholds
+        if self.positive is not None: return Threshold(best_threshold(predictions[:, self.positive], targets, metric))
+        if self.targets == "columns": return fit_thresholds(predictions, targets, metric, per_class)
+        if self.targets == "values": return fit_cuts(predictions, targets, metric, levels)
+        classes = predictions.shape[1]
+        return fit_cuts(predictions @ np.arange(classes), targets, metric, (0, classes - 1))
+
+
+# %% ../../nbs/tasks/03_task.ipynb #46d9fb20
+class Answering:
+    "What the target columns of a submission hold: labels, probabilities, names of labels in one cell, or values."
+    targets: ClassVar[str] = "classes"
+    positive: ClassVar[int | None] = None
+
+    def cells(self, asked: str, kinds: Sequence[str]) -> str:
+        "For `asked` (auto, labels, probabilities) and columns of these kinds: integer, number, boolean or text."
+        if self.targets == "values": return "labels" if asked == "labels" else "values"
+        if self.targets == "columns" and len(kinds) == 1 and kinds[0] == "text": return "names"
+        if asked != "auto": return asked
+        if self.targets == "columns": return "labels" if set(kinds) <= {"integer", "boolean"} else "probabilities"
+        if len(kinds) > 1: return "probabilities"
+        return "probabilities" if self.positive is not None and kinds[0] == "number" else "labels"
+
+    def cells_for(self, asked: str, need: str) -> str:
+        "What a metric that needs labels, probabilities or values wants in one column, where the sample may mislead."
+        one = self.targets == "values" or self.positive is not None
+        if asked != "auto" or not one: return asked
+        if need == "labels": return "labels"
+        return "probabilities" if self.positive is not None else asked
+
+    def column_each(self, need: str) -> bool:
+        "Whether a submission has a column for each class, with a metric that needs labels or probabilities."
+        return self.targets == "columns" or (self.targets == "classes" and self.positive is None
+                                             and need == "probabilities")
+
+
 # %% ../../nbs/tasks/03_task.ipynb #f6e60871
 @dataclass(frozen=True)
-class Task:
+class Task(Combining, Searching, Answering):
     "What the outputs of a model mean. The facts of a kind are class attributes; its options are fields."
 
     name: ClassVar[str] = ""                        # in declarations and files
@@ -114,6 +248,18 @@ def get_task(
     if not (isinstance(made, type) and issubclass(made, Task)):
         raise TaskError(f"{name!r} is not a task: a subclass of mlx_bert_training.tasks.task.Task is expected")
     return made(**options)
+
+# %% ../../nbs/tasks/03_task.ipynb #4a056e16
+def describe_task(
+    task: Task,                     # any kind
+) -> str | dict[str, Any]:          # what `get_task` makes this very task of, for files
+    "The name of a task, or the place of one that is not registered, with its options if it has any."
+    kind = type(task)
+    name = task.name if TASKS.entries.get(task.name) == f"{kind.__module__}:{kind.__name__}" else ""
+    place = name or f"{kind.__module__}:{kind.__qualname__}"
+    options = asdict(task)
+    return {"type": place, "options": options} if options else place
+
 
 # %% ../../nbs/tasks/03_task.ipynb #23664205
 def check_finite(
