@@ -93,10 +93,11 @@ def create_callback(
     spec: str | Mapping[str, Any],      # a name, or {"type": name or "module:Class", ...its arguments}
 ) -> CallbackProtocol:                  # the callback
     "Make a callback from its declaration."
-    arguments = {"type": spec} if isinstance(spec, str) else dict(spec)
+    arguments: dict[str, Any] = {"type": spec} if isinstance(spec, str) else dict(spec)
     kind = arguments.pop("type", None)
     if not isinstance(kind, str): raise CallbackError(f"a callback needs a type, such as early_stopping: {spec!r}")
-    arguments |= arguments.pop("options", None) or {}
+    options = arguments.pop("options", None) or {}
+    arguments |= options
     make = CALLBACKS.get(kind)
     check_arguments(f"callback {kind}", make, arguments)
     callback = make(**arguments)

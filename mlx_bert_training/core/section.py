@@ -115,7 +115,8 @@ class TrainingSection(Section):
     huber_delta: float = option(1.0, "huber: error from which the loss is linear", gt=0)
     label_smoothing: float = option(0.0, "probability given to the other classes", ge=0, lt=1)
     class_weights: str | list[float] | None = option(None, "weight of each class; null: 1", choices=("balanced",), gt=0)
-    metrics: list[Kind] = option(list, "what an evaluation reports; none: what suits the task", registry=METRICS)
+    metrics: list[str] = option(list, "what an evaluation reports; none: what suits the task", choices=("loss",),
+                                registry=METRICS, aliases={f"eval_{name}": name for name in METRICS})
     eval_strategy: str = option("epoch", "when to evaluate", choices=("epoch", "steps", "no"))
     eval_steps: int = option(500, "updates between evaluations, with eval_strategy steps", ge=1)
     eval_delay: int = option(0, "epochs or steps, as eval_strategy has it, before the first evaluation", ge=0)

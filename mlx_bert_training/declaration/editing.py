@@ -19,7 +19,7 @@ import yaml
 from .load import first_layer, load_config, locate, read_layers
 from .options import leaves, merge, options
 from .problems import ConfigError, Problem
-from .whole import Declaration, fitting, optional_sections, root
+from .whole import fitting, optional_sections, root
 from mlx_bert_training.declaration.yaml_io import (
     SUFFIXES,
     Document,
@@ -56,7 +56,7 @@ def _flat(document: Document, folder: Path) -> dict[str, Any]:
 
 
 def settings(
-    source: str | os.PathLike[str] | Mapping[str, Any] | Declaration | None,  # as `load_config` takes it
+    source: Any,        # as `load_config` takes it
 ) -> dict[str, Any]:    # value of each dotted key; those of an optional section only if it is there
     "A declaration as flat settings: what it says or extends, defaults for the rest. Raises `ConfigError`."
     load_config(source)

@@ -24,13 +24,14 @@ from ..errors import nearest
 from ..registry import Registry
 
 # %% auto #0
-__all__ = ['Kind', 'members', 'describe', 'Unfit', 'fit', 'Option', 'option', 'options', 'is_section', 'Section', 'values',
-           'leaves', 'read_section', 'merge']
+__all__ = ['members', 'describe', 'Unfit', 'fit', 'Option', 'option', 'options', 'is_section', 'Section', 'values', 'leaves',
+           'read_section', 'merge']
 
 # %% ../../nbs/declaration/03_options.ipynb #b0fa34c2
 _NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
                            type(None): "null", Any: "a plain value"}
-Kind = str | dict[str, Any]     # a name, `module:Name`, or a mapping of one with its arguments
+if typing.TYPE_CHECKING: Kind = Any     # whoever takes one asks `split_kind`, or hands it on
+else: Kind = str | dict[str, Any]       # a name, `module:Name`, or a mapping of one with its arguments
 _PLURALS: dict[Any, str] = {int: "whole numbers", float: "numbers", str: "texts", Any: "plain values"}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..declaration.kinds import split_kind
-from ..declaration.options import Kind, Section, option
+from ..declaration.options import Section, option
 from ..tasks.registry import METRICS, TASK_ALIASES, TASKS
 
 # %% auto #0
@@ -26,8 +26,8 @@ class CompetitionOptions(Section):
     "What is judged, and what of it is kept."
     competition_type: str | None = option(None, "null: model.head_type", choices=FRAMES, registry=TASKS,
                                           aliases=TASK_ALIASES)
-    competition_metric: Kind | None = option(None, "metric of the leaderboard; null: training.best_metric",
-                                             registry=METRICS)
+    competition_metric: str | None = option(None, "metric of the leaderboard; null: training.best_metric",
+                                            registry=METRICS, aliases={f"eval_{name}": name for name in METRICS})
     maximize_metric: bool | None = option(None, "whether more is better; null: what the metric is known for")
     target_transform: str = option("auto", "of a regression; auto: log1p for rmsle", choices=TARGET_TRANSFORMS)
     class_weights: str | list[float] | None = option(None, "null: training.class_weights", choices=("balanced",), gt=0)

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from mlx_bert_training.core.config import BaseTrainerConfig, KaggleTrainerConfig
 from mlx_bert_training.declaration.load import (
     find_preset,
-    json_schema,
     list_presets,
     load_config,
     parse_overrides,
@@ -26,6 +25,7 @@ from mlx_bert_training.declaration.load import (
 )
 from mlx_bert_training.declaration.options import leaves
 from mlx_bert_training.declaration.problems import ConfigError
+from mlx_bert_training.declaration.schema import json_schema
 from mlx_bert_training.declaration.yaml_io import dump_yaml, parse_json, parse_yaml, plain_scalar, read_document
 
 CHECKOUT = Path(__file__).parents[2]
