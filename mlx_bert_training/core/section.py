@@ -12,7 +12,7 @@ from typing import Any
 from .registry import OPTIMIZERS, SCHEDULES, TRAINERS
 from ..declaration.kinds import split_kind
 from ..declaration.options import Kind, Section, option
-from ..tasks.registry import LOSSES, METRICS
+from ..tasks.registry import LOSSES, METRICS, TASKS
 
 # %% auto #0
 __all__ = ['OptimizerConfig', 'SchedulerConfig', 'task_checks', 'evaluation_checks', 'TrainingSection', 'EnvironmentConfig']

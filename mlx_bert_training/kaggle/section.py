@@ -47,4 +47,5 @@ class KaggleConfig(SubmissionOptions, TTAOptions, PseudoLabelOptions, ThresholdO
     "What a competition adds to a run."
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
-        for part in KaggleConfig.__bases__: yield from part.checks(self, whole)
+        for part in (SubmissionOptions, TTAOptions, EnsembleOptions, LeakOptions, FoldOptions, CompetitionOptions):
+            yield from part.checks(self, whole)
