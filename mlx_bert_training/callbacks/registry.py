@@ -25,6 +25,7 @@ CALLBACKS = Registry("callback", {
     "early_stopping": f"{_HERE}.early_stopping:EarlyStopping",
     "model_checkpoint": f"{_HERE}.checkpoint:ModelCheckpoint",
     "learning_rate_scheduler": f"{_HERE}.lr_scheduler:LearningRateScheduler",
+    "learning_curve": f"{_HERE}.learning_curve:LearningCurve",
     "progress_bar": f"{_HERE}.progress:ProgressBar",
     "metrics_logger": f"{_HERE}.metrics_logger:MetricsLogger",
     "dashboard": "mlx_bert_training.widgets.dashboard:DashboardCallback",

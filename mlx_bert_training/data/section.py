@@ -38,6 +38,12 @@ class DataConfig(Section):
     max_length: int = option(128, "tokens of an example, the rest is cut", ge=2, le=131072)
     max_train_rows: int | None = option(None, "use no more training rows than this; null: all", ge=1)
     encoding: str = option("utf-8", "character encoding of the files")
+    separator: str | None = option(None, "between the cells of a delimited file; null: found in the file")
+    decimal: str | None = option(None, "decimal point of numbers, . or ,; null: found in the file", choices=(".", ","))
+    quoting: str | None = option(None, "standard, or none where a quote is a letter; null: found in a TSV file",
+                                 choices=("standard", "none"))
+    label_separator: str | None = option(None, "multilabel: between the labels of a cell; null: found in the file")
+    positive_class: Any = option(None, "binary: the class whose probability is predicted; null: the second in order")
     batch_size: int = option(32, "examples in a training batch", ge=1)
     eval_batch_size: int | None = option(None, "examples in an evaluation batch; null: batch_size", ge=1)
     num_workers: int = option(4, "threads that tokenize and make batches; 0: none, all in the foreground", ge=0, le=256)

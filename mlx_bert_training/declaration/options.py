@@ -137,7 +137,7 @@ class Option:
     help: str
     choices: tuple[str, ...] = ()                           # the words allowed
     registry: Registry | None = None                        # its names are allowed, too, and `module:Name`
-    inline: bool = False                                    # arguments may stand beside `type`, without `options`
+    open: bool = False      # arguments may stand beside `type`, and a name may be registered after it was declared
     suffix: str = ""                                        # a file whose name ends so may be named instead
     aliases: Mapping[str, str] = field(default_factory=dict)  # other words for them
     later: tuple[str, ...] = ()                             # words of a later release
@@ -196,7 +196,7 @@ def _choose(option: Option, word: str) -> str:
     word = option.aliases.get(word, word)
     if word in option.words: return word
     if option.registry is not None and is_place(word): return word
-    if option.suffix and word.endswith(option.suffix): return word
+    if option.open or option.suffix and word.endswith(option.suffix): return word
     if word in option.later: raise Unfit("not part of this release yet", "")
     raise Unfit("not a known value", nearest(word[:50], [*option.words, *option.aliases]) or "")
 
@@ -205,11 +205,11 @@ def _read_kind(option: Option, value: Any) -> Any:
     "A name, a place, or a mapping of one with its arguments. Raises `Unfit`."
     if not isinstance(value, dict): return _choose(option, value)
     kind, arguments = value.get("type"), value.get("options", {})
-    if not isinstance(kind, str): raise Unfit("a mapping needs a type: a name, or module:Name", "")
-    if not isinstance(arguments, dict): raise Unfit("options is a mapping from arguments to values", "")
-    if option.inline: return {**value, "type": _choose(option, kind)}
+    if not isinstance(kind, str): raise Unfit("has no type: a name, or module:Name", "")
+    if not isinstance(arguments, dict): raise Unfit("has options that are no mapping from names to values", "")
+    if option.open: return {**value, "type": _choose(option, kind)}
     for key in value:
-        if key not in ("type", "options"): raise Unfit(f"arguments, such as {key:.40}, go into options", "")
+        if key not in ("type", "options"): raise Unfit(f"has {key:.40} beside its type; arguments go into options", "")
     return {"type": _choose(option, kind), "options": arguments} if arguments else _choose(option, kind)
 
 
@@ -219,7 +219,9 @@ def _read_kinds(option: Option, value: Any) -> Any:
     found = []
     for place, item in enumerate(value, 1):
         try: found.append(_read_kind(option, item))
-        except Unfit as error: raise Unfit(f"item {place}: {error.args[0]}", error.args[1]) from None
+        except Unfit as error:
+            verb = "" if error.args[0].startswith("has ") else "is "
+            raise Unfit(f"number {place} {verb}{error.args[0]}", error.args[1]) from None
     return found
 
 # %% ../../nbs/declaration/03_options.ipynb #7214ebf5

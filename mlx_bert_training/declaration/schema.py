@@ -22,14 +22,17 @@ def word_schema(option: Option) -> dict[str, Any]:
     "The schema of the words that an option takes."
     words = {"enum": [*option.words, *option.aliases, *([False] if "no" in option.choices else [])]}
     if option.registry is None: return words
+    if option.open: return {"type": "string"}
     file = [{"type": "string", "pattern": rf"\{option.suffix}$"}] if option.suffix else []
     return {"anyOf": [words, PLACE_SCHEMA, *file]}
 
 
 def kind_schema(option: Option) -> dict[str, Any]:
     "The schema of a mapping that names a kind."
-    properties = {"type": word_schema(option), "options": {"type": "object"}}
-    return {"type": "object", "required": ["type"], "properties": properties, "additionalProperties": option.inline}
+    words = {"type": "string"} if option.open else word_schema(option)
+    properties = {"type": {"description": "a name, or module:Name", **words},
+                  "options": {"description": "arguments", "type": "object"}}
+    return {"type": "object", "required": ["type"], "properties": properties, "additionalProperties": option.open}
 
 # %% ../../nbs/declaration/07_schema.ipynb #674da71e
 def type_schema(hint: Any, option: Option) -> dict[str, Any]:
