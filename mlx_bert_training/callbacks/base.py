@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .registry import CALLBACKS
 from ..core.events import does_nothing
 from ..core.state import TrainerState
-from .registry import CALLBACKS
 from ..declaration.kinds import check_arguments
 from ..errors import MLXBertError
 from ..protocols import EVENTS, CallbackProtocol

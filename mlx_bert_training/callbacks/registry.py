@@ -15,7 +15,8 @@ __all__ = ['CALLBACKS', 'is_callback']
 # %% ../../nbs/callbacks/00_registry.ipynb #e1e3647c
 def is_callback(found: Any) -> bool:
     "Whether this is a class of callbacks."
-    from mlx_bert_training.protocols import EVENTS   # with MLX, which who only reads a declaration has no need of
+    from mlx_bert_training.protocols import EVENTS  # comes with MLX, which reading a declaration does not need
+
     listens = any(callable(getattr(found, event, None)) for event in EVENTS)
     return isinstance(found, type) and listens and hasattr(found, "state_dict") and hasattr(found, "load_state_dict")
 

@@ -12,7 +12,7 @@ from .section import EnvironmentConfig, OptimizerConfig, SchedulerConfig, Traini
 from ..data.section import DataConfig
 from ..declaration.options import Kind, option
 from ..declaration.whole import Declaration
-from ..integrations.section import MLflowConfig, TrackingConfig
+from ..integrations.section import MLflowConfig, TrackingConfig  # noqa: F401  # both from here, too
 from ..kaggle.section import KaggleConfig
 from ..models.section import ModelConfig
 from ..parallel.section import ParallelConfig

@@ -15,7 +15,8 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'TRAINERS', 'is_optimizer', 'is_schedule',
 # %% ../../nbs/core/00_registry.ipynb #e2dacdd1
 def is_optimizer(found: Any) -> bool:
     "Whether this is a class of optimizers."
-    from mlx.optimizers import Optimizer    # takes a moment to import, and who only reads a declaration has no need of it
+    from mlx.optimizers import Optimizer  # takes a moment, and reading a declaration does not need it
+
     return isinstance(found, type) and issubclass(found, Optimizer)
 
 
@@ -50,7 +51,8 @@ SCHEDULES = Registry("schedule", {
 # %% ../../nbs/core/00_registry.ipynb #406c17e7
 def is_trainer(found: Any) -> bool:
     "Whether this is a class of trainers."
-    return isinstance(found, type) and all(callable(getattr(found, name, None)) for name in ("train", "evaluate", "predict"))
+    needed = ("train", "evaluate", "predict")
+    return isinstance(found, type) and all(callable(getattr(found, name, None)) for name in needed)
 
 
 TRAINERS = Registry("trainer", {

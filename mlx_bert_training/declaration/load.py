@@ -18,7 +18,8 @@ from .whole import Declaration, find_key, fitting, flat, nest, root
 from .yaml_io import SUFFIXES, Document, parse_yaml, read_document
 from ..errors import nearest
 
-if TYPE_CHECKING: from mlx_bert_training.core.config import BaseTrainerConfig      # for readers and type checkers alone
+if TYPE_CHECKING:   # what is returned has a name for readers and type checkers; nothing here depends on it
+    from mlx_bert_training.core.config import BaseTrainerConfig
 
 # %% auto #0
 __all__ = ['preset_paths', 'find_preset', 'list_presets', 'locate', 'read_layers', 'place', 'first_layer', 'load_config',

@@ -15,28 +15,33 @@ from .registry import ARCHITECTURES, POOLINGS
 from ..tasks.registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['LATER_TASKS', 'LATER_MODELS', 'ModelConfig']
+__all__ = ['LATER_TASKS', 'LATER_MODELS', 'SENTENCE_ENCODERS', 'ModelConfig']
 
 # %% ../../nbs/models/00_section.ipynb #65387a20
 LATER_TASKS = ("ordinal_regression", "quantile_regression", "ranking")
 LATER_MODELS = ("modernbert_core", "modernbert_with_head", "bert_core_with_lora", "bert_with_head_with_lora",
                 "modernbert_core_with_lora", "modernbert_with_head_with_lora")
+SENTENCE_ENCODERS = ("all-MiniLM-", "sentence-transformers/all-")    # how names begin that were trained on the mean
 _OUTPUTS = {"binary_classification": 2, "regression": 1}    # of tasks that leave no choice
 
 
 @dataclass
 class ModelConfig(Section):
     "What is trained."
-    type: Kind = option("bert_with_head", "architecture, with a head or without", choices=("bert_with_head", "bert_core"),
-                        registry=ARCHITECTURES, later=LATER_MODELS)
+    type: Kind = option("bert_with_head", "architecture, with a head or without",
+                        choices=("bert_with_head", "bert_core"), registry=ARCHITECTURES, later=LATER_MODELS)
     pretrained: str | None = option(None, "a folder, a known name or a hub id; null: random weights", path=True)
     config: dict[str, Any] = option(dict, "sizes of the encoder, where they differ from the default or pretrained ones")
-    head_type: Kind = option("binary_classification", "the task", registry=TASKS, aliases=TASK_ALIASES, later=LATER_TASKS)
+    head_type: Kind = option("binary_classification", "the task", registry=TASKS, aliases=TASK_ALIASES,
+                             later=LATER_TASKS)
     num_labels: int | None = option(None, "classes; null: as many as the training data has", ge=1)
-    pooling: Kind | None = option(None, "token vectors into one; null: as saved, else as pretrained, else cls",
+    pooling: Kind | None = option(None, "token vectors into one; null: as saved, else cls, but mean for all-MiniLM",
                                   registry=POOLINGS)
     dropout_rate: float = option(0.1, "dropout in encoder and head", ge=0, lt=1)
     new_head: bool = option(False, "start a new head where the pretrained weights come with one for another task")
+
+    def settle(self) -> None:
+        if self.pooling is None and (self.pretrained or "").startswith(SENTENCE_ENCODERS): self.pooling = "mean"
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         keys, (task, _) = "model.num_labels model.head_type", split_kind(self.head_type)

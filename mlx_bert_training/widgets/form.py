@@ -34,7 +34,6 @@ from mlx_bert_training.declaration.whole import (
     Difference,
     find_key,
     fitting,
-    optional_sections,
     root,
 )
 from ..errors import nearest
@@ -60,7 +59,8 @@ def is_nested(
     option: Option,
 ) -> bool:
     "Whether an option may be a list or a mapping, which a field shows as YAML."
-    return not offers(option) and any(getattr(member, "__origin__", member) in (list, dict) for member in members(option.hint))
+    kinds = [getattr(member, "__origin__", member) for member in members(option.hint)]
+    return not offers(option) and (list in kinds or dict in kinds)
 
 
 def words(
@@ -68,7 +68,8 @@ def words(
 ) -> tuple[str, ...]:   # empty if anything may be written
     "The words to choose from, where there are only words."
     kinds = members(option.hint)
-    if option.registry is not None or is_nested(option) or int in kinds or float in kinds or (str in kinds and not option.choices): return ()
+    if option.registry is not None or is_nested(option) or int in kinds or float in kinds: return ()
+    if str in kinds and not option.choices: return ()
     return ("null",) * (type(None) in kinds) + ("true", "false") * (bool in kinds) + option.choices
 
 

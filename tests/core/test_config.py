@@ -119,7 +119,8 @@ def test_mutable_defaults_are_not_shared():
     (lambda: BaseTrainerConfig(optimizer=SchedulerConfig()),
         ["expected a mapping, not an object of type SchedulerConfig"]),
     (lambda: BaseTrainerConfig(callbacks=[7]), ["callbacks", "item 1: expected text or a mapping"]),
-    (lambda: BaseTrainerConfig(callbacks={"type": "progress"}), ["expected a list of names or mappings, not a mapping"]),
+    (lambda: BaseTrainerConfig(callbacks={"type": "progress"}),
+        ["expected a list of names or mappings, not a mapping"]),
 ])
 def test_wrong_types(make, words):
     refused(make, *words)

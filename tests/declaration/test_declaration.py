@@ -641,7 +641,7 @@ def test_the_schema_is_a_schema_and_accepts_the_presets():
         {"optimizer": {"learning_rate": 0}},
     {"optimizer": {"type": "adamv"}}, {"optimizer": {"beta1": 1}}, {"training": {"num_epochs": 1.5}},
         {"training": {"eval_strategy": True}},
-    {"training": {"class_weights": [0]}}, {"callbacks": [{"patience": 1}]}, {"callbacks": ["progress"]},
+    {"training": {"class_weights": [0]}}, {"callbacks": [{"patience": 1}]}, {"callbacks": [7]},
         {"tracking": "mlfow"},
     {"tracking": {"mlflow": {"tags": {"a": 1}}}}, {"kaggle": {"cv_folds": 1}}, {"extends": 5},
         {"environment": {"output_dir": ""}},

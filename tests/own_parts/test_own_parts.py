@@ -1,7 +1,7 @@
 """Parts that stand in no registry, each in one file outside the package, are declared in YAML and train.
 
-A case is one line: the name of the part's file, what the declaration says of it, and the module of the package that must
-be there before it can be tried. A file has a list `USED`, into which the part writes when it is at work.
+A case is one line: the name of the part's file, what the declaration says of it, and the module of the package that
+must be there before it can be tried. A file has a list `USED`, into which the part writes when it is at work.
 """
 import importlib
 import importlib.util
@@ -19,8 +19,8 @@ from mlx_bert_training.widgets.form import Form
 
 GROUND = """\
 model: {config: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}}
-data: {train_path: "demo:german_credit/train.csv", target_column: risk, id_column: id, max_train_rows: 60, max_length: 16,
-       template: "{purpose} of {credit_amount}"}
+data: {train_path: "demo:german_credit/train.csv", target_column: risk, id_column: id, max_train_rows: 60,
+       max_length: 16, template: "{purpose} of {credit_amount}"}
 optimizer: {learning_rate: 1e-3}
 training: {num_epochs: 1, save_strategy: no}
 environment: {device: cpu, compile: false}
