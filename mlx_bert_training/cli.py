@@ -106,7 +106,8 @@ def presets(args: argparse.Namespace) -> None:
 
 def config(args: argparse.Namespace) -> None:
     "Show a declaration with everything filled in, or how it differs from another, or the JSON schema."
-    from mlx_bert_training.declaration.load import json_schema, load_config, parse_overrides
+    from mlx_bert_training.declaration.load import load_config, parse_overrides
+    from mlx_bert_training.declaration.schema import json_schema
     if args.schema:
         print(json.dumps(json_schema(), indent=2))
         return

@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 
 from .. import runtime
-from ..core.config import BaseTrainerConfig, DataConfig, flat
+from ..core.config import BaseTrainerConfig, DataConfig
 from ..data.frames import resolve_path
+from ..declaration.whole import flat
 from ..errors import DataError
 from ..kaggle.connection import find_secrets
 
