@@ -22,8 +22,9 @@ from mlx_bert_training.models import (
     resolve_pretrained,
     weights,
 )
-from mlx_bert_training.models.pooling import POOLINGS
-from mlx_bert_training.models.weights import load_weights, plain_name, read_tensors, weight_files
+from mlx_bert_training.models.registry import POOLINGS
+from mlx_bert_training.models.architectures.bert import ARCHITECTURE as BERT
+from mlx_bert_training.models.weights import load_weights, read_tensors, weight_files
 
 TINY = Path(__file__).parents[1] / "fixtures" / "tiny_bert"
 IDS = mx.array([[2, 5, 6, 3], [2, 8, 3, 0]])
@@ -129,7 +130,7 @@ def test_old_names_and_missing_prefixes(folder):
     rewrite(folder, old)
     assert "encoder.layer.0.output.LayerNorm.gamma" in tensors_of(folder)
     assert mx.array_equal(logits(create_model(pretrained=folder)), expected)
-    assert plain_name("bert.pooler.dense.weight") == "pooler.dense.weight"
+    assert BERT.plain_name("bert.pooler.dense.weight") == "pooler.dense.weight"
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(mx.float16, 0.02), (mx.bfloat16, 0.2)])
