@@ -210,7 +210,7 @@ def test_a_model_is_untouched_by_weights_that_do_not_fit(folder):
     model = create_model("bert_core", config=dict(vocab_size=50, hidden_size=16, intermediate_size=32))
     before = dict(tree_flatten(model.parameters()))
     with pytest.raises(WeightsError):
-        load_weights(model, folder)
+        load_weights(model, folder, BERT)
     assert all(mx.array_equal(v, before[k]) for k, v in tree_flatten(model.parameters()))
 
 
@@ -248,9 +248,9 @@ def test_a_config_that_is_none(folder):
         create_model(pretrained=folder)
 
 
-def test_a_pickle_is_refused_with_a_way_out(folder):
+def test_a_file_that_is_no_pickle_of_tensors_is_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(WeightsError, match="(?s)pickle.*save_pretrained"):
+    with pytest.raises(WeightsError, match="pytorch_model.bin is refused: it is damaged"):
         create_model(pretrained=folder)
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(WeightsError, match="no model.safetensors; it holds: config.json"):
