@@ -29,8 +29,8 @@ from .stages.plan import all_rows, locate_files
 from .widgets.dashboard import DashboardCallback
 
 # %% auto #0
-__all__ = ['get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data', 'declared_model',
-           'create_kaggle_trainer']
+__all__ = ['get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data', 'check_fits',
+           'declared_model', 'create_kaggle_trainer']
 
 # %% ../nbs/10_factory.ipynb #8268a774
 def get_trainer_config(
@@ -86,6 +86,7 @@ def create_trainer(
     listeners = _merge(declared_callbacks(resolved), callbacks)
     data = declared_data(model, resolved)
     if model is None: model = declared_model(resolved, data)
+    check_fits(model, data)
     return make(model, resolved, callbacks=listeners, data=data)
 
 
@@ -97,6 +98,14 @@ def declared_data(model: Model | None, config: BaseTrainerConfig) -> PreparedDat
         return prepare(config, resolve_pretrained(name) if name else None)
     folder = getattr(getattr(model, "report", None), "folder", None)    # a pretrained model's, with its tokenizer
     return prepare(config, folder) if folder is not None else None
+
+
+def check_fits(model: Any, data: PreparedData | None) -> None:
+    "Raises `ModelError` where the data's tokenizer would read beyond the model's embeddings."
+    if data is None or not hasattr(model, "check_tokenizer"): return
+    largest = max(data.tokenizer.backend.get_vocab(with_added_tokens=True).values(), default=-1)
+    pairs = any(texts.second is not None for texts in data.texts.values())
+    model.check_tokenizer(largest + 1, 2 if pairs else 1)
 
 
 def declared_model(config: BaseTrainerConfig, data: PreparedData | None) -> Model:
@@ -123,6 +132,7 @@ def create_kaggle_trainer(
     shared = _merge(trackers, callbacks)    # one of them hears the whole and its folds
     data = declared_data(model, all_rows(resolved))
     if model is None: model = declared_model(resolved, data)
+    check_fits(model, data)
 
     def listeners(settings: BaseTrainerConfig) -> list[CallbackProtocol]:
         return _merge(declared_callbacks(settings, display), shared)

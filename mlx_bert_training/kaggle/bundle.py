@@ -41,7 +41,7 @@ from .delivery import submission_style
 from .ledger import file_sha256
 from .submission import build_submission, read_sample
 from .trainer import as_kaggle_config
-from ..models.create import POOLED_CODE
+from ..models.text_model import POOLED_CODE
 from ..stages.plan import SAMPLE, competition_metric, find_sample
 from ..stages.run import CV_FILE
 from ..tasks.metrics import get_metric

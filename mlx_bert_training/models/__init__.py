@@ -2,7 +2,11 @@
 from ..lazy import lazy_names
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, {
-    "bert": ["BertConfig", "ModelError"],
-    "create": ["BertCore", "BertWithHead", "HeadSpec", "create_model"],
+    "architecture": ["Architecture"],
+    "architectures.bert": ["BertConfig"],
+    "create": ["create_model"],
+    "layers": ["ModelError"],
+    "registry": ["ARCHITECTURES", "POOLINGS"],
+    "text_model": ["HeadSpec", "PoolingSpec", "TextModel"],
     "weights": ["WeightsError", "cache_folder", "fetch_pretrained", "resolve_pretrained"],
 })

@@ -26,8 +26,17 @@ def _is_pooling(found: Any) -> bool:
     return isinstance(found, FunctionType) and len(signature(found).parameters) >= 2
 
 
+_HERE = "mlx_bert_training.models.architectures"
+
 ARCHITECTURES = Registry("architecture", {
-    "bert": "mlx_bert_training.models.architectures.bert:ARCHITECTURE",
+    "bert": f"{_HERE}.bert:ARCHITECTURE",
+    "roberta": f"{_HERE}.roberta:ARCHITECTURE",
+    "xlm-roberta": f"{_HERE}.roberta:XLM_ROBERTA",
+    "distilbert": f"{_HERE}.distilbert:ARCHITECTURE",
+    "electra": f"{_HERE}.electra:ARCHITECTURE",
+    "albert": f"{_HERE}.albert:ARCHITECTURE",
+    "deberta-v2": f"{_HERE}.deberta_v2:ARCHITECTURE",
+    "modernbert": f"{_HERE}.modernbert:ARCHITECTURE",
 }, _is_architecture)
 POOLINGS = Registry("pooling", {
     "cls": "mlx_bert_training.models.pooling:first_token",

@@ -19,7 +19,7 @@ __all__ = ['LATER_TASKS', 'LATER_MODELS', 'SENTENCE_ENCODERS', 'ModelConfig']
 
 # %% ../../nbs/models/00_section.ipynb #65387a20
 LATER_TASKS = ("ordinal_regression", "quantile_regression", "ranking")
-LATER_MODELS = ("modernbert_core", "modernbert_with_head", "bert_core_with_lora", "bert_with_head_with_lora",
+LATER_MODELS = ("bert_core_with_lora", "bert_with_head_with_lora",
                 "modernbert_core_with_lora", "modernbert_with_head_with_lora")
 SENTENCE_ENCODERS = ("all-MiniLM-", "sentence-transformers/all-")    # how names begin that were trained on the mean
 _OUTPUTS = {"binary_classification": 2, "regression": 1}    # of tasks that leave no choice
@@ -29,7 +29,8 @@ _OUTPUTS = {"binary_classification": 2, "regression": 1}    # of tasks that leav
 class ModelConfig(Section):
     "What is trained."
     type: Kind = option("bert_with_head", "architecture, with a head or without",
-                        choices=("bert_with_head", "bert_core"), registry=ARCHITECTURES, later=LATER_MODELS)
+                        choices=("bert_with_head", "bert_core", "modernbert_with_head", "modernbert_core", "with_head",
+                                 "core"), registry=ARCHITECTURES, later=LATER_MODELS)
     pretrained: str | None = option(None, "a folder, a known name or a hub id; null: random weights", path=True)
     config: dict[str, Any] = option(dict, "sizes of the encoder, where they differ from the default or pretrained ones")
     head_type: Kind = option("binary_classification", "the task", registry=TASKS, aliases=TASK_ALIASES,
