@@ -5,7 +5,6 @@
 # %% ../../nbs/core/06_results.ipynb #aa8c53bd
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
@@ -15,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .checkpoint import json_safe
 from ..errors import MLXBertError
 from ..figures import new_figure
+from ..files import write_json
 
 # %% auto #0
 __all__ = ['plot_history', 'TrainResult', 'Predictions']
@@ -88,9 +87,9 @@ class TrainResult:
                 "ended": self.stop_reason, "folder": str(self.output_dir)}
 
     def save(self, path: str | Path) -> None:
-        "Write everything as JSON."
+        "Write everything as JSON, whole or not at all."
         values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
-        Path(path).write_text(json.dumps(json_safe(values), indent=1, allow_nan=False), encoding="utf-8")
+        write_json(path, values)
 
     def __repr__(self) -> str:
         rows = self.summary()
