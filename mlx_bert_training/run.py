@@ -155,7 +155,7 @@ def load(
     if not run.model.is_dir(): raise DataError(f"{run}: not the folder of a finished run, it has no model/")
     config = load_config(run.config, train_path=None, validation_path=None, test_path=None)
     model, labels = create_model(pretrained=run.model), LabelMap.load(run.model)
-    data = PreparedData(None, None, None, labels, Tokenizer.load(run.model), {}, {}, None, config)
+    data = PreparedData(None, None, None, labels, Tokenizer.load(run.model), {}, {}, [], config)
     return FinishedModel(model, labels, config, Evaluator(model, config, data=data), TargetTransform.load(run.model))
 
 # %% ../nbs/11_run.ipynb #10efcc91

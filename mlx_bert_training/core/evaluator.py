@@ -135,6 +135,9 @@ class Evaluator:
         loader = loader_for(source, self.data)
         return as_predictions(self, self.run(loader), loader)
 
+    @property
+    def head_type(self) -> str: return str(self.task)
+
     def loss_for(self, loader: DataLoader) -> Loss:
         "The given or declared loss; made for the first loader that needs one."
         if self.loss is None:

@@ -116,7 +116,7 @@ class Steering:
         "End the run here, so that it can be resumed."
         self._last, self.stopped = None, True
         state.should_stop, state.stop_reason = True, f"stopped by {request.source} after update {state.step}"
-        trainer.keep_weights = request.value
+        trainer.keep_weights = None if request.value is None else str(request.value)
         self._save(trainer, state)
         self._note(trainer, state, request)
 

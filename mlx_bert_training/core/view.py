@@ -38,7 +38,7 @@ class TrainerView(Protocol):
     steering: Steering                  # follows them, and has the record of what was done
     train_loader: DataLoader | None     # of this run
     val_loader: DataLoader | None
-    output_dir: Path | None             # the run's folder, once training has begun
+    output_dir: Path                    # the run's folder; there from `on_train_begin` on
     outputs: Outputs | None             # of the last evaluation
     show_dashboard: bool | None         # what `train` was told: yes, no, or None to choose
     keep_weights: str | None            # best or last, where a stop by hand said so

@@ -131,7 +131,7 @@ class PreparedData:
     tokenizer: Tokenizer
     frames: dict[str, pd.DataFrame]
     texts: dict[str, Texts]
-    source: RowTemplate | list[str] | None          # None: found in the first file that is to be predicted
+    source: RowTemplate | list[str]         # empty: found in the file that is to be predicted
     config: BaseTrainerConfig | None = None         # the declaration; needed by `loader_for`
 
     def loader_for(self, source: Any) -> BucketedLoader:
@@ -231,7 +231,7 @@ def _listed(items: Sequence[Any]) -> Texts:
     wrong = next((i for i, pair in enumerate(pairs) if len(pair) != len(pairs[0]) or len(pair) not in (1, 2)
                   or not all(isinstance(text, str) for text in pair)), None)
     if wrong is not None:
-        raise DataError(f"item {wrong} is {str(items[wrong])[:60]!r}: predict takes a list of texts, or of pairs of texts")
+        raise DataError(f"item {wrong} is {str(items[wrong])[:60]!r}: predict takes a list of texts, or of pairs")
     return Texts(*map(list, zip(*pairs, strict=True)))
 
 
@@ -256,7 +256,8 @@ def prediction_loader(
     if not texts.first: raise DataError("there is nothing to predict: no rows")
     encoded = tokenizer.encode(*texts, max_length=data.max_length, num_workers=data.num_workers)
     widths = bucket_widths(encoded.lengths, data.length_buckets, data.max_length)
-    dataset = TextDataset(encoded, None, ids=np.arange(len(texts.first)) if ids is None else ids, pad_id=tokenizer.pad_id)
+    if ids is None: ids = np.arange(len(texts.first))
+    dataset = TextDataset(encoded, None, ids=ids, pad_id=tokenizer.pad_id)
     return _loader("test", config, dataset, widths)
 
 # %% ../../nbs/data/06_prepare.ipynb #4a52e1bb

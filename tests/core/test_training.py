@@ -17,8 +17,8 @@ from toys import ToyLoader, ToyModel, toy_config
 
 from mlx_bert_training.callbacks import Callback, EarlyStopping, LearningRateScheduler, ModelCheckpoint
 from mlx_bert_training.core.base import Trainer, batch_seed
-from mlx_bert_training.core.ledger import plan_run
 from mlx_bert_training.core.config import TrainingSection
+from mlx_bert_training.core.ledger import plan_run
 from mlx_bert_training.core.optimization import create_optimizer, optimizer_arrays
 from mlx_bert_training.core.run_folder import new_run_folder
 from mlx_bert_training.core.step import TrainingStep
