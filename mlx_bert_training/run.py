@@ -24,7 +24,7 @@ from .data.prepare import PreparedData
 from .data.tokenization import Tokenizer
 from .declaration.load import load_config
 from .errors import DataError
-from .factory import create_kaggle_trainer, create_trainer
+from .factory import check_fits, create_kaggle_trainer, create_trainer
 from .integrations.mlflow import MLflowCallback
 from .kaggle.delivery import SubmissionFile
 from .kaggle.trainer import KaggleTrainer

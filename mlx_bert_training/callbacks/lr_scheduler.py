@@ -9,10 +9,11 @@ import inspect
 import math
 from collections.abc import Callable
 
-from .base import Callback, CallbackError, import_object
+from .base import Callback, CallbackError
 from ..core.state import TrainerState
 from ..core.view import TrainerView
 from ..errors import TrainingError
+from ..registry import import_object
 
 # %% auto #0
 __all__ = ['LearningRateScheduler']

@@ -122,6 +122,7 @@ class Evaluator:
 
     def run(self, loader: DataLoader, loss: Loss | None = None) -> Outputs:
         "Logits for every row of a loader, with dropout off, and the mean loss if one is given."
+        runtime.claim_mlx()
         self.model.eval()
         try: return run_all(InferenceStep(self.model, loss, dtype=self.dtype, compiled=self.compiled), loader)
         finally: self.model.train()

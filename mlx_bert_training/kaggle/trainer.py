@@ -24,7 +24,7 @@ from ..core.results import Predictions, TrainResult
 from ..data.prepare import PreparedData
 from ..declaration.load import load_config
 from ..ensemble.final import put_together
-from ..ensemble.thresholds import FROM_COUNTS, ThresholdResult, search_threshold
+from ..ensemble.thresholds import ThresholdResult, search_threshold
 from ..errors import MLXBertError
 from .client import KaggleClient
 from .delivery import SubmissionFile, send_final, write_final
@@ -39,6 +39,7 @@ from mlx_bert_training.stages.plan import (
 from ..stages.results import CVResult
 from ..stages.run import CVRun, FoldPlan, FoldRun, open_cv_folder, run_folds
 from ..tasks.metrics import get_metric
+from ..tasks.rule_search import FROM_COUNTS
 from ..tasks.targets import choose_transform
 from ..validation.oof import OOF
 

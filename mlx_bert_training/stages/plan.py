@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import KaggleTrainerConfig
-from ..data.frames import DEMO, require_columns, resolve_path
+from ..data.files import DEMO, resolve_path
+from ..data.frames import require_columns
 from ..data.prepare import PreparedData
 from ..data.templates import RowTemplate
 from ..declaration.problems import ConfigError, Problem
@@ -25,7 +26,7 @@ from ..tasks.metrics import check_metrics, default_metrics, get_metric, metric_d
 from ..validation.adversarial import AdversarialReport, adversarial_validation
 from ..validation.folds import Folds, make_folds
 from ..validation.leaks import LeakReport, check_leaks
-from ..validation.oof import check_metric
+from ..validation.scores import check_metric
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def look_for_leaks(
     test_groups = data.frames["test"][same] if test is not None and same in data.frames["test"] else None
     text = text_among(train) if isinstance(train, pd.DataFrame) else None
     report = check_leaks(train, np.asarray(data.train.labels), test, text_column=text,  # type: ignore[union-attr]
-                         groups=groups, test_groups=test_groups, head_type=head_type)
+                         groups=groups, test_groups=test_groups, task=head_type)
     report.raise_if_leak(config.kaggle.allow_leak)
     return report
 
@@ -184,7 +185,7 @@ def choose_folds(
     strategy = kaggle.cv_strategy
     if strategy == "auto" and (kaggle.competition_type == "time_series" or kaggle.time_column): strategy = "time_series"
     return make_folds(labels, strategy, kaggle.cv_folds, config.environment.seed, repeats=kaggle.cv_repeats,
-                      head_type=head_type, groups=_column(data, kaggle.group_column), duplicates=copies,
+                      task=head_type, groups=_column(data, kaggle.group_column), duplicates=copies,
                       order=_column(data, kaggle.time_column) if strategy == "time_series" else None, row_ids=ids)
 
 

@@ -17,15 +17,17 @@ import pandas as pd
 from ..core.checkpoint import json_safe
 from ..core.results import Predictions
 from ..declaration.yaml_io import write_text
+from ..ensemble.create import EnsembleResult
 from ..ensemble.final import Together
-from ..ensemble.methods import EnsembleResult
-from ..ensemble.thresholds import OrdinalCuts, Threshold, ThresholdResult, rounding
+from ..ensemble.thresholds import ThresholdResult
 from .run import CV_FILE, CVRun
+from ..tasks.decisions import OrdinalCuts, Threshold, rounding
 from ..tasks.metrics import REGRESSION, get_metric
 from ..validation.adversarial import AdversarialReport
 from ..validation.folds import Folds
 from ..validation.leaks import LeakReport
-from ..validation.oof import OOF, CVScore, compare, plot_scores
+from ..validation.oof import OOF
+from ..validation.scores import CVScore, compare, plot_scores
 
 # %% auto #0
 __all__ = ['FORMATS', 'CVResult', 'cv_scores', 'final_predictions', 'save_result']

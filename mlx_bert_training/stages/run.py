@@ -35,6 +35,7 @@ from ..models.create import create_model
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model
 from .announce import FoldReport
 from ..tasks.targets import TargetTransform, transformed
+from ..tasks.task import get_task
 from ..validation.folds import Folds
 from ..validation.oof import OOF, average_repeats, load_oof
 
@@ -218,7 +219,7 @@ def fold_oof(
     predictions[held] = values
     ids = None if test is None else np.asarray(getattr(plan.test, "row_ids", np.arange(len(test))))
     name = f"fold-{repeat}-{fold}"
-    return OOF(name=name, head_type=plan.head_type, row_ids=plan.folds.row_ids, predictions=predictions,
+    return OOF(name=name, task=get_task(plan.head_type), row_ids=plan.folds.row_ids, predictions=predictions,
                targets=plan.targets, folds=np.where(held, fold, -1), folds_hash=plan.folds.hash,
                class_names=plan.class_names, test_ids=ids, test_predictions=test, metric=plan.metric,
                config_hash=identity, id_column=plan.config.data.id_column or "id")

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from kaggle_server import Competition, KaggleServer
 from mlx.optimizers import SGD
+from mlx_bert_training.ensemble.methods import EnsembleError, create_ensemble
 from tiny_competition import SMALL, WORDS, declaration, write_files
 
 from mlx_bert_training import Callback, KaggleTrainer, create_kaggle_trainer, predict_file, run_training
@@ -26,7 +27,6 @@ from mlx_bert_training.core.resume import model_weights
 from mlx_bert_training.core.step import TrainingStep
 from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.ensemble.final import choose_member
-from mlx_bert_training.ensemble.methods import EnsembleError, create_ensemble
 from mlx_bert_training.ensemble.thresholds import OrdinalCuts
 from mlx_bert_training.errors import DataError, MLXBertError
 from mlx_bert_training.kaggle.ledger import Ledger
