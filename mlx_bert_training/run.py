@@ -22,6 +22,7 @@ from .data.baselines import baseline_scores
 from .data.labels import LabelMap
 from .data.prepare import PreparedData
 from .data.tokenization import Tokenizer
+from .declaration.kinds import split_kind
 from .declaration.load import load_config
 from .errors import DataError
 from .factory import check_fits, create_kaggle_trainer, create_trainer
@@ -154,8 +155,11 @@ def load(
     run = RunFolder(Path(run_folder))
     if not run.model.is_dir(): raise DataError(f"{run}: not the folder of a finished run, it has no model/")
     config = load_config(run.config, train_path=None, validation_path=None, test_path=None)
-    model, labels = create_model(pretrained=run.model), LabelMap.load(run.model)
+    pooling, options = split_kind(config.model.pooling) if config.model.pooling else (None, None)
+    model = create_model(pretrained=run.model, pooling=pooling, pooling_options=options or None)
+    labels = LabelMap.load(run.model)
     data = PreparedData(None, None, None, labels, Tokenizer.load(run.model), {}, {}, [], config)
+    check_fits(model, data)
     return FinishedModel(model, labels, config, Evaluator(model, config, data=data), TargetTransform.load(run.model))
 
 # %% ../nbs/11_run.ipynb #10efcc91
