@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def run_training(
     if trainer.data is None:
         raise DataError("data.train_path is not set: the declaration names no training file")
     result = trainer.train(resume_from=resume_from, replay=replay)
-    save_for_prediction(trainer.model, trainer.data, trainer.folder.model)
+    save_for_prediction(trainer.model, trainer.data, trainer.folder.model, trainer.evaluator.transform)
     test = trainer.data.test
     predictions = trainer.predict().save(trainer.folder.predictions) if test is not None else None
     tracker = trainer.callbacks.find(MLflowCallback)
@@ -88,11 +88,13 @@ def save_for_prediction(
     model: Any,             # made by `create_model`
     data: PreparedData,     # its tokenizer and labels
     folder: Path,           # where to
+    transform: TargetTransform | None = None,   # of the targets that it was trained on
 ) -> None:
     "Save a model in Hugging Face format with everything that `predict_file` needs."
     model.save_pretrained(folder)
     data.tokenizer.save(folder)
     if data.labels is not None: data.labels.save(folder)
+    if transform is not None: transform.save(folder)
 
 
 def compare_with_baselines(
@@ -139,13 +141,11 @@ class FinishedModel:
     model: Any                      # made by `create_model`
     labels: LabelMap                # what its outputs are called
     config: BaseTrainerConfig       # of the run
-    evaluator: Evaluator            # runs it
-    transform: TargetTransform      # of values, back to the unit of the file
+    evaluator: Evaluator            # runs it, and gives values in the unit of the file
 
     def predict(self, source: Any) -> Predictions:
         "Predict a file, a DataFrame, or a list of texts or pairs. Raises `DataError` for anything else."
-        predictions = self.evaluator.predict(source)
-        return replace(predictions, values=self.transform.inverse(predictions.values))
+        return self.evaluator.predict(source)
 
 
 def load(
@@ -160,7 +160,8 @@ def load(
     labels = LabelMap.load(run.model)
     data = PreparedData(None, None, None, labels, Tokenizer.load(run.model), {}, {}, [], config)
     check_fits(model, data)
-    return FinishedModel(model, labels, config, Evaluator(model, config, data=data), TargetTransform.load(run.model))
+    transform = TargetTransform.load(run.model)
+    return FinishedModel(model, labels, config, Evaluator(model, config, data=data, transform=transform))
 
 # %% ../nbs/11_run.ipynb #10efcc91
 def predict_file(

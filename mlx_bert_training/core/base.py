@@ -20,7 +20,14 @@ from .background import RunHandle
 from .best import BestTracker
 from .config import BaseTrainerConfig
 from .control import ControlError, RunControl, graceful_interrupt
-from .evaluator import Evaluator, Outputs, as_predictions, loader_for, score_outputs
+from mlx_bert_training.core.evaluator import (
+    Evaluator,
+    Outputs,
+    as_predictions,
+    declared_transform,
+    loader_for,
+    score_outputs,
+)
 from .events import CallbackList
 from .ledger import LearningRate, Ledger, LossMeter, count_batch, log_losses, plan_run
 from .optimization import create_optimizer, create_schedule
@@ -33,6 +40,7 @@ from .step import TrainingStep
 from .weights import exchanged_weights, model_weights, set_weights
 from ..errors import MLXBertError
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
+from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -57,7 +65,8 @@ def train_epoch(trainer: Trainer) -> None:
     state, size, waiting = trainer.state, trainer.config.training.gradient_accumulation_steps, 0
     assert trainer.train_loader is not None
     if state.batch == 0: trainer.fire("on_epoch_begin")
-    for number, batch in enumerate(trainer.train_loader.batches(state.epoch, state.batch), state.batch + 1):
+    batches = transformed(trainer.train_loader, trainer.evaluator.transform).batches(state.epoch, state.batch)
+    for number, batch in enumerate(batches, state.batch + 1):
         trainer.fire("on_batch_begin")
         mx.random.seed(batch_seed(trainer.config.environment.seed, state.epoch, number))
         waiting += 1
@@ -162,8 +171,10 @@ class Trainer:
         optimizer: Any = None,                          # an mlx optimizer instead of the `optimizer:` section
         schedule: Schedule | None = None,               # instead of the `scheduler:` section
         control: RunControl | None = None,              # shared with other trainers; None: one of its own
+        transform: TargetTransform | None = None,       # of targets; None: as declared, on what is trained on
     ):
-        self.evaluator = Evaluator(model, config, data=data, loss=loss)
+        self.evaluator = Evaluator(model, config, data=data, loss=loss, transform=transform)
+        self.fits_targets = transform is None
         self.model, self.config, self.data = model, self.evaluator.config, data
         self.train_loader: DataLoader | None = getattr(data, "train", None)
         self.val_loader: DataLoader | None = getattr(data, "validation", None)
@@ -229,7 +240,10 @@ class Trainer:
             log.warning("there is no validation part: eval_strategy %r evaluates nothing", training.eval_strategy)
         self.ledger = Ledger(plan_run(training, len(train_loader)))
         self.keep_weights, self.outputs = None, None
-        self.best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end))
+        evaluates = training.eval_strategy != "no" and val_loader is not None
+        self.best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
+                                self.metric_names if evaluates else None)
+        if self.fits_targets: self.evaluator.transform = declared_transform(config, self.task, train_loader)
         self.evaluator.loss = loss
         self.evaluator.loss_for(train_loader)
         parameters = self.model.trainable_parameters()

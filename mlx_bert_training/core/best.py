@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -17,19 +17,33 @@ from .evaluator import Outputs
 from .state import TrainerState
 from .weights import set_weights, to_evaluate
 from ..declaration.problems import ConfigError, Problem
-from ..tasks.metrics import metric_direction
+from ..tasks.metrics import get_metric, metric_direction
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'BestTracker']
+__all__ = ['log', 'evaluation_key', 'BestTracker']
 
 # %% ../../nbs/core/12_best.ipynb #e426b086
+def evaluation_key(
+    metric: str,                            # a metric or "loss", with or without "eval_"
+    listed: Sequence[str] | None = None,    # what evaluations report beside the loss; None: that is not known
+) -> str:                                   # such as "eval_auc"
+    "What an evaluation calls a metric. Raises `UnknownNameError`, and `ConfigError` for one that is not reported."
+    bare = metric.removeprefix("eval_")
+    name = bare if bare == "loss" else get_metric(bare).name
+    if listed is None or name in ("loss", *listed): return f"eval_{name}"
+    wanted = ", ".join([*listed, name])
+    raise ConfigError([Problem(
+        key="training.best_metric", value=metric, allowed=", ".join(f"eval_{known}" for known in ("loss", *listed)),
+        message=f"is not among the values of an evaluation; list it too, training.metrics: [{wanted}]")])
+
+
 class BestTracker:
     "Remembers the best evaluation and its weights."
 
-    def __init__(self, metric: str, mode: str = "auto", keep_weights: bool = True):
-        self.metric, self.keep_weights = metric, keep_weights
+    def __init__(self, metric: str, mode: str = "auto", keep_weights: bool = True, listed: Sequence[str] | None = None):
+        self.metric, self.keep_weights = evaluation_key(metric, listed), keep_weights
         self.mode = metric_direction(metric) if mode == "auto" else mode    # "max" or "min"
         self.weights: dict[str, mx.array] | None = None
         self.outputs: Outputs | None = None     # what the best weights said of the validation part

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -17,18 +17,20 @@ from .. import runtime
 from .config import BaseTrainerConfig
 from .results import Predictions
 from .step import InferenceStep
+from ..declaration.kinds import split_kind
 from ..declaration.problems import ConfigError, Problem
 from ..errors import DataError, MLXBertError
 from ..protocols import DataLoader, Loss, Model
 from ..tasks.losses import balanced_class_weights, create_loss
 from ..tasks.metrics import check_metrics, compute_metrics, default_metrics
+from ..tasks.targets import TargetTransform, fit_transform, transformed
 from ..tasks.task import Task, get_task
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'compute_dtype', 'Outputs', 'run_all', 'declared_loss', 'Evaluator', 'score_outputs', 'as_predictions',
-           'loader_for']
+__all__ = ['log', 'compute_dtype', 'Outputs', 'run_all', 'declared_loss', 'task_of', 'declared_transform', 'in_file_units',
+           'Evaluator', 'score_outputs', 'as_predictions', 'loader_for']
 
 # %% ../../nbs/core/08_evaluator.ipynb #e84983ec
 def compute_dtype(
@@ -93,8 +95,37 @@ def declared_loss(
         if labels.ndim == 2 and task.targets != "columns":
             labels = labels.argmax(-1)      # probabilities count for the likeliest class
         weights = list(balanced_class_weights(labels, num_labels or 2))
-    return create_loss(training.loss, task=task, label_smoothing=training.label_smoothing,
+    name, options = split_kind(training.loss)
+    return create_loss(name, task=task, options=options, label_smoothing=training.label_smoothing,
                        focal_gamma=training.focal_gamma, class_weights=weights, huber_delta=training.huber_delta)
+
+# %% ../../nbs/core/08_evaluator.ipynb #672a1f6d
+def task_of(
+    model: Any,                     # says its `head_type`, or nothing
+    config: BaseTrainerConfig,      # its `model.head_type` counts where the model says nothing or the same
+) -> Task:
+    "What the outputs of a model mean."
+    declared, said = get_task(config.model.head_type), getattr(model, "head_type", None)
+    return declared if said is None or str(said) in (str(declared), declared.spec) else get_task(said)
+
+
+def declared_transform(
+    config: BaseTrainerConfig,      # `training.target_transform`, and the metric that decides
+    task: Task,                     # only values are transformed
+    loader: DataLoader,             # training batches, whose labels are measured
+) -> TargetTransform:
+    "How targets are changed for training. Raises `DataError` where a logarithm meets a negative value."
+    training = config.training
+    best = training.best_metric.removeprefix("eval_")
+    metric = next(iter(training.metrics), "") if best == "loss" else best
+    return fit_transform(task.scaling(training.target_transform, metric.removeprefix("eval_")), loader)
+
+
+def in_file_units(outputs: Outputs, transform: TargetTransform) -> Outputs:
+    "Outputs with values and labels as the file has them."
+    if transform.kind == "none": return outputs
+    labels = None if outputs.labels is None else transform.inverse(outputs.labels)
+    return replace(outputs, logits=transform.inverse(outputs.logits), labels=labels)
 
 # %% ../../nbs/core/08_evaluator.ipynb #d3b40d0e
 class Evaluator:
@@ -107,25 +138,32 @@ class Evaluator:
         *,
         data: Any = None,       # has `loader_for` for texts and files, and labels to name the classes; None: neither
         loss: Loss | None = None,                   # instead of the declared one
+        transform: TargetTransform | None = None,   # of a regression's targets, on which the model was trained
     ):
         self.config = config or BaseTrainerConfig()
         self.config.validate()
         runtime.select_device(self.config.environment.device)
         self.model, self.data, self.loss = model, data, loss
-        self.task: Task = get_task(getattr(model, "head_type", None) or self.config.model.head_type)
-        self.metric_names = list(self.config.training.metrics) or default_metrics(self.task)
-        check_metrics(self.metric_names, self.task)
+        self.transform = transform or TargetTransform()
+        self.task = task_of(model, self.config)
+        names = self.config.training.metrics or default_metrics(self.task)
+        self.metric_names = check_metrics(names, self.task)
         self.dtype = compute_dtype(self.config.training.mixed_precision)
         self.compiled = self.config.environment.compile and runtime.can_compile()
         if self.config.environment.compile and not self.compiled:
             log.warning("there is no C++ compiler, so nothing is compiled and training is slow: install g++")
 
     def run(self, loader: DataLoader, loss: Loss | None = None) -> Outputs:
-        "Logits for every row of a loader, with dropout off, and the mean loss if one is given."
+        """Logits for every row of a loader, with dropout off, and the mean loss if one is given.
+
+        A regression's values and labels are in the unit of the file; its loss is the one that is trained on.
+        """
         runtime.claim_mlx()
         self.model.eval()
-        try: return run_all(InferenceStep(self.model, loss, dtype=self.dtype, compiled=self.compiled), loader)
+        step = InferenceStep(self.model, loss, dtype=self.dtype, compiled=self.compiled)
+        try: outputs = run_all(step, transformed(loader, self.transform))
         finally: self.model.train()
+        return in_file_units(outputs, self.transform)
 
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         "`eval_loss` and the metrics on a loader with labels."
@@ -167,7 +205,7 @@ def as_predictions(
     labels = getattr(evaluator.data, "labels", None)     # the values of the file; a model knows only their names
     classes = getattr(labels, "classes", None) or getattr(evaluator.model, "label_names", None)
     return Predictions(
-        evaluator.task.predictions(outputs.logits), str(evaluator.task),
+        evaluator.task.predictions(outputs.logits), evaluator.task,
         outputs.rows if ids is None else np.asarray(ids), list(classes) if classes else None,
         data.target_column or "prediction", data.id_column or "id")
 
