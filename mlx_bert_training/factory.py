@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .callbacks.base import create_callback
 from .callbacks.checkpoint import ModelCheckpoint
 from .callbacks.early_stopping import EarlyStopping
@@ -18,11 +20,15 @@ from .callbacks.progress import ProgressBar
 from .core.base import Trainer
 from .core.config import BaseTrainerConfig
 from .core.registry import TRAINERS
+from .data.loader import BucketedLoader
 from .data.prepare import PreparedData, prepare
+from .declaration.kinds import split_kind
 from .declaration.load import load_config
 from .integrations.mlflow import MLflowCallback
 from .kaggle.trainer import KaggleTrainer, as_kaggle_config
 from .models.create import create_model
+from .models.layers import ModelError
+from .models.registry import ARCHITECTURES
 from .models.weights import resolve_pretrained
 from .protocols import CallbackProtocol, Model
 from .stages.plan import all_rows, locate_files
@@ -101,19 +107,33 @@ def declared_data(model: Model | None, config: BaseTrainerConfig) -> PreparedDat
 
 
 def check_fits(model: Any, data: PreparedData | None) -> None:
-    "Raises `ModelError` where the data's tokenizer would read beyond the model's embeddings."
+    "Raises `ModelError` where ids, segments or positions of the data are beyond the model's embeddings."
     if data is None or not hasattr(model, "check_tokenizer"): return
     largest = max(data.tokenizer.backend.get_vocab(with_added_tokens=True).values(), default=-1)
     pairs = any(texts.second is not None for texts in data.texts.values())
     model.check_tokenizer(largest + 1, 2 if pairs else 1)
+    for part in ("train", "validation", "test"): _check_lengths(model.max_tokens, part, getattr(data, part))
+
+
+def _check_lengths(most: int, part: str, loader: BucketedLoader | None) -> None:
+    "Raise `ModelError` for a text with more tokens than the model has positions for."
+    lengths = loader.dataset.encoded.lengths if loader is not None else np.zeros(0)
+    for row in np.flatnonzero(lengths > most)[:1]:
+        raise ModelError(f"the {part} part has a text of {lengths[row]:,} tokens, its row {row}, and the model reads "
+                         f"at most {most:,}. Set data.max_length to {most} or less, or choose a model for longer texts")
 
 
 def declared_model(config: BaseTrainerConfig, data: PreparedData | None) -> Model:
     "The model the `model:` section describes, with one output for each label of the data."
-    section, labels, sizes = config.model, data.labels if data is not None else None, dict(config.model.config)
+    section, labels = config.model, data.labels if data is not None else None
+    kind, sizes = split_kind(section.type)
+    sizes.update(section.config)
+    if kind in ARCHITECTURES or ":" in kind: kind, sizes["model_type"] = "with_head", kind
+    pooling, options = split_kind(section.pooling) if section.pooling is not None else (None, {})
     if data is not None and section.pretrained is None: sizes.setdefault("vocab_size", data.tokenizer.vocab_size)
     return create_model(
-        section.type, head_type=section.head_type, pooling=section.pooling, pretrained=section.pretrained,
+        kind, head_type=split_kind(section.head_type)[0], pooling=pooling, pooling_options=options or None,
+        pretrained=section.pretrained,
         num_labels=labels.num_labels if labels is not None else section.num_labels, config=sizes or None,
         label_names=labels.label_names if labels is not None else None, dropout_rate=section.dropout_rate,
         seed=config.environment.seed, new_head=section.new_head)

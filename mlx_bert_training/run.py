@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from .core.base import Trainer
 from .core.config import BaseTrainerConfig
 from .core.evaluator import Evaluator
 from .core.results import Predictions, TrainResult
+from .core.run_folder import RunFolder
 from .core.steering import Intervention
 from .data.baselines import baseline_scores
 from .data.labels import LabelMap
-from .data.prepare import PreparedData, prepare
+from .data.prepare import PreparedData
+from .data.tokenization import Tokenizer
+from .declaration.kinds import split_kind
 from .declaration.load import load_config
 from .errors import DataError
 from .factory import check_fits, create_kaggle_trainer, create_trainer
@@ -32,7 +35,7 @@ from .tasks.targets import TargetTransform
 
 # %% auto #0
 __all__ = ['TrainingRun', 'run_training', 'save_for_prediction', 'compare_with_baselines', 'CompetitionRun', 'run_competition',
-           'predict_file']
+           'FinishedModel', 'load', 'predict_file']
 
 # %% ../nbs/11_run.ipynb #d1c8c149
 @dataclass(repr=False)
@@ -71,27 +74,27 @@ def run_training(
     if trainer.data is None:
         raise DataError("data.train_path is not set: the declaration names no training file")
     result = trainer.train(resume_from=resume_from, replay=replay)
-    folder = result.output_dir
-    result.save(folder / "result.json")
-    save_for_prediction(trainer.model, trainer.data, folder / "model")
+    save_for_prediction(trainer.model, trainer.data, trainer.folder.model, trainer.evaluator.transform)
     test = trainer.data.test
-    predictions = trainer.predict().save(folder / "predictions.csv") if test is not None else None
+    predictions = trainer.predict().save(trainer.folder.predictions) if test is not None else None
     tracker = trainer.callbacks.find(MLflowCallback)
     if tracker is not None and tracker.config.log_artifacts:
-        tracker.log_files(folder / "result.json", folder / "predictions.csv")
+        tracker.log_files(trainer.folder.result, trainer.folder.predictions)
         tracker.close()
-    return TrainingRun(trainer, result, compare_with_baselines(trainer, result), folder / "model", predictions)
+    return TrainingRun(trainer, result, compare_with_baselines(trainer, result), trainer.folder.model, predictions)
 
 
 def save_for_prediction(
     model: Any,             # made by `create_model`
     data: PreparedData,     # its tokenizer and labels
     folder: Path,           # where to
+    transform: TargetTransform | None = None,   # of the targets that it was trained on
 ) -> None:
     "Save a model in Hugging Face format with everything that `predict_file` needs."
     model.save_pretrained(folder)
     data.tokenizer.save(folder)
     if data.labels is not None: data.labels.save(folder)
+    if transform is not None: transform.save(folder)
 
 
 def compare_with_baselines(
@@ -131,17 +134,39 @@ def run_competition(
     submission = trainer.create_submission() if result.test_predictions is not None else None
     return CompetitionRun(trainer, result, submission)
 
+# %% ../nbs/11_run.ipynb #38c5413a
+@dataclass(frozen=True)
+class FinishedModel:
+    "A model that a run left behind, ready to predict. `load` makes one."
+    model: Any                      # made by `create_model`
+    labels: LabelMap                # what its outputs are called
+    config: BaseTrainerConfig       # of the run
+    evaluator: Evaluator            # runs it, and gives values in the unit of the file
+
+    def predict(self, source: Any) -> Predictions:
+        "Predict a file, a DataFrame, or a list of texts or pairs. Raises `DataError` for anything else."
+        return self.evaluator.predict(source)
+
+
+def load(
+    run_folder: str | Path,     # the folder of a finished run
+) -> FinishedModel:
+    "The model of a finished run. Raises `DataError` or `WeightsError`."
+    run = RunFolder(Path(run_folder))
+    if not run.model.is_dir(): raise DataError(f"{run}: not the folder of a finished run, it has no model/")
+    config = load_config(run.config, train_path=None, validation_path=None, test_path=None)
+    pooling, options = split_kind(config.model.pooling) if config.model.pooling else (None, None)
+    model = create_model(pretrained=run.model, pooling=pooling, pooling_options=options or None)
+    labels = LabelMap.load(run.model)
+    data = PreparedData(None, None, None, labels, Tokenizer.load(run.model), {}, {}, [], config)
+    check_fits(model, data)
+    transform = TargetTransform.load(run.model)
+    return FinishedModel(model, labels, config, Evaluator(model, config, data=data, transform=transform))
+
 # %% ../nbs/11_run.ipynb #10efcc91
 def predict_file(
     run_folder: str | Path,     # the folder of a finished run
     path: str | Path,           # a data file with the columns the texts are made from
 ) -> Predictions:               # in the order of the file
     "Predict a file with the model of a finished run. Raises `DataError` or `WeightsError`."
-    folder = Path(run_folder)
-    if not (folder / "model").is_dir(): raise DataError(f"{folder}: not the folder of a finished run, it has no model/")
-    config = load_config(folder / "config.yaml", train_path=None, validation_path=None, test_path=str(path))
-    data = prepare(config, folder / "model", labels=LabelMap.load(folder / "model"))
-    model = create_model(pretrained=folder / "model", pooling=config.model.pooling)
-    check_fits(model, data)
-    predictions = Evaluator(model, config, data=data).predict()
-    return replace(predictions, values=TargetTransform.load(folder / "model").inverse(predictions.values))
+    return load(run_folder).predict(path)

@@ -11,6 +11,7 @@ from typing import Any
 from .registry import CALLBACKS
 from ..core.events import does_nothing
 from ..core.state import TrainerState
+from ..core.view import TrainerView
 from ..declaration.kinds import check_arguments
 from ..errors import MLXBertError
 from ..protocols import EVENTS, CallbackProtocol
@@ -36,45 +37,55 @@ class Callback:
     def load_state_dict(self, state: Mapping[str, Any]) -> None: """Continue from what `state_dict` gave."""
 
     @does_nothing
-    def on_train_begin(self, trainer: Any, state: TrainerState) -> None: """Once, after any checkpoint was restored."""
+    def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
+        """Once, after any checkpoint was restored."""
     @does_nothing
-    def on_epoch_begin(self, trainer: Any, state: TrainerState) -> None: """Before the first batch of an epoch."""
+    def on_epoch_begin(self, trainer: TrainerView, state: TrainerState) -> None:
+        """Before the first batch of an epoch."""
     @does_nothing
-    def on_batch_begin(self, trainer: Any, state: TrainerState) -> None: """Before each batch of an update."""
+    def on_batch_begin(self, trainer: TrainerView, state: TrainerState) -> None: """Before each batch of an update."""
     @does_nothing
-    def on_batch_end(self, trainer: Any, state: TrainerState) -> None: """After the gradient of a batch."""
+    def on_batch_end(self, trainer: TrainerView, state: TrainerState) -> None: """After the gradient of a batch."""
     @does_nothing
-    def on_step(self, trainer: Any, state: TrainerState) -> None: """After an update."""
+    def on_step(self, trainer: TrainerView, state: TrainerState) -> None: """After an update."""
     @does_nothing
-    def on_log(self, trainer: Any, state: TrainerState) -> None: """After a training row went into `state.history`."""
+    def on_log(self, trainer: TrainerView, state: TrainerState) -> None:
+        """After a training row went into `state.history`."""
     @does_nothing
-    def on_evaluate_begin(self, trainer: Any, state: TrainerState) -> None: """Before an evaluation."""
+    def on_evaluate_begin(self, trainer: TrainerView, state: TrainerState) -> None: """Before an evaluation."""
     @does_nothing
-    def on_evaluate_end(self, trainer: Any, state: TrainerState) -> None: """After `state.metrics` was filled."""
+    def on_evaluate_end(self, trainer: TrainerView, state: TrainerState) -> None:
+        """After `state.metrics` was filled."""
     @does_nothing
-    def on_step_end(self, trainer: Any, state: TrainerState) -> None: """At the end of an update: a safe point."""
+    def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
+        """At the end of an update: a safe point."""
     @does_nothing
-    def on_epoch_end(self, trainer: Any, state: TrainerState) -> None: """After an epoch and its evaluation."""
+    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None: """After an epoch and its evaluation."""
     @does_nothing
-    def on_checkpoint(self, trainer: Any, state: TrainerState) -> None: """After `state.last_checkpoint` was written."""
+    def on_checkpoint(self, trainer: TrainerView, state: TrainerState) -> None:
+        """After `state.last_checkpoint` was written."""
     @does_nothing
-    def on_predict_begin(self, trainer: Any, state: TrainerState) -> None: """Before a prediction."""
+    def on_predict_begin(self, trainer: TrainerView, state: TrainerState) -> None: """Before a prediction."""
     @does_nothing
-    def on_predict_end(self, trainer: Any, state: TrainerState) -> None: """After a prediction."""
+    def on_predict_end(self, trainer: TrainerView, state: TrainerState) -> None: """After a prediction."""
     @does_nothing
-    def on_train_end(self, trainer: Any, state: TrainerState) -> None: """Once, when training ends without an error."""
+    def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
+        """Once, when training ends without an error."""
     @does_nothing
-    def on_exception(self, trainer: Any, state: TrainerState) -> None: """When training ends with an error."""
+    def on_exception(self, trainer: TrainerView, state: TrainerState) -> None: """When training ends with an error."""
     @does_nothing
-    def on_cv_begin(self, trainer: Any, state: TrainerState) -> None: """Once, before the first fold."""
+    def on_cv_begin(self, trainer: TrainerView, state: TrainerState) -> None: """Once, before the first fold."""
     @does_nothing
-    def on_fold_begin(self, trainer: Any, state: TrainerState) -> None: """Before a fold trains."""
+    def on_fold_begin(self, trainer: TrainerView, state: TrainerState) -> None: """Before a fold trains."""
     @does_nothing
-    def on_fold_end(self, trainer: Any, state: TrainerState) -> None: """After a fold; it is in `trainer.fold_runs`."""
+    def on_fold_end(self, trainer: TrainerView, state: TrainerState) -> None:
+        """After a fold; it is in `trainer.fold_runs`."""
     @does_nothing
-    def on_cv_end(self, trainer: Any, state: TrainerState) -> None: """Once, with `trainer.cv`; None after an error."""
+    def on_cv_end(self, trainer: TrainerView, state: TrainerState) -> None:
+        """Once, with `trainer.cv`; None after an error."""
     @does_nothing
-    def on_submission(self, trainer: Any, state: TrainerState) -> None: """After `trainer.submission` was written."""
+    def on_submission(self, trainer: TrainerView, state: TrainerState) -> None:
+        """After `trainer.submission` was written."""
 
 # %% ../../nbs/callbacks/01_base.ipynb #82180ee3
 class CallbackError(MLXBertError, ValueError):

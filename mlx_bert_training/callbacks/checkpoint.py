@@ -5,23 +5,22 @@
 # %% ../../nbs/callbacks/03_checkpoint.ipynb #8eb6a880
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .base import Callback, CallbackError
-from ..core.checkpoint import checkpoint_folder, checkpoint_step
+from ..core.checkpoint import checkpoint_step
+from ..core.run_folder import RunFolder
 from ..core.state import TrainerState
+from ..core.view import TrainerView
 from ..errors import unknown_name
+from ..files import delete_folder, sweep
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'list_checkpoints', 'delete_checkpoint', 'ModelCheckpoint']
 
 # %% ../../nbs/callbacks/03_checkpoint.ipynb #b12eb522
-_DOOMED = ".deleted-"
-
-
 def list_checkpoints(
     folder: Path,       # "checkpoints" of a run
 ) -> list[Path]:        # its step-000123 folders, oldest first
@@ -33,10 +32,7 @@ def delete_checkpoint(
     path: Path,         # the folder
 ) -> None:
     "Delete a checkpoint so that it is never there by half."
-    doomed = path.with_name(_DOOMED + path.name)
-    if doomed.exists(): shutil.rmtree(doomed)
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+    delete_folder(path)
 
 # %% ../../nbs/callbacks/03_checkpoint.ipynb #c9b8c758
 STRATEGIES = ("no", "steps", "epoch", "best", "all")
@@ -57,27 +53,27 @@ class ModelCheckpoint(Callback):
         self.save_total_limit, self.save_best_only = save_total_limit, save_best_only
         self.last_saved_step = -1
 
-    def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
+    def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Finish deletions that a kill interrupted."
         if state.step == 0: self.last_saved_step = -1
-        for doomed in checkpoint_folder(trainer.output_dir, 0).parent.glob(_DOOMED + "*"): shutil.rmtree(doomed)
+        sweep(RunFolder(trainer.output_dir).checkpoints)
 
-    def on_step_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Save every `save_steps` updates, or when the evaluation was the best."
         due = self.save_strategy in ("steps", "all") and state.step % self.save_steps == 0
         self._save_if(due, trainer, state)
 
-    def on_epoch_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Save each epoch, or when the evaluation was the best."
         self._save_if(self.save_strategy in ("epoch", "all"), trainer, state)
 
-    def _save_if(self, due: bool, trainer: Any, state: TrainerState) -> None:
+    def _save_if(self, due: bool, trainer: TrainerView, state: TrainerState) -> None:
         if self.save_strategy == "no": return
         is_best = state.step > 0 and state.best_step == state.step
         wants_best = (self.save_strategy in ("best", "all") or self.save_best_only
                       or trainer.config.training.load_best_at_end)
         save, saved = due and not self.save_best_only or is_best and wants_best, state.step == self.last_saved_step
-        path = checkpoint_folder(trainer.output_dir, state.step)
+        path = RunFolder(trainer.output_dir).checkpoint(state.step)
         if is_best and (save or saved): state.best_checkpoint = str(path)  # first, so that what is written knows it
         if save and not saved:
             self.last_saved_step = state.step

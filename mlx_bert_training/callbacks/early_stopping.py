@@ -10,6 +10,7 @@ from typing import Any
 
 from .base import Callback, CallbackError
 from ..core.state import TrainerState
+from ..core.view import TrainerView
 from ..errors import unknown_name
 from ..tasks.metrics import metric_direction
 
@@ -37,11 +38,11 @@ class EarlyStopping(Callback):
         self.waited = 0                     # evaluations since then
         self.last_step = -1                 # last update whose evaluation was counted
 
-    def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
+    def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Start counting, unless the run continues."
         if state.step == 0: self._forget()
 
-    def on_evaluate_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_evaluate_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Stop after too many evaluations without an improvement."
         if state.step == self.last_step: return  # a second look at the same weights
         self.last_step = state.step
@@ -57,13 +58,13 @@ class EarlyStopping(Callback):
                 f"has not improved on {self.best:.4g} of update {self.best_step} by more than {self.threshold:g}")
             state.stop_reason = f"early stopping: {name} {since} in {self.waited} evaluations"
 
-    def _value(self, trainer: Any, state: TrainerState) -> tuple[str, float]:
+    def _value(self, trainer: TrainerView, state: TrainerState) -> tuple[str, float]:
         name = self.metric or trainer.config.training.best_metric
         for key in (name, f"eval_{name}"):
             if key in state.metrics: return key, float(state.metrics[key])
         raise CallbackError(f"early stopping watches an {unknown_name('metric', name, state.metrics)}")
 
-    def _direction(self, trainer: Any, name: str) -> str:
+    def _direction(self, trainer: TrainerView, name: str) -> str:
         declared = "auto" if self.metric else trainer.config.training.best_metric_mode
         mode = self.mode if self.mode != "auto" else declared
         return metric_direction(name) if mode == "auto" else mode

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from .base import Callback
 from ..core.results import plot_history
 from ..core.state import TrainerState
+from ..core.view import TrainerView
 from ..errors import MissingExtraError
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class LearningCurve(Callback):
     def __init__(self, file_name: str = "learning_curve.png"):
         self.file_name = file_name
 
-    def on_train_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Draw the picture."
         if not state.history: return
         try:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
 
 from .base import Callback, CallbackError
 from ..core.state import TrainerState
+from ..core.view import TrainerView
 from ..errors import TrainingError
 from ..registry import import_object
 
@@ -31,7 +31,7 @@ class LearningRateScheduler(Callback):
         self.schedule: Callable[..., float] = function
         self._takes_trainer = _takes_two(function)
 
-    def on_batch_begin(self, trainer: Any, state: TrainerState) -> None:
+    def on_batch_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Set the learning rate of the coming update."
         rate = self.schedule(state.step, trainer) if self._takes_trainer else self.schedule(state.step)
         if not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate >= 0):

@@ -15,6 +15,7 @@ import pandas as pd
 from .base import Callback
 from ..core.checkpoint import json_safe
 from ..core.state import TrainerState
+from ..core.view import TrainerView
 from ..errors import DataError
 
 # %% auto #0
@@ -44,7 +45,7 @@ class MetricsLogger(Callback):
         self.file: Path | None = None
         self.rows: list[dict[str, Any]] = []
 
-    def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
+    def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Bring the file in line with the history."
         self.file = Path(trainer.output_dir) / self.path
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -53,23 +54,23 @@ class MetricsLogger(Callback):
         building.write_text("".join(map(_line, self.rows)), encoding="utf-8")
         os.replace(building, self.file)
 
-    def on_log(self, trainer: Any, state: TrainerState) -> None:
+    def on_log(self, trainer: TrainerView, state: TrainerState) -> None:
         "Write the new rows."
         self._write(state)
 
-    def on_step_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Write the new rows."
         self._write(state)
 
-    def on_epoch_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Write the new rows."
         self._write(state)
 
-    def on_train_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Write the new rows."
         self._write(state)
 
-    def on_exception(self, trainer: Any, state: TrainerState) -> None:
+    def on_exception(self, trainer: TrainerView, state: TrainerState) -> None:
         "Write the new rows."
         self._write(state)
 

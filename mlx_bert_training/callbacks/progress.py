@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from .base import Callback
 from ..core.state import TrainerState
+from ..core.view import TrainerView
 from ..errors import unknown_name
 
 # %% auto #0
@@ -237,7 +238,7 @@ class ProgressBar(Callback):
         self.mode, self.interval = mode, interval
         self._view: View | None = None
 
-    def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
+    def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Show the bar."
         mode = detect_mode() if self.mode == "auto" else self.mode
         self._throttle, self._status, self._failed = Throttle(self.interval, self.share), "training", False
@@ -246,37 +247,37 @@ class ProgressBar(Callback):
         self._view = self.view(mode, self._progress(state), trainer)
         self._draw(state)
 
-    def on_step(self, trainer: Any, state: TrainerState) -> None:
+    def on_step(self, trainer: TrainerView, state: TrainerState) -> None:
         "Redraw, if it is time."
         if self._start is None: self._start = state.step, state.tokens, state.seconds
         if self._view and self._throttle.ready(): self._draw(state)
 
-    def on_evaluate_begin(self, trainer: Any, state: TrainerState) -> None:
+    def on_evaluate_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Say that an evaluation is running."
         self._status = "evaluating"
         if self._view and self._throttle.ready(): self._draw(state)
 
-    def on_evaluate_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_evaluate_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Go on."
         self._status = "training"
 
-    def on_step_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Show a new evaluation."
         self._show_new(state)
 
-    def on_epoch_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Show a new evaluation."
         self._show_new(state)
 
-    def on_train_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Leave the final state."
         self._close(state, f"finished ({state.stop_reason})" if state.stop_reason else "finished")
 
-    def on_exception(self, trainer: Any, state: TrainerState) -> None:
+    def on_exception(self, trainer: TrainerView, state: TrainerState) -> None:
         "Leave the final state."
         self._close(state, f"stopped ({state.stop_reason})" if state.stop_reason else "stopped", failed=True)
 
-    def view(self, mode: str, progress: Progress, trainer: Any) -> View | None:
+    def view(self, mode: str, progress: Progress, trainer: TrainerView) -> View | None:
         "The display for a place; a subclass may have another."
         views: dict[str, Any] = {"notebook": _Notebook, "terminal": _Terminal, "lines": _Lines}
         return views[mode](progress) if mode in views else None

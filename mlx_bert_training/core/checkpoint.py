@@ -7,63 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
+from .run_folder import RunFolder
 from ..errors import CheckpointError
+from ..files import json_safe, replace_folder
 
 # %% auto #0
-__all__ = ['MANIFEST', 'VALUES', 'json_safe', 'replace_folder', 'write_checkpoint', 'verify_checkpoint', 'read_checkpoint',
-           'checkpoint_folder', 'checkpoint_step', 'latest_checkpoint']
-
-# %% ../../nbs/core/04_checkpoint.ipynb #14df8b07
-def json_safe(value: Any) -> Any:
-    "`value` with NaN and infinities replaced by None, at any depth."
-    if isinstance(value, Mapping): return {str(key): json_safe(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)): return [json_safe(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value): return None
-    return value
-
-# %% ../../nbs/core/04_checkpoint.ipynb #8035e842
-def _flush(path: Path) -> None:
-    "Force a file or a folder's entries onto the disk."
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-class replace_folder:
-    "Context manager: a hidden folder to fill, renamed to `target` if all went well and removed if not."
-
-    def __init__(self, target: str | Path):
-        self.target = Path(target)
-        self.building = self.target.with_name(f".{self.target.name}.building")
-        self.replaced = self.target.with_name(f".{self.target.name}.replaced")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.building, ignore_errors=True)    # left over from a crash
-        self.building.mkdir(parents=True)
-        return self.building
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.building, ignore_errors=True)
-            return
-        for path in self.building.rglob("*"): _flush(path)
-        _flush(self.building)
-        shutil.rmtree(self.replaced, ignore_errors=True)
-        if self.target.exists(): self.target.rename(self.replaced)
-        self.building.rename(self.target)
-        _flush(self.target.parent)
-        shutil.rmtree(self.replaced, ignore_errors=True)
+__all__ = ['MANIFEST', 'VALUES', 'write_checkpoint', 'verify_checkpoint', 'read_checkpoint', 'checkpoint_folder',
+           'checkpoint_step', 'latest_checkpoint']
 
 # %% ../../nbs/core/04_checkpoint.ipynb #4f1142cc
 MANIFEST, VALUES = "manifest.json", "state.json"
@@ -124,7 +80,7 @@ def checkpoint_folder(
     step: int,          # updates done
 ) -> Path:              # such as checkpoints/step-000123 in it
     "Where a run keeps the checkpoint of an update."
-    return Path(run) / "checkpoints" / f"step-{step:06d}"
+    return RunFolder(Path(run)).checkpoint(step)
 
 
 def checkpoint_step(folder: Path) -> int:

@@ -133,3 +133,19 @@ class CallbackList:
         "Continue from what `state_dict` gave; a callback that was added since starts afresh."
         for name, callback in self._keyed().items():
             if name in state: callback.load_state_dict(state[name])
+
+    def array_state(self) -> dict[str, Any]:
+        "The arrays that a checkpoint must keep, of callbacks that have a method `array_state`, as `callback/array`."
+        return {f"{name}/{key}": array for name, callback in self._keyed().items()
+                for key, array in getattr(callback, "array_state", dict)().items()}
+
+    def load_array_state(self, arrays: Mapping[str, Any]) -> None:
+        "Give each callback the arrays that it gave."
+        for name, callback in self._keyed().items():
+            mine = {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
+            if mine: callback.load_array_state(mine)    # type: ignore[attr-defined]
+
+    def evaluation_weights(self, trainer: Any, state: Any) -> Mapping[str, Any] | None:
+        "What the first callback with a method `evaluation_weights` wants evaluated; None: the weights that train."
+        asked = (c.evaluation_weights(trainer, state) for c in self if hasattr(c, "evaluation_weights"))
+        return next((weights for weights in asked if weights is not None), None)

@@ -5,7 +5,6 @@
 # %% ../../nbs/core/06_results.ipynb #aa8c53bd
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
@@ -15,9 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .checkpoint import json_safe
 from ..errors import MLXBertError
 from ..figures import new_figure
+from ..files import write_json, write_text
+from ..tasks.decisions import Threshold
+from ..tasks.task import Task, get_task
 
 # %% auto #0
 __all__ = ['plot_history', 'TrainResult', 'Predictions']
@@ -88,9 +89,9 @@ class TrainResult:
                 "ended": self.stop_reason, "folder": str(self.output_dir)}
 
     def save(self, path: str | Path) -> None:
-        "Write everything as JSON."
+        "Write everything as JSON, whole or not at all."
         values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
-        Path(path).write_text(json.dumps(json_safe(values), indent=1, allow_nan=False), encoding="utf-8")
+        write_json(path, values)
 
     def __repr__(self) -> str:
         rows = self.summary()
@@ -108,33 +109,38 @@ class TrainResult:
 class Predictions:
     "Predictions in the order of the rows of the data."
     values: np.ndarray                      # (N, C) probabilities, or (N,) values for regression
-    head_type: str                          # binary_classification, ...
+    task: Task                              # what they mean; a name of one becomes the object
     row_ids: np.ndarray                     # (N,) the id column, or row numbers
     class_names: list[Any] | None = None    # (C,) labels as they stand in the file
     target_column: str | list[str] = "prediction"   # what the label column is called
     id_column: str = "id"                   # what the id column is called
 
+    def __post_init__(self) -> None: self.task = get_task(self.task)
+
     def __len__(self) -> int: return len(self.values)
+
+    @property
+    def head_type(self) -> str: return str(self.task)
 
     @property
     def positive(self) -> np.ndarray:
         "(N,) probability of the second class of a binary task. Raises `MLXBertError` for another task."
-        if self.head_type != "binary_classification":
-            raise MLXBertError(f"only a binary task has one positive class, this is {self.head_type}")
-        return self.values[:, 1]
+        if self.task.positive is None:
+            raise MLXBertError(f"only a binary task has one positive class, this is {self.task}")
+        return self.values[:, self.task.positive]
 
     def labels(self, threshold: float = 0.5) -> np.ndarray:
         "Decided labels: the positive class from `threshold` on, the likeliest class, or the value of a regression."
-        if self.head_type == "regression": return self.values
-        if self.head_type == "multilabel_classification": return (self.values >= threshold).astype(int)
-        chosen = (self.positive >= threshold).astype(int) if self.values.shape[1] == 2 else self.values.argmax(axis=1)
+        decides = self.task.positive is not None or self.task.targets == "columns"
+        decided = self.task.decide(self.values, Threshold(threshold) if decides else None)
+        if self.task.targets != "classes": return decided
         names = self.class_names or list(range(self.values.shape[1]))
-        return np.array([names[i] for i in chosen])
+        return np.array([names[i] for i in decided])
 
     def to_frame(self, probabilities: bool = True) -> pd.DataFrame:
         "Ids, decided labels and, for classification, one probability column a class."
         frame = pd.DataFrame({self.id_column: self.row_ids})
-        if self.head_type == "multilabel_classification":
+        if self.task.targets == "columns":
             names = [str(name) for name in self.class_names or range(self.values.shape[1])]
             return frame.join(pd.DataFrame(self.values if probabilities else self.labels(), columns=names))
         frame[self.target_column if isinstance(self.target_column, str) else self.target_column[0]] = self.labels()
@@ -146,8 +152,7 @@ class Predictions:
     def save(self, path: str | Path, probabilities: bool = True) -> Path:
         "Write `to_frame` as a CSV file."
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.to_frame(probabilities).to_csv(path, index=False)
+        write_text(path, self.to_frame(probabilities).to_csv(index=False))
         return path
 
     def _repr_html_(self) -> str:

@@ -8,35 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 
 from .checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
 from .config import EnvironmentConfig
 from .optimization import optimizer_arrays
+from .run_folder import RunFolder
 from .state import TrainerState
+from .weights import model_weights, set_weights
 from ..errors import CheckpointError
 
 # %% auto #0
-__all__ = ['model_weights', 'set_weights', 'plan_of', 'save_run', 'restore_run', 'checkpoint_to_resume']
-
-# %% ../../nbs/core/09_resume.ipynb #a1a233ec
-def model_weights(model: Any) -> dict[str, mx.array]:
-    "All parameters under dotted names. MLX arrays never change in place, so this is also a snapshot."
-    return dict(tree_flatten(model.parameters()))
-
-
-def set_weights(
-    model: Any,                         # an mlx module
-    weights: dict[str, mx.array],       # what `model_weights` gave
-    source: str | Path,                 # where they are from, for the message
-) -> None:
-    "Put weights into a model. Raises `CheckpointError` unless names and shapes all fit."
-    mine = {name: value.shape for name, value in model_weights(model).items()}
-    theirs = {name: value.shape for name, value in weights.items()}
-    odd = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
-    if odd: raise CheckpointError(f"{source}: the weights are of another model; they differ in {', '.join(odd[:10])}")
-    model.update(tree_unflatten(list(weights.items())))
+__all__ = ['plan_of', 'save_run', 'restore_run', 'checkpoint_to_resume']
 
 # %% ../../nbs/core/09_resume.ipynb #771b19af
 def plan_of(trainer: Any) -> dict[str, Any]:
@@ -60,8 +43,9 @@ def save_run(
         "callbacks": trainer.callbacks.state_dict(), "meter": trainer.meter.state_dict(),
         "plan": plan_of(trainer), "config": trainer.config.to_dict(),
     }
-    arrays = {"weights": model_weights(trainer.model), "optimizer": optimizer_arrays(trainer.optimizer)}
-    return write_checkpoint(path, arrays, values)
+    arrays = {"weights": model_weights(trainer.model), "optimizer": optimizer_arrays(trainer.optimizer),
+              "evaluation": trainer.averaged_weights() or {}, "callbacks": trainer.callbacks.array_state()}
+    return write_checkpoint(path, {name: group for name, group in arrays.items() if group}, values)
 
 
 def restore_run(
@@ -74,11 +58,12 @@ def restore_run(
     differing = [f"{key} was {theirs.get(key)!r} and is {mine[key]!r}" for key in mine if mine[key] != theirs.get(key)]
     if differing: raise CheckpointError(f"{path}: this run has another plan than the saved one: {'; '.join(differing)}")
     set_weights(trainer.model, arrays["weights"], path)
-    trainer.optimizer.state = tree_unflatten(list(arrays["optimizer"].items()))
+    trainer.optimizer.state = tree_unflatten(list(arrays.get("optimizer", {}).items()))
     trainer.schedule.load_state_dict(values["schedule"])
     trainer.callbacks.load_state_dict(values["callbacks"])
+    trainer.callbacks.load_array_state(arrays.get("callbacks", {}))
     trainer.meter.load_state_dict(values["meter"])
-    trainer.state = TrainerState.from_dict({**values["state"], "should_stop": False, "stop_reason": ""})
+    trainer.ledger.state = TrainerState.from_dict({**values["state"], "should_stop": False, "stop_reason": ""})
 
 # %% ../../nbs/core/09_resume.ipynb #d872914b
 def checkpoint_to_resume(
@@ -89,7 +74,7 @@ def checkpoint_to_resume(
     if str(resume_from) != "latest": return Path(resume_from)
     if environment.run_name is None:
         raise CheckpointError('resume_from="latest" needs environment.run_name, to know which run is meant')
-    home = Path(environment.output_dir) / environment.run_name / "checkpoints"
+    home = RunFolder(Path(environment.output_dir) / environment.run_name).checkpoints
     newest = latest_checkpoint(home)
     if newest is None: raise CheckpointError(f"{home}: there is no whole checkpoint to resume from")
     return newest

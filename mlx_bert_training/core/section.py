@@ -73,6 +73,8 @@ def task_checks(training: TrainingSection, whole: Any) -> Iterator[tuple[str, st
     regression = task == "regression"
     if regression and training.label_smoothing:
         yield "training.label_smoothing model.head_type", "smooths classes, and a regression has none; set it to 0"
+    if training.target_transform not in ("auto", "none") and task in TASKS and not regression:
+        yield "training.target_transform model.head_type", "transforms values, and classes have none; set it to none"
     if regression and training.class_weights is not None:
         yield "training.class_weights model.head_type", "weighs classes, and a regression has none; set it to null"
     if loss in LOSSES and task in TASKS and regression != (loss in ("mse", "mae", "huber")):
@@ -111,6 +113,8 @@ class TrainingSection(Section):
     mixed_precision: bool | str = option(True, "true: bf16 where it is faster; bf16: insist on it", choices=("bf16",))
     gradient_checkpointing: bool = option(False, "compute activations twice, to keep fewer of them")
     loss: Kind = option("auto", "auto: cross entropy, bce or mse, by the task", choices=("auto",), registry=LOSSES)
+    target_transform: str = option("auto", "of a regression; auto: standardize, but log1p for rmsle",
+                                   choices=("auto", "none", "standardize", "log1p"))
     focal_gamma: float = option(2.0, "focal: how much easy examples count less", ge=0)
     huber_delta: float = option(1.0, "huber: error from which the loss is linear", gt=0)
     label_smoothing: float = option(0.0, "probability given to the other classes", ge=0, lt=1)

@@ -16,8 +16,9 @@ from typing import Any
 from .checkpoint import checkpoint_folder
 from .control import Request, RunControl
 from .state import TrainerState
-from ..declaration.yaml_io import write_text
+from .view import TrainerView
 from ..errors import DataError
+from ..files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +71,14 @@ class Steering:
         self._last: Request | None = None           # a stop that waits for the end of the epoch
         self._rate: Request | None = None           # a learning rate that waits for the next update
 
-    def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
+    def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Begin the record; of a resumed run, go on with it."
         if state.step == 0: self.interventions = []
         self._last, self._rate, self.stopped = None, None, False
         path = trainer.output_dir / INTERVENTIONS
         if self.interventions or path.exists(): self._write(trainer)
 
-    def on_batch_begin(self, trainer: Any, state: TrainerState) -> None:
+    def on_batch_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Change the learning rate, if that was asked for."
         for request in (*self._due(state, "learning_rate"), *self.control.take("learning_rate")): self._rate = request
         if self._rate is None: return
@@ -87,7 +88,7 @@ class Steering:
         state.learning_rate_factor = float(wanted.value or 0.0) / scheduled
         self._note(trainer, state, wanted)
 
-    def on_step_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Pause, save or stop, if that was asked for."
         self._follow(trainer, state, *self._due(state, "stop"))
         if not self.control.paused: return
@@ -97,11 +98,11 @@ class Steering:
             self._follow(trainer, state)
         trainer.leave_out(time.perf_counter() - began)
 
-    def on_epoch_end(self, trainer: Any, state: TrainerState) -> None:
+    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Stop, if that was to wait for the end of the epoch."
         if self._last is not None: self._stop(trainer, state, self._last)
 
-    def _follow(self, trainer: Any, state: TrainerState, *planned: Request) -> None:
+    def _follow(self, trainer: TrainerView, state: TrainerState, *planned: Request) -> None:
         "Do what was asked."
         for request in (*planned, *self.control.take("pause", "resume", "checkpoint", "stop")):
             if request.action == "stop":
@@ -111,15 +112,15 @@ class Steering:
                 if request.action == "checkpoint": self._save(trainer, state, pin=True)
                 self._note(trainer, state, request)
 
-    def _stop(self, trainer: Any, state: TrainerState, request: Request) -> None:
+    def _stop(self, trainer: TrainerView, state: TrainerState, request: Request) -> None:
         "End the run here, so that it can be resumed."
         self._last, self.stopped = None, True
         state.should_stop, state.stop_reason = True, f"stopped by {request.source} after update {state.step}"
-        trainer.keep_weights = request.value
+        trainer.keep_weights = None if request.value is None else str(request.value)
         self._save(trainer, state)
         self._note(trainer, state, request)
 
-    def _save(self, trainer: Any, state: TrainerState, pin: bool = False) -> None:
+    def _save(self, trainer: TrainerView, state: TrainerState, pin: bool = False) -> None:
         "A checkpoint of this update, unless there is one."
         path = checkpoint_folder(trainer.output_dir, state.step)
         if pin and str(path) not in state.pinned: state.pinned.append(str(path))
@@ -133,13 +134,13 @@ class Steering:
         self.planned = [i for i in self.planned if i not in due]
         return [Request(i.action, i.value, "replay") for i in due]
 
-    def _note(self, trainer: Any, state: TrainerState, request: Request) -> None:
+    def _note(self, trainer: TrainerView, state: TrainerState, request: Request) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
         self.interventions.append(Intervention(state.step, request.action, request.value, request.source, now))
         self._write(trainer)
         self.control.changed()
 
-    def _write(self, trainer: Any) -> None:
+    def _write(self, trainer: TrainerView) -> None:
         lines = [json.dumps(asdict(intervention)) + "\n" for intervention in self.interventions]
         write_text(trainer.output_dir / INTERVENTIONS, "".join(lines))
 

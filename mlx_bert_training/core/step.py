@@ -89,8 +89,8 @@ class TrainingStep:
             weights = weights * arrays["example_weight"]
             return (losses * weights).sum(), weights.sum()
 
-        (loss, weight), gradients = mx.value_and_grad(loss_sum)(masters)
-        model.update(everything)
+        try: (loss, weight), gradients = mx.value_and_grad(loss_sum)(masters)
+        finally: model.update(everything)       # also after a batch that the model refused
         return gradients, loss, weight
 
     def _finish(self, gradients: Any, weight: mx.array) -> mx.array:
@@ -132,8 +132,8 @@ class InferenceStep:
     def _forward(self, arrays: dict[str, mx.array]) -> tuple[mx.array, mx.array, mx.array]:
         masters = self.model.parameters()
         self.model.update(cast(masters, self.dtype))
-        logits = apply_model(self.model, arrays)
-        self.model.update(masters)
+        try: logits = apply_model(self.model, arrays)
+        finally: self.model.update(masters)     # also after a batch that the model refused
         if self.loss is None or "labels" not in arrays: return logits, mx.zeros(()), mx.zeros(())
         losses, weights = self.loss(logits, arrays["labels"])
         weights = weights * arrays["example_weight"]

@@ -22,7 +22,7 @@ from .tokenization import Tokenizer, tiny_tokenizer
 from ..errors import DataError
 
 # %% auto #0
-__all__ = ['Texts', 'text_source', 'read_texts', 'split_rows', 'PreparedData', 'prepare']
+__all__ = ['Texts', 'text_source', 'read_texts', 'split_rows', 'PreparedData', 'prediction_loader', 'prepare']
 
 # %% ../../nbs/data/08_prepare.ipynb #8fcbb5fd
 class Texts(NamedTuple):
@@ -131,7 +131,13 @@ class PreparedData:
     tokenizer: Tokenizer
     frames: dict[str, pd.DataFrame]
     texts: dict[str, Texts]
-    source: RowTemplate | list[str]
+    source: RowTemplate | list[str]         # empty: found in the file that is to be predicted
+    config: BaseTrainerConfig | None = None         # the declaration; needed by `loader_for`
+
+    def loader_for(self, source: Any) -> BucketedLoader:
+        "A loader for a file, a DataFrame, or a list of texts or of pairs; see `prediction_loader`."
+        if self.config is None: raise DataError("these data were put together without a declaration: pass a loader")
+        return prediction_loader(source, self.config, self.tokenizer, self.source)
 
     @property
     def loaders(self) -> dict[str, BucketedLoader]:
@@ -219,6 +225,43 @@ def _loader(part: str, config: BaseTrainerConfig, dataset: TextDataset, widths: 
                           drop_last=train and data.drop_last, widths=widths, num_workers=data.num_workers,
                           prefetch_size=data.prefetch_size)
 
+# %% ../../nbs/data/08_prepare.ipynb #cd2c5e64
+def _listed(items: Sequence[Any]) -> Texts:
+    "A list of texts, or of pairs of texts, as it is."
+    pairs = [item if isinstance(item, (tuple, list)) else (item,) for item in items]
+    wrong = next((i for i, pair in enumerate(pairs) if len(pair) != len(pairs[0]) or len(pair) not in (1, 2)
+                  or not all(isinstance(text, str) for text in pair)), None)
+    if wrong is not None:
+        raise DataError(f"item {wrong} is {str(items[wrong])[:60]!r}: predict takes a list of texts, or of pairs")
+    return Texts(*map(list, zip(*pairs, strict=True)))
+
+
+def prediction_loader(
+    source: Any,                    # a path, a DataFrame, a list of texts or of pairs
+    config: BaseTrainerConfig,      # of the run
+    tokenizer: Tokenizer,           # of its model
+    columns: RowTemplate | list[str] | None = None,     # what texts are made from; None: as the declaration says
+) -> BucketedLoader:                # without labels, in the order of the source
+    "A loader for rows to predict. Raises `DataError` for what has no texts."
+    data, ids = config.data, None
+    if isinstance(source, (str, Path)):
+        required = [data.id_column] if data.id_column else []
+        source = read_frame(str(source), encoding=data.encoding, separator=data.separator, decimal=data.decimal,
+                            quoting=data.quoting, required=required, as_text=required)
+    if isinstance(source, pd.DataFrame):
+        texts = read_texts(source, columns or text_source(source, data))
+        ids = (source[data.id_column] if data.id_column in source.columns else source.index).to_numpy()
+    elif isinstance(source, (list, tuple, pd.Series, np.ndarray)): texts = _listed(list(source))
+    else:
+        raise DataError(f"predict takes a path, a DataFrame, a list of texts or of pairs, or a loader, "
+                        f"not {type(source).__name__}")
+    if not texts.first: raise DataError("there is nothing to predict: no rows")
+    encoded = tokenizer.encode(*texts, max_length=data.max_length, num_workers=data.num_workers)
+    widths = bucket_widths(encoded.lengths, data.length_buckets, data.max_length)
+    if ids is None: ids = np.arange(len(texts.first))
+    dataset = TextDataset(encoded, None, ids=ids, pad_id=tokenizer.pad_id)
+    return _loader("test", config, dataset, widths)
+
 # %% ../../nbs/data/08_prepare.ipynb #4a52e1bb
 def prepare(
     config: BaseTrainerConfig,                          # a declaration
@@ -251,4 +294,4 @@ def prepare(
         dataset = TextDataset(encoded[part], targets, ids=ids, pad_id=tokenizer.pad_id)
         loaders[part] = _loader(part, config, dataset, widths)
     return PreparedData(loaders.get("train"), loaders.get("validation"), loaders.get("test"), labels, tokenizer,
-                        frames, texts, source)
+                        frames, texts, source, config)

@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 import pandas as pd
 
-from ..core.evaluator import Evaluator, run_all
+from ..core.evaluator import run_all
 from ..core.step import InferenceStep
 from ..data.loader import MULTIPLE, BucketedLoader, TextDataset
 from ..data.prepare import PreparedData, Texts, read_texts
@@ -235,7 +235,7 @@ def make_variants(
     return variants
 
 # %% ../../nbs/ensemble/11_tta.ipynb #01673923
-def _predict(evaluator: Evaluator, loader: BucketedLoader, dropout_seed: int | None) -> np.ndarray:
+def _predict(evaluator: Any, loader: BucketedLoader, dropout_seed: int | None) -> np.ndarray:
     "(n, C) probabilities or (n,) values."
     if dropout_seed is None: return np.asarray(evaluator.predict(loader).values)
     evaluator.model.train()
@@ -246,7 +246,7 @@ def _predict(evaluator: Evaluator, loader: BucketedLoader, dropout_seed: int | N
 
 
 def predict_variants(
-    evaluator: Evaluator,               # a trainer, or an evaluator
+    evaluator: Any,                     # a trainer, or an evaluator
     variants: Sequence[Variant],        # from `make_variants`
     rows: np.ndarray | None = None,     # (n,) positions in the part; None: all
 ) -> np.ndarray:                        # (V, n, C) probabilities, or (V, n) values

@@ -38,6 +38,7 @@ from ..models.create import create_model
 from ..tasks.decisions import OrdinalCuts, Threshold
 from ..tasks.metrics import probabilities
 from ..tasks.targets import TargetTransform
+from ..tasks.task import get_task
 
 # %% auto #0
 __all__ = ['FACTS', 'LOADER', 'input_columns', 'save_served', 'RowPredictor', 'check_rows', 'make_signature', 'save_model']
@@ -140,7 +141,7 @@ class RowPredictor:
             cuts = OrdinalCuts(np.array(self.facts["cuts"]), self.facts["low"])
             mean = np.eye(mean.shape[1])[cuts.apply(mean) - cuts.low]
         target = self.labels.columns[0] if len(self.labels.columns) == 1 else "prediction"
-        return Predictions(mean, head, np.arange(len(rows)), list(self.labels.classes) or None, target)
+        return Predictions(mean, get_task(head), np.arange(len(rows)), list(self.labels.classes) or None, target)
 
     def __call__(self, rows: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
         "Decided labels and probabilities. A model of one text column takes a list of texts too."

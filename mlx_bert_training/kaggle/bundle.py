@@ -45,6 +45,7 @@ from ..models.text_model import POOLED_CODE
 from ..stages.plan import SAMPLE, competition_metric, find_sample
 from ..stages.run import CV_FILE
 from ..tasks.metrics import get_metric
+from ..tasks.task import get_task
 from ..validation.folds import Folds
 from ..validation.oof import load_oof
 
@@ -229,7 +230,7 @@ def describe_submission(
     kind, many = wanted.style(head, style), len(wanted.targets) > 1
     numbers = np.arange(max(1, len(classes)))
     values = np.zeros(1) if head == "regression" else np.eye(len(classes))      # one row a class, sure of it
-    table = build_submission(Predictions(values, head, numbers, classes or None), shown, style=style, ids=numbers)
+    table = build_submission(Predictions(values, get_task(head), numbers, classes or None), shown, style=style, ids=numbers)
     cells, order = table.iloc[:, 1:], []
     written = None
     if many or head == "multilabel_classification" and kind != "names": order = cells.to_numpy(float).argmax(0).tolist()

@@ -40,7 +40,6 @@ from ..stages.results import CVResult
 from ..stages.run import CVRun, FoldPlan, FoldRun, open_cv_folder, run_folds
 from ..tasks.metrics import get_metric
 from ..tasks.rule_search import FROM_COUNTS
-from ..tasks.targets import choose_transform
 from ..validation.oof import OOF
 
 log = logging.getLogger(__name__)
@@ -262,8 +261,10 @@ def plan_cv(
     if config.kaggle.enable_tta:
         if data is None: raise MLXBertError("enable_tta needs the texts of the data, not only a loader")
         variants = make_tta(data, config)
+    setting = config.kaggle.target_transform
+    if setting == "auto": setting = config.training.target_transform
     plan = FoldPlan(config, trainer.model, loader, test, folds, metric, trainer.head_type,
-                    choose_transform(config.kaggle.target_transform, trainer.head_type, metric),
+                    trainer.task.scaling(setting, metric),
                     trainer.fold_callbacks, data=trainer.data, options=trainer.options, variants=variants,
                     owner=trainer)
     nothing: Any = None     # until the folds are done

@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 from ..callbacks.progress import clock
-from ..core.bookkeeping import plan_run
+from ..core.ledger import plan_run
 
 log = logging.getLogger(__name__)
 

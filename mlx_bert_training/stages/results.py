@@ -161,7 +161,7 @@ def final_predictions(result: CVResult, id_column: str | None, target_column: An
     if isinstance(rule, OrdinalCuts):
         rated = rule.apply(values)
         values = rated.astype(np.float64) if values.ndim == 1 else np.eye(values.shape[1])[rated - rule.low]
-    return Predictions(values, oof.head_type, oof.test_ids, oof.class_names, target_column, id_column or oof.id_column)
+    return Predictions(values, oof.task, oof.test_ids, oof.class_names, target_column, id_column or oof.id_column)
 
 # %% ../../nbs/stages/04_results.ipynb #c558e31d
 def save_result(result: CVResult) -> Path:

@@ -17,7 +17,7 @@ from ..errors import DataError
 from ..protocols import Batch, DataLoader
 
 # %% auto #0
-__all__ = ['FILE', 'TargetTransform', 'choose_transform', 'TransformedLoader', 'transformed']
+__all__ = ['FILE', 'TargetTransform', 'choose_transform', 'TransformedLoader', 'transformed', 'fit_transform']
 
 # %% ../../nbs/tasks/10_targets.ipynb #e89ff0c7
 FILE = "targets.json"
@@ -94,7 +94,8 @@ class TransformedLoader:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         "The inner loader's batches with transformed labels."
         for batch in self.loader.batches(epoch, start):
-            yield {**batch, "labels": self.transform.forward(np.asarray(batch["labels"]))}
+            if batch.get("labels") is None: yield batch
+            else: yield {**batch, "labels": self.transform.forward(np.asarray(batch["labels"]))}
 
 
 def transformed(
@@ -102,4 +103,15 @@ def transformed(
     transform: TargetTransform,     # of the fold
 ) -> DataLoader:                    # the same object where there is nothing to do
     "The loader as a fold trains on it."
-    return loader if transform.kind == "none" else TransformedLoader(loader, transform)  # type: ignore[return-value]
+    if transform.kind == "none" or isinstance(loader, TransformedLoader): return loader
+    return TransformedLoader(loader, transform)  # type: ignore[return-value]
+
+
+def fit_transform(
+    kind: str,                      # what `Task.scaling` chose
+    loader: DataLoader,             # training batches
+) -> TargetTransform:               # none where the loader is transformed already, or does not show its labels
+    "Mean and spread of the labels of a loader. Raises `DataError` for a negative value that needs a logarithm."
+    labels = getattr(loader, "labels", None)
+    if labels is None or isinstance(loader, TransformedLoader): return TargetTransform()
+    return TargetTransform.fit(kind, np.asarray(labels))

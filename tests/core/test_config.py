@@ -191,7 +191,7 @@ def test_short_head_names():
     assert KaggleConfig(competition_type="multilabel").competition_type == "multilabel_classification"
 
 
-@pytest.mark.parametrize("name", ["modernbert_with_head", "bert_with_head_with_lora"])
+@pytest.mark.parametrize("name", ["modernbert_with_head_with_lora", "bert_with_head_with_lora"])
 def test_names_of_a_later_release_say_so(name):
     refused(lambda: ModelConfig(type=name), "not part of this release yet")
 

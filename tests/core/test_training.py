@@ -17,9 +17,10 @@ from toys import ToyLoader, ToyModel, toy_config
 
 from mlx_bert_training.callbacks import Callback, EarlyStopping, LearningRateScheduler, ModelCheckpoint
 from mlx_bert_training.core.base import Trainer, batch_seed
-from mlx_bert_training.core.bookkeeping import new_run_folder, plan_run
 from mlx_bert_training.core.config import TrainingSection
+from mlx_bert_training.core.ledger import plan_run
 from mlx_bert_training.core.optimization import create_optimizer, optimizer_arrays
+from mlx_bert_training.core.run_folder import new_run_folder
 from mlx_bert_training.core.step import TrainingStep
 from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.errors import CheckpointError, MLXBertError, TrainingError
@@ -273,7 +274,7 @@ def test_bf16_computes_in_bf16_and_keeps_float32_masters(tmp_path):
     before = weights(model)["out.weight"]
     config = toy_config(tmp_path, learning_rate=1e-6, eval_strategy="no", num_epochs=5)
     trainer = Trainer(model, config)
-    trainer.dtype = mx.bfloat16     # what mixed_precision: true gives where the device has it
+    trainer.evaluator.dtype = mx.bfloat16     # what mixed_precision: true gives where the device has it
     trainer.train(ToyLoader())
     after = weights(model)["out.weight"]
     assert set(seen) == {mx.bfloat16} and after.dtype == np.float32
@@ -391,7 +392,7 @@ def test_a_checkpoint_can_be_loaded_to_evaluate(tmp_path):
 def test_no_run_overwrites_another(tmp_path):
     for _ in range(3): Trainer(ToyModel(), toy_config(tmp_path, num_epochs=1, eval_strategy="no")).train(ToyLoader(8))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["toy", "toy-2", "toy-3"]
-    assert new_run_folder(tmp_path, "toy") == tmp_path / "toy-4"
+    assert new_run_folder(tmp_path, "toy").path == tmp_path / "toy-4"
 
 
 def test_the_saved_declaration_is_that_of_the_run(tmp_path):

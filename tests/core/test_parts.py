@@ -1,0 +1,92 @@
+"""The parts of the trainer: averaged weights, arrays of callbacks, results on disk, what predict takes."""
+from __future__ import annotations
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pandas as pd
+import pytest
+from toys import ToyLoader, ToyModel, toy_config
+
+from mlx_bert_training.callbacks import Callback, ModelCheckpoint
+from mlx_bert_training.core.base import Trainer
+from mlx_bert_training.core.checkpoint import read_checkpoint
+from mlx_bert_training.core.run_folder import RunFolder, new_run_folder, open_run_folder
+from mlx_bert_training.core.weights import model_weights
+from mlx_bert_training.errors import DataError
+from mlx_bert_training.files import OutputError, write_text
+
+
+class Average(Callback):
+    "An exponential moving average of the weights."
+    def __init__(self): self.mean = None
+
+    def on_step(self, trainer, state):
+        new = model_weights(trainer.model)
+        self.mean = new if self.mean is None else {k: 0.9 * v + 0.1 * new[k] for k, v in self.mean.items()}
+
+    def evaluation_weights(self, trainer, state): return self.mean
+    def array_state(self): return self.mean or {}
+    def load_array_state(self, arrays): self.mean = dict(arrays)
+
+
+def equal(a, b) -> bool: return a.keys() == b.keys() and all(mx.array_equal(a[k], b[k]).item() for k in a)
+
+
+def run(home, callbacks, **options):
+    trainer = Trainer(ToyModel(), toy_config(home, eval_strategy="epoch", load_best_at_end=False), callbacks=callbacks)
+    return trainer, trainer.train(ToyLoader(), ToyLoader(24, seed=1), **options)
+
+
+def test_an_average_is_evaluated_and_kept_while_the_model_trains_on_with_its_own_weights(tmp_path):
+    average, rows = Average(), []
+    trainer, result = run(tmp_path / "a", [average, ModelCheckpoint("epoch", save_total_limit=None)])
+    plain, other = run(tmp_path / "b", [ModelCheckpoint("epoch", save_total_limit=None)])
+    for step in (5, 10, 15):
+        mine, theirs = (read_checkpoint(r.output_dir / "checkpoints" / f"step-{step:06d}")[0] for r in (result, other))
+        assert equal(mine["weights"], theirs["weights"])        # training is the same bits
+        assert not equal(mine["evaluation"], mine["weights"]) and "evaluation" not in theirs
+        rows.append(mine)
+    assert equal(model_weights(trainer.model), average.mean) and equal(rows[-1]["evaluation"], average.mean)
+    assert trainer.evaluate() == result.metrics != other.metrics
+    again, resumed = run(tmp_path / "c", [Average()], resume_from=result.output_dir / "checkpoints" / "step-000005")
+    assert equal(model_weights(again.model), average.mean) and resumed.metrics == result.metrics
+
+
+def test_an_evaluation_that_fails_leaves_the_weights_that_train(tmp_path):
+    average = Average()
+    trainer, _ = run(tmp_path, [average])
+    own = model_weights(trainer.model)
+    average.mean = {name: value + 1 for name, value in own.items()}
+    loader = ToyLoader(8)
+    loader.batches = lambda epoch, start=0: iter([{"input_ids": np.zeros((2, 3)), "labels": np.zeros(2)}])
+    with pytest.raises(ValueError): trainer.evaluate(loader)
+    assert equal(model_weights(trainer.model), own)
+
+
+def test_every_run_leaves_its_result(tmp_path):
+    trainer, result = run(tmp_path, [])
+    assert json.loads(trainer.folder.result.read_text())["metrics"] == result.metrics
+
+
+def test_predict_refuses_what_it_cannot_read(tmp_path):
+    trainer = Trainer(ToyModel(), toy_config(tmp_path))
+    for source in ("no-such-file.csv", pd.DataFrame({"text": ["a"]}), ["a text"], 3):
+        with pytest.raises(DataError): trainer.predict(source)
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(OutputError) as caught: new_run_folder(tmp_path / "runs", "demo")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(OutputError): write_text(tmp_path / "runs" / "x" / "note.txt", "")
+
+
+def test_leftovers_of_a_killed_run_go_and_a_replaced_folder_comes_back(tmp_path):
+    run = RunFolder(tmp_path)
+    (run.checkpoints / ".step-000001.building").mkdir(parents=True)
+    (run.checkpoints / ".step-000002.replaced").mkdir()
+    (tmp_path / ".result.json.01234567.draft").write_text("{")
+    open_run_folder(run)
+    assert [p.name for p in run.checkpoints.iterdir()] == ["step-000002"] and not list(tmp_path.glob(".*"))
