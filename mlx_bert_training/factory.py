@@ -5,7 +5,8 @@
 # %% ../nbs/10_factory.ipynb #04109efd
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from .widgets.dashboard import DashboardCallback
 
 # %% auto #0
 __all__ = ['TRAINERS', 'get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data',
-           'declared_model', 'create_kaggle_trainer']
+           'declared_model', 'FoldListeners', 'create_kaggle_trainer']
 
 # %% ../nbs/10_factory.ipynb #8268a774
 def get_trainer_config(
@@ -64,12 +65,12 @@ def _merge(declared: Sequence[CallbackProtocol], own: Sequence[CallbackProtocol]
             if type(callback) not in kinds and not (shown and isinstance(callback, ProgressBar))] + list(own)
 
 # %% ../nbs/10_factory.ipynb #130b6fdf
-TRAINERS: dict[str, type[Trainer]] = {"base": Trainer}
+TRAINERS: dict[str, Callable[..., Any]] = {"base": Trainer}
 
 
 def register_trainer(
-    name: str,                  # what `create_trainer(..., trainer=name)` will ask for
-    trainer: type[Trainer],     # a subclass of `Trainer`
+    name: str,                      # what `create_trainer(..., trainer=name)` will ask for
+    trainer: Callable[..., Any],    # a class such as `Trainer`: takes a model, a configuration, callbacks and data
 ) -> None:
     "Make a trainer class known by name."
     TRAINERS[name] = trainer
@@ -89,7 +90,8 @@ def create_trainer(
     listeners = _merge(declared_callbacks(resolved), callbacks)
     data = declared_data(model, resolved)
     if model is None: model = declared_model(resolved, data)
-    return TRAINERS[trainer](model, resolved, callbacks=listeners, data=data)
+    made: Trainer = TRAINERS[trainer](model, resolved, callbacks=listeners, data=data)
+    return made
 
 
 def declared_data(model: Model | None, config: BaseTrainerConfig) -> PreparedData | None:
@@ -112,6 +114,20 @@ def declared_model(config: BaseTrainerConfig, data: PreparedData | None) -> Mode
         label_names=labels.label_names if labels is not None else None, dropout_rate=section.dropout_rate,
         seed=config.environment.seed, new_head=section.new_head)
 
+# %% ../nbs/10_factory.ipynb #073c9b80
+@dataclass(frozen=True)
+class FoldListeners:
+    "Makes the callbacks of a fold: new ones as declared, and those that hear the whole run and each of its folds."
+    shared: Sequence[CallbackProtocol] = ()
+    display: DashboardCallback | None = None    # one board for all folds; None: each has one of its own
+
+    def __call__(self, config: BaseTrainerConfig) -> list[CallbackProtocol]:
+        declared = [c for c in declared_callbacks(config, self.display) if not isinstance(c, MLflowCallback)]
+        return _merge(declared, self.shared)
+
+    def __reduce__(self) -> tuple[Any, ...]:    # in another process there is no board, and no run to be nested in
+        return FoldListeners, (tuple(c for c in self.shared if not isinstance(c, MLflowCallback)),)
+
 # %% ../nbs/10_factory.ipynb #a6c379ff
 def create_kaggle_trainer(
     model: Model | None = None,     # None: made from the `model:` section
@@ -127,8 +143,7 @@ def create_kaggle_trainer(
     data = declared_data(model, all_rows(resolved))
     if model is None: model = declared_model(resolved, data)
 
-    def listeners(settings: BaseTrainerConfig) -> list[CallbackProtocol]:
-        return _merge(declared_callbacks(settings, display), shared)
+    listeners = FoldListeners(shared, display)
     return KaggleTrainer(model, resolved, callbacks=listeners(resolved), data=data, fold_callbacks=listeners)
 
 

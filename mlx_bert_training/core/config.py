@@ -18,6 +18,7 @@ from ..declaration.options import Section, leaves, merge, option, options, read_
 from ..declaration.problems import ConfigError, Problem, show
 from ..declaration.yaml_io import SUFFIXES, dump_yaml, write_text
 from ..errors import nearest
+from ..parallel.section import ParallelConfig, parallel_rules
 
 # %% auto #0
 __all__ = ['HEAD_TYPES', 'SHORT_HEADS', 'LATER_HEADS', 'LATER_MODELS', 'POOLINGS', 'OPTIMIZERS', 'SCHEDULES', 'LOSSES',
@@ -489,7 +490,9 @@ ABSENT = "(absent)"  # in a difference: the other has no such key
 class KaggleTrainerConfig(BaseTrainerConfig):
     "A run for a competition."
     kaggle: KaggleConfig = option(KaggleConfig, "what a competition adds")
+    parallel: ParallelConfig = option(ParallelConfig, "who does the folds")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().conflicts()
         yield from kaggle_rules(self)
+        yield from parallel_rules(self.parallel)

@@ -21,8 +21,9 @@ from ..data.frames import resolve_path
 from ..data.prepare import PreparedData
 from ..ensemble.thresholds import Threshold
 from .client import KaggleClient, KaggleSubmitError
-from .ledger import Ledger, LedgerEntry, config_hash, file_sha256
+from .ledger import Ledger, LedgerEntry, file_sha256
 from .submission import build_submission, read_sample, write_submission
+from ..stages.identity import config_hash
 from ..stages.plan import find_sample
 from ..stages.results import CVResult
 from ..tasks.metrics import get_metric
@@ -104,8 +105,8 @@ def settings_hash(config: KaggleTrainerConfig) -> str:
 def default_message(result: CVResult) -> str:
     "Run, score and error, and what is submitted if there was a choice."
     score = f"{result.output_dir.name}: CV {result.metric} {result.mean:.5f} ± {result.standard_error:.5f}"
-    if result.together is None: return score
-    return f"{score}, {result.together.what} {result.together.caution}".rstrip()
+    if result.ensemble is None: return score
+    return f"{score}, {result.combined.description} {result.combined.caution}".rstrip()
 
 
 def write_final(
