@@ -297,11 +297,13 @@ def plan_folds(
         check_ratings(targets, getattr(loader, "row_ids", np.arange(len(targets))), metric)
     leaks, shift = _look_at(described, config, task)
     folds = choose_folds(config, loader, task.name, described, leaks)
-    variants = None
+    test, variants = getattr(data, "test", None), None
+    if config.kaggle.enable_pseudo_labeling and test is None:
+        raise DataError("enable_pseudo_labeling needs test rows: set data.test_path")
     if config.kaggle.enable_tta:
         if described is None: raise DataError("enable_tta needs the texts of the data, not only a loader")
         variants = make_all_variants(described, config)
-    return FoldPlan(config, source, loader, getattr(data, "test", None), folds, metric, task,
+    return FoldPlan(config, source, loader, test, folds, metric, task,
                     task.scaling(config.kaggle.target_transform, metric), callbacks, data, options or {}, variants,
                     leaks=leaks, adversarial=shift)
 

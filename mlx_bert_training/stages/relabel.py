@@ -17,7 +17,6 @@ from mlx_bert_training.ensemble.pseudo_label import (
     compare_pseudo_labels,
     select_pseudo_labels,
 )
-from ..errors import DataError
 from ..parallel.executor import Executor
 from .announce import CVListener
 from .plan import FoldPlan
@@ -59,7 +58,6 @@ def relabel(
 ) -> Relabelled:
     "Run every fold again with pseudo-labels where the declaration asks for them, and keep that where it helps."
     if not plan.config.kaggle.enable_pseudo_labeling: return Relabelled(run)
-    if plan.test is None: raise DataError("enable_pseudo_labeling needs test rows: set data.test_path")
     chosen, again = choose_labels(plan, run), run
     if any(map(len, chosen)):       # with nothing added, every fold would end as it did
         second = with_labels(plan)

@@ -530,8 +530,8 @@ def test_augmentation_changes_what_is_predicted_and_none_is_kept_when_it_does_no
         assert not np.allclose(variant.predictions, plain.predictions) and not np.allclose(
             variant.test_predictions, plain.test_predictions)
         assert np.allclose(variant.predictions.sum(axis=1), 1)      # probabilities, not logits
-    if result.tta.chosen == "none": assert result.own is result.run.oof
-    else: assert result.own.score().mean >= plain.score().mean
+    if result.tta.chosen == "none": assert result.model is result.run.oof
+    else: assert result.model.score().mean >= plain.score().mean
     assert "test-time augmentation" in str(result)
 
 
@@ -561,7 +561,7 @@ def test_pseudo_labels_are_trained_on_by_models_that_never_saw_the_validation_ro
         assert known < ids <= known | test_ids and not ids & set(trainer.data.train.row_ids[held].tolist())
     assert spy.weights == [spy.weights[0]] * 6      # the second round begins anew
     assert "pseudo-labels" in str(result)
-    kept = result.own.score().values != result.run.oof.score().values
+    kept = result.model.score().values != result.run.oof.score().values
     assert kept == result.pseudo_labels.keep
     spy.begun.clear()
     create_kaggle_trainer(config=config, callbacks=[spy], num_epochs=6).train_with_cv()
