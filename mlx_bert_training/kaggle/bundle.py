@@ -27,8 +27,8 @@ import pandas as pd
 from ..core.checkpoint import replace_folder
 from ..core.config import KaggleTrainerConfig
 from ..core.results import Predictions
-from ..data.frames import DEMO, read_frame
 from ..core.run_folder import RunFolder
+from ..data.frames import DEMO, read_frame
 from ..data.labels import LabelMap
 from ..data.prepare import text_source
 from ..data.templates import RowTemplate

@@ -38,7 +38,7 @@ from ..stages.run import open_cv_folder
 from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['as_kaggle_config', 'SameCallbacks', 'TrainerEvents', 'SingleSplit', 'KaggleTrainer']
+__all__ = ['as_kaggle_config', 'SameCallbacks', 'TrainerEvents', 'ModelHolder', 'SingleSplit', 'Competitor', 'KaggleTrainer']
 
 # %% ../../nbs/kaggle/09_trainer.ipynb #d49e28e5
 def as_kaggle_config(config: BaseTrainerConfig | None) -> KaggleTrainerConfig:
@@ -79,9 +79,9 @@ class TrainerEvents(CVListener):
         self.trainer.fold_runs = list(runs)
         self.trainer.fire(event)
 
-# %% ../../nbs/kaggle/09_trainer.ipynb #484c82fc
-class SingleSplit:
-    "What a competition's trainer can do with one model: train it, evaluate and predict with it, save and load it."
+# %% ../../nbs/kaggle/09_trainer.ipynb #e361df6d
+class ModelHolder:
+    "A trainer of one model, seen as a part of a larger one, and whether that model may be asked."
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer              # of the single split
@@ -112,6 +112,15 @@ class SingleSplit:
     def train_loader(self) -> DataLoader | None: return self.trainer.train_loader
     @property
     def val_loader(self) -> DataLoader | None: return self.trainer.val_loader
+
+    def _check_free(self) -> None:
+        "Raise `ControlError` when a run is in the background and this is another thread."
+        if self.handle is None or self.handle.done or threading.current_thread() is self.handle.thread: return
+        raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")
+
+# %% ../../nbs/kaggle/09_trainer.ipynb #8d7bf720
+class SingleSplit(ModelHolder):
+    "What a competition's trainer can do with one model: train it, evaluate and predict with it, save and load it."
 
     def train(self, *args: Any, **options: Any) -> TrainResult:
         "As `Trainer.train`: one model, without cross-validation."
@@ -160,14 +169,9 @@ class SingleSplit:
                            f"{self.cv.output_dir}/folds/*/model. predict() without a loader gives the predictions of "
                            "the run")
 
-    def _check_free(self) -> None:
-        "Raise `ControlError` when a run is in the background and this is another thread."
-        if self.handle is None or self.handle.done or threading.current_thread() is self.handle.thread: return
-        raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")
-
-# %% ../../nbs/kaggle/09_trainer.ipynb #e6f789c6
-class KaggleTrainer(SingleSplit):
-    "A trainer for competitions. `create_kaggle_trainer` builds one from a declaration."
+# %% ../../nbs/kaggle/09_trainer.ipynb #d57e3bb4
+class Competitor(SingleSplit):
+    "What a competition needs before its folds are run: initial weights, callbacks, and the plan."
 
     def __init__(
         self,
@@ -202,6 +206,10 @@ class KaggleTrainer(SingleSplit):
         loader = self.train_loader if train_loader is None else train_loader
         return plan_folds(self.config, self.source, self.data, loader, callbacks=self.fold_callbacks,
                           options=self.options)
+
+# %% ../../nbs/kaggle/09_trainer.ipynb #4be66fe2
+class KaggleTrainer(Competitor):
+    "A trainer for competitions. `create_kaggle_trainer` builds one from a declaration."
 
     def train_with_cv(
         self,

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..callbacks.progress import clock
 from ..core.bookkeeping import plan_run
 from ..core.control import RunControl
+from ..core.run_folder import RunFolder
 from .plan import FoldPlan
 
-if TYPE_CHECKING: from mlx_bert_training.stages.jobs import FoldRun
+if TYPE_CHECKING:
+    from mlx_bert_training.stages.jobs import FoldRun
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class CVListener:
     dashboard: bool | None = None       # live plots of each fold; None: in a notebook
     shows_folds = False                 # a board shows the folds already: nothing is printed
 
-    def on_cv_begin(self, folder: Path, folds: int) -> None:
+    def on_cv_begin(self, folder: RunFolder, folds: int) -> None:
         "The folds are about to be run; `folder` is the folder of the run."
 
     def on_fold_begin(self, runs: Sequence[FoldRun]) -> None:

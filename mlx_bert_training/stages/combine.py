@@ -19,7 +19,7 @@ from ..validation.choice import Choice, choose
 from ..validation.oof import OOF, compare
 
 # %% auto #0
-__all__ = ['log_ensemble', 'Combined', 'choose_member', 'combine']
+__all__ = ['log_ensemble', 'Combined', 'caution', 'choose_member', 'combine']
 
 # %% ../../nbs/stages/10_combine.ipynb #990b529b
 def _mapped(oof: OOF, function: Callable[[np.ndarray], np.ndarray], metric: str) -> OOF:
@@ -70,21 +70,26 @@ class Combined:
     @property
     def caution(self) -> str:
         "What there is to say against the ensemble; empty where it is the best."
-        if self.ensemble is None: return ""
-        method, best = self.ensemble.method, self.ensemble.best.name
-        lead = compare(self.ensemble.best, self.ensemble.score)     # of the best member, fold by fold
-        if self.alone is not None and self.choice is not None:
-            return (f"because it is better than {method} by {lead.mean:.4f} ± {lead.standard_error:.4f}; chosen by the "
-                    f"other folds: {self.choice.gain}")
-        if lead.mean <= 0: return ""
-        why = "ensemble_keep: always" if self.choice is None else "too little to tell"
-        return f"although {best} alone is better by {lead.mean:.4f} ± {lead.standard_error:.4f} ({why})"
+        return caution(self)
 
     @property
     def notes(self) -> list[str]:
         "What has to be said of it."
         if self.ensemble is None: return [self.note] if self.note else []
         return [f"submitted: {self.description} {self.caution}".rstrip()]
+
+# %% ../../nbs/stages/10_combine.ipynb #ee900d15
+def caution(combined: Combined) -> str:
+    "What there is to say against an ensemble, or for the member that is submitted instead."
+    if combined.ensemble is None: return ""
+    method, best = combined.ensemble.method, combined.ensemble.best.name
+    lead = compare(combined.ensemble.best, combined.ensemble.score)     # of the best member, fold by fold
+    if combined.alone is not None and combined.choice is not None:
+        return (f"because it is better than {method} by {lead.mean:.4f} ± {lead.standard_error:.4f}; chosen by the "
+                f"other folds: {combined.choice.gain}")
+    if lead.mean <= 0: return ""
+    why = "ensemble_keep: always" if combined.choice is None else "too little to tell"
+    return f"although {best} alone is better by {lead.mean:.4f} ± {lead.standard_error:.4f} ({why})"
 
 # %% ../../nbs/stages/10_combine.ipynb #27718262
 def choose_member(

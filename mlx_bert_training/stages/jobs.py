@@ -48,8 +48,8 @@ def fold_config(
 ) -> KaggleTrainerConfig:
     "The configuration that a fold trains with."
     kaggle, training = config.kaggle, config.training
-    changes: dict[str, Any] = {"environment.output_dir": str(folder.path.parent), "environment.run_name": folder.path.name,
-                               "environment.seed": seed}
+    changes: dict[str, Any] = {"environment.output_dir": str(folder.path.parent),
+                               "environment.run_name": folder.path.name, "environment.seed": seed}
     if kaggle.class_weights is not None: changes["training.class_weights"] = kaggle.class_weights
     if not kaggle.select_epoch:
         changes |= {f"training.{name}": False for name in ("early_stopping", "load_best_at_end", "save_best_only")}
@@ -178,8 +178,9 @@ def training_part(job: FoldJob) -> DataLoader:
     "What a fold trains on, in the unit of the file. Raises `PseudoLabelLeak` before anything leaks."
     plan, part = job.plan, _part(job.plan.train, job.rows, shuffle=True)
     if job.added is not None:
-        both: Any = part, plan.test     # loaders of this package: they have tokens
-        part = with_pseudo_labels(*both, job.added, plan.config.kaggle.pseudo_label_weight,
+        known: Any = part
+        test: Any = plan.test       # both are loaders of this package: they have tokens
+        part = with_pseudo_labels(known, test, job.added, plan.config.kaggle.pseudo_label_weight,
                                   validation=plan.folds.row_ids[job.held])
     if hasattr(part, "seed"): part.seed = job.seed
     return part

@@ -272,6 +272,28 @@ def plan_identity(plan: FoldPlan) -> str:
         "train": loader_digest(plan.train), "test": loader_digest(plan.test), "what": plan.round,
         "options": {name: describe_object(value) for name, value in sorted(plan.options.items())}})
 
+# %% ../../nbs/stages/04_plan.ipynb #eac0be23
+def _usable(loader: Any) -> Any:
+    "A loader that can be split into folds, or `DataError`."
+    if loader is None: raise DataError("a cross-validation needs a loader: pass one, or declare data.train_path")
+    if getattr(loader, "labels", None) is None or not hasattr(loader, "subset"):
+        kind = type(loader).__name__
+        raise DataError(f"a cross-validation needs a loader with labels and subset(); {kind} lacks one")
+    return loader
+
+
+def _look_at(data: PreparedData | None, config: KaggleTrainerConfig, task: Task,
+             ) -> tuple[LeakReport | None, AdversarialReport | None]:
+    "The reports on leaks and on a shift between training and test rows."
+    if data is None:
+        log.info("the rows come as a loader, without columns or texts: leaks are not looked for")
+        return None, None
+    leaks = look_for_leaks(data, config, task.name)
+    if leaks.findings: log.info("%s", leaks)
+    shift = look_for_shift(data, config.environment.seed) if config.kaggle.adversarial_validation else None
+    if shift is not None: log.info("%s", shift)
+    return leaks, shift
+
 # %% ../../nbs/stages/04_plan.ipynb #f9be398a
 def plan_folds(
     config: KaggleTrainerConfig,        # the declaration
@@ -306,24 +328,3 @@ def plan_folds(
     return FoldPlan(config, source, loader, test, folds, metric, task,
                     task.scaling(config.kaggle.target_transform, metric), callbacks, data, options or {}, variants,
                     leaks=leaks, adversarial=shift)
-
-
-def _usable(loader: Any) -> Any:
-    "A loader that can be split into folds, or `DataError`."
-    if loader is None: raise DataError("a cross-validation needs a loader: pass one, or declare data.train_path")
-    if getattr(loader, "labels", None) is None or not hasattr(loader, "subset"):
-        raise DataError(f"a cross-validation needs a loader with labels and subset(); {type(loader).__name__} lacks one")
-    return loader
-
-
-def _look_at(data: PreparedData | None, config: KaggleTrainerConfig, task: Task,
-             ) -> tuple[LeakReport | None, AdversarialReport | None]:
-    "The reports on leaks and on a shift between training and test rows."
-    if data is None:
-        log.info("the rows come as a loader, without columns or texts: leaks are not looked for")
-        return None, None
-    leaks = look_for_leaks(data, config, task.name)
-    if leaks.findings: log.info("%s", leaks)
-    shift = look_for_shift(data, config.environment.seed) if config.kaggle.adversarial_validation else None
-    if shift is not None: log.info("%s", shift)
-    return leaks, shift

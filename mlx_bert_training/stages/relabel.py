@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.run_folder import PSEUDO_LABELS, RunFolder, round_name
+from ..core.run_folder import PSEUDO_LABELS, round_name
 from mlx_bert_training.ensemble.pseudo_label import (
     PseudoLabelResult,
     PseudoLabels,

@@ -33,15 +33,15 @@ from ..validation.leaks import LeakReport
 from ..validation.oof import OOF, CVScore, compare, plot_scores
 
 # %% auto #0
-__all__ = ['FORMATS', 'CVResult', 'cv_scores', 'final_predictions', 'save_result', 'save_predictions']
+__all__ = ['FORMATS', 'StageValues', 'CVScores', 'CVResult', 'cv_scores', 'final_predictions', 'save_result', 'save_predictions']
 
-# %% ../../nbs/stages/12_results.ipynb #196e01fa
+# %% ../../nbs/stages/12_results.ipynb #0687b658
 FORMATS = {"epochs": "{:.2f}".format, "seconds": "{:.1f}".format, "total_seconds": "{:.1f}".format}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CVResult:
-    "A finished cross-validation. In a notebook it shows itself; `plot()` draws the scores fold by fold."
+class StageValues:
+    "What the stages of a cross-validation came to."
     run: CVRun                      # the folds of the first round
     folds: Folds
     metric: str
@@ -56,46 +56,30 @@ class CVResult:
 
     @property
     def folder(self) -> RunFolder: return self.run.folder
-
     @property
-    def output_dir(self) -> Path:
-        "The run's folder."
-        return self.run.folder.path
-
+    def output_dir(self) -> Path: return self.run.folder.path
     @property
-    def model(self) -> OOF:
-        "The model by itself: after pseudo-labels and augmentation, if they help."
-        return self.augmented.oof
-
+    def model(self) -> OOF: return self.augmented.oof       # by itself, without other members
     @property
     def pseudo_labels(self) -> PseudoLabelResult | None: return self.relabelled.comparison
-
     @property
     def tta(self) -> TTAResult | None: return self.augmented.choice
-
     @property
     def ensemble(self) -> EnsembleResult | None: return self.combined.ensemble
-
+    @property
+    def oof(self) -> OOF: return self.combined.oof          # what will be submitted
+    @property
+    def test_predictions(self) -> np.ndarray | None: return self.oof.test_predictions
     @property
     def threshold(self) -> ThresholdResult | None: return self.decision.search
-
     @property
     def use_threshold(self) -> bool: return self.decision.used
-
     @property
-    def rule(self) -> Threshold | OrdinalCuts | None:
-        "What makes decisions of predictions; None: what is usual for the task."
-        return self.decision.rule
+    def rule(self) -> Threshold | OrdinalCuts | None: return self.decision.rule
 
-    @property
-    def oof(self) -> OOF:
-        "What will be submitted: the model, the ensemble, or the member that was chosen instead."
-        return self.combined.oof
-
-    @property
-    def notes(self) -> list[str]:
-        "What the stages have to say."
-        return [*self.relabelled.notes, *self.augmented.notes, *self.combined.notes]
+# %% ../../nbs/stages/12_results.ipynb #17fd83f3
+class CVScores(StageValues):
+    "Scores of what will be submitted and of everything that was tried."
 
     @property
     def score(self) -> CVScore:
@@ -108,11 +92,6 @@ class CVResult:
 
     @property
     def standard_error(self) -> float: return self.score.standard_error
-
-    @property
-    def test_predictions(self) -> np.ndarray | None:
-        "(M, C) or (M,), the mean over folds, repeats and members."
-        return self.oof.test_predictions
 
     def scores(self) -> list[CVScore]:
         "A score for everything that was tried, on the same folds."
@@ -134,6 +113,15 @@ class CVResult:
     def plot(self) -> Any:
         "Every score as a line, folds as dots; a matplotlib Figure."
         return plot_scores(self.scores())
+
+# %% ../../nbs/stages/12_results.ipynb #a8bee09a
+class CVResult(CVScores):
+    "A finished cross-validation. In a notebook it shows itself; `plot()` draws the scores fold by fold."
+
+    @property
+    def notes(self) -> list[str]:
+        "What the stages have to say."
+        return [*self.relabelled.notes, *self.augmented.notes, *self.combined.notes]
 
     def headline(self) -> list[str]:
         "The score with its error, and what has to be said of it."

@@ -129,7 +129,7 @@ def run_folds(
     added: Sequence[PseudoLabels] | None = None,    # test rows that each fold trains on too
 ) -> CVRun:
     "Run every fold that is not finished. Raises `RunStopped` if stopped by hand, and what a fold raises."
-    listener, name, shared = listener or CVListener(), name or folder.path.name, Shared(plan, folder)
+    listener, name, shared = listener or CVListener(), name or folder.path.name, Shared(plan, folder.path)
     jobs = [FoldJob(shared, i, folder.fold(*divmod(i, plan.folds.n_folds), round),
                     added[i] if added is not None else None, listener.dashboard) for i in range(len(plan.folds))]
     progress = _Progress(FoldReport(plan, name, listener.shows_folds), listener)

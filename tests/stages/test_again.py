@@ -1,4 +1,4 @@
-"""A cross-validation that ended early is called again on the same trainer: it comes to what an undisturbed one comes to."""
+"""A cross-validation that ended early, called again on the same trainer, comes to what an undisturbed one does."""
 import signal
 
 import numpy as np
