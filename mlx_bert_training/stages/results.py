@@ -78,6 +78,7 @@ class StageValues:
     def rule(self) -> Threshold | OrdinalCuts | None: return self.decision.rule
 
 # %% ../../nbs/stages/12_results.ipynb #17fd83f3
+@dataclass(frozen=True, eq=False, repr=False)
 class CVScores(StageValues):
     "Scores of what will be submitted and of everything that was tried."
 
@@ -115,6 +116,7 @@ class CVScores(StageValues):
         return plot_scores(self.scores())
 
 # %% ../../nbs/stages/12_results.ipynb #a8bee09a
+@dataclass(frozen=True, eq=False, repr=False)
 class CVResult(CVScores):
     "A finished cross-validation. In a notebook it shows itself; `plot()` draws the scores fold by fold."
 
