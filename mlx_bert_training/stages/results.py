@@ -158,7 +158,7 @@ class CVResult(CVScores):
         return f"<p><b>{score}</b></p>" + "".join(f"<p>{note}</p>" for note in notes)
 
 # %% ../../nbs/stages/12_results.ipynb #108fb11a
-def cv_scores(result: CVResult) -> list[CVScore]:
+def cv_scores(result: CVScores) -> list[CVScore]:
     "The plain model, the model with what was added to it, members, ensemble, what was chosen of them, threshold."
     scores = [result.run.oof.score(result.metric)]
     if result.model is not result.run.oof:

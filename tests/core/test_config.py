@@ -395,7 +395,7 @@ def test_to_dict_is_plain_complete_and_its_own():
     data = config.to_dict()
     assert json.loads(json.dumps(data)) == data and "source" not in data
     assert set(data) == {"model", "data", "optimizer", "scheduler", "training", "callbacks", "tracking", "environment",
-        "kaggle"}
+        "kaggle", "parallel"}
     data["model"]["config"]["x"] = 1
     assert config.model.config == {}
 
