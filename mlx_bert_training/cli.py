@@ -87,7 +87,7 @@ def bundle(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     "Show device, BLAS and its speed, versions, and what is missing."
     from mlx_bert_training import runtime
-    print(runtime.info())
+    print(runtime.machine_info())
 
 
 def fetch(args: argparse.Namespace) -> None:
@@ -106,7 +106,8 @@ def presets(args: argparse.Namespace) -> None:
 
 def config(args: argparse.Namespace) -> None:
     "Show a declaration with everything filled in, or how it differs from another, or the JSON schema."
-    from mlx_bert_training.declaration.load import json_schema, load_config, parse_overrides
+    from mlx_bert_training.declaration.load import load_config, parse_overrides
+    from mlx_bert_training.declaration.schema import json_schema
     if args.schema:
         print(json.dumps(json_schema(), indent=2))
         return

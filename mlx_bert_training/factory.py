@@ -18,9 +18,9 @@ from .callbacks.metrics_logger import MetricsLogger
 from .callbacks.progress import ProgressBar
 from .core.base import Trainer
 from .core.config import BaseTrainerConfig
+from .core.registry import TRAINERS
 from .data.prepare import PreparedData, prepare
 from .declaration.load import load_config
-from .errors import unknown_name
 from .integrations.mlflow import MLflowCallback
 from .kaggle.trainer import KaggleTrainer, as_kaggle_config
 from .models.create import create_model
@@ -30,7 +30,7 @@ from .stages.plan import all_rows, locate_files
 from .widgets.dashboard import DashboardCallback
 
 # %% auto #0
-__all__ = ['TRAINERS', 'get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data',
+__all__ = ['get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data', 'check_fits',
            'declared_model', 'FoldListeners', 'create_kaggle_trainer']
 
 # %% ../nbs/10_factory.ipynb #8268a774
@@ -65,15 +65,12 @@ def _merge(declared: Sequence[CallbackProtocol], own: Sequence[CallbackProtocol]
             if type(callback) not in kinds and not (shown and isinstance(callback, ProgressBar))] + list(own)
 
 # %% ../nbs/10_factory.ipynb #130b6fdf
-TRAINERS: dict[str, Callable[..., Any]] = {"base": Trainer}
-
-
 def register_trainer(
     name: str,                      # what `create_trainer(..., trainer=name)` will ask for
     trainer: Callable[..., Any],    # a class such as `Trainer`: takes a model, a configuration, callbacks and data
 ) -> None:
     "Make a trainer class known by name."
-    TRAINERS[name] = trainer
+    TRAINERS.register(name, trainer)
 
 # %% ../nbs/10_factory.ipynb #4e530389
 def create_trainer(
@@ -81,17 +78,17 @@ def create_trainer(
     config: str | Path | dict[str, Any] | BaseTrainerConfig | None = None,  # preset, file, dictionary or object
     callbacks: Sequence[CallbackProtocol] = (),     # added to the declared ones
     *,
-    trainer: str = "base",          # a name known to `register_trainer`
+    trainer: str | None = None,     # a name known to `register_trainer`; None: `environment.trainer`
     **overrides: Any,               # as for `get_trainer_config`
 ) -> Trainer:                       # ready to train
     "A trainer from a declaration. Raises `ConfigError`, `DataError`, `WeightsError` or `UnknownNameError`."
-    if trainer not in TRAINERS: raise unknown_name("trainer", trainer, TRAINERS)
     resolved = load_config(config, **overrides)
+    make: type[Trainer] = TRAINERS.get(trainer or resolved.environment.trainer)
     listeners = _merge(declared_callbacks(resolved), callbacks)
     data = declared_data(model, resolved)
     if model is None: model = declared_model(resolved, data)
-    made: Trainer = TRAINERS[trainer](model, resolved, callbacks=listeners, data=data)
-    return made
+    check_fits(model, data)
+    return make(model, resolved, callbacks=listeners, data=data)
 
 
 def declared_data(model: Model | None, config: BaseTrainerConfig) -> PreparedData | None:
@@ -102,6 +99,14 @@ def declared_data(model: Model | None, config: BaseTrainerConfig) -> PreparedDat
         return prepare(config, resolve_pretrained(name) if name else None)
     folder = getattr(getattr(model, "report", None), "folder", None)    # a pretrained model's, with its tokenizer
     return prepare(config, folder) if folder is not None else None
+
+
+def check_fits(model: Any, data: PreparedData | None) -> None:
+    "Raises `ModelError` where the data's tokenizer would read beyond the model's embeddings."
+    if data is None or not hasattr(model, "check_tokenizer"): return
+    largest = max(data.tokenizer.backend.get_vocab(with_added_tokens=True).values(), default=-1)
+    pairs = any(texts.second is not None for texts in data.texts.values())
+    model.check_tokenizer(largest + 1, 2 if pairs else 1)
 
 
 def declared_model(config: BaseTrainerConfig, data: PreparedData | None) -> Model:
@@ -142,9 +147,7 @@ def create_kaggle_trainer(
     shared = _merge(trackers, callbacks)    # one of them hears the whole and its folds
     data = declared_data(model, all_rows(resolved))
     if model is None: model = declared_model(resolved, data)
+    check_fits(model, data)
 
     listeners = FoldListeners(shared, display)
     return KaggleTrainer(model, resolved, callbacks=listeners(resolved), data=data, fold_callbacks=listeners)
-
-
-register_trainer("kaggle", KaggleTrainer)

@@ -148,13 +148,13 @@ class replace_folder:
 # %% ../nbs/06_files.ipynb #bb3acad9
 def delete_folder(path: Path) -> None:
     "Delete a folder so that it is never there by half."
-    doomed = path.with_name(f".{path.name}.deleted")
-    shutil.rmtree(doomed, ignore_errors=True)
+    doomed = path.with_name(f".deleted-{path.name}")
+    if doomed.exists(): shutil.rmtree(doomed)
     path.rename(doomed)
     shutil.rmtree(doomed)
 
 # %% ../nbs/06_files.ipynb #b6416310
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(draft|building|replaced|deleted)")
+_LEFTOVER = re.compile(r"\.deleted-.+|\.(?P<name>.+)\.(draft|building|replaced)")
 
 
 def sweep(
@@ -165,8 +165,7 @@ def sweep(
     for path in sorted(Path(folder).glob(".*")):
         match = _LEFTOVER.fullmatch(path.name)
         if match is None: continue
-        whole = path.with_name(match["name"])
-        if path.suffix == ".replaced" and not whole.exists():
+        if path.suffix == ".replaced" and not (whole := path.with_name(match["name"])).exists():
             path.rename(whole)
             continue
         removed.append(path.name)

@@ -22,7 +22,7 @@ from .data.labels import LabelMap
 from .data.prepare import PreparedData, prepare
 from .declaration.load import load_config
 from .errors import DataError
-from .factory import create_kaggle_trainer, create_trainer
+from .factory import check_fits, create_kaggle_trainer, create_trainer
 from .integrations.mlflow import MLflowCallback
 from .kaggle.delivery import SubmissionFile
 from .kaggle.trainer import KaggleTrainer
@@ -142,5 +142,7 @@ def predict_file(
     if not (folder / "model").is_dir(): raise DataError(f"{folder}: not the folder of a finished run, it has no model/")
     config = load_config(folder / "config.yaml", train_path=None, validation_path=None, test_path=str(path))
     data = prepare(config, folder / "model", labels=LabelMap.load(folder / "model"))
-    predictions = Evaluator(create_model(pretrained=folder / "model"), config, data=data).predict()
+    model = create_model(pretrained=folder / "model", pooling=config.model.pooling)
+    check_fits(model, data)
+    predictions = Evaluator(model, config, data=data).predict()
     return replace(predictions, values=TargetTransform.load(folder / "model").inverse(predictions.values))

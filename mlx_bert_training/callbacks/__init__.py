@@ -2,22 +2,20 @@
 from importlib import import_module
 from typing import Any
 
-from .base import Callback, create_callback, register_callback
-from .checkpoint import ModelCheckpoint
-from .early_stopping import EarlyStopping
-from .learning_curve import LearningCurve
-from .lr_scheduler import LearningRateScheduler
-from .metrics_logger import MetricsLogger, read_metrics
-from .progress import ProgressBar
+from ..lazy import lazy_names
 
-_ABOVE = {"DashboardCallback": "widgets", "MLflowCallback": "integrations"}    # on higher floors, imported when asked for
-
-__all__ = [
-    "Callback", "DashboardCallback", "EarlyStopping", "LearningCurve", "LearningRateScheduler", "MLflowCallback",
-    "MetricsLogger", "ModelCheckpoint", "ProgressBar", "create_callback", "read_metrics", "register_callback",
-]
+_find, __dir__, __all__ = lazy_names(__name__, {
+    "base": ["Callback", "create_callback", "register_callback"],
+    "checkpoint": ["ModelCheckpoint"],
+    "early_stopping": ["EarlyStopping"],
+    "learning_curve": ["LearningCurve"],
+    "lr_scheduler": ["LearningRateScheduler"],
+    "metrics_logger": ["MetricsLogger", "read_metrics"],
+    "progress": ["ProgressBar"],
+})
+_ABOVE = {"DashboardCallback": "widgets", "MLflowCallback": "integrations"}    # on higher floors
+__all__ += _ABOVE
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ABOVE: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"mlx_bert_training.{_ABOVE[name]}"), name)
+    return getattr(import_module(f"mlx_bert_training.{_ABOVE[name]}"), name) if name in _ABOVE else _find(name)

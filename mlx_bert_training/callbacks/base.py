@@ -5,18 +5,18 @@
 # %% ../../nbs/callbacks/01_base.ipynb #55066027
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
+from .registry import CALLBACKS
 from ..core.events import does_nothing
 from ..core.state import TrainerState
-from ..errors import MLXBertError, unknown_name
+from ..declaration.kinds import check_arguments
+from ..errors import MLXBertError
 from ..protocols import EVENTS, CallbackProtocol
 
 # %% auto #0
-__all__ = ['CALLBACKS', 'Callback', 'CallbackError', 'register_callback', 'import_object', 'create_callback']
+__all__ = ['Callback', 'CallbackError', 'register_callback', 'create_callback']
 
 # %% ../../nbs/callbacks/01_base.ipynb #6e0b6b52
 class Callback:
@@ -81,58 +81,25 @@ class CallbackError(MLXBertError, ValueError):
     "A callback that cannot be made from its declaration, or that meets a run it does not fit."
 
 
-_HERE = "mlx_bert_training.callbacks"
-CALLBACKS: dict[str, str | Callable[..., Any]] = {
-    "early_stopping": f"{_HERE}.early_stopping:EarlyStopping",
-    "model_checkpoint": f"{_HERE}.checkpoint:ModelCheckpoint",
-    "learning_rate_scheduler": f"{_HERE}.lr_scheduler:LearningRateScheduler",
-    "progress_bar": f"{_HERE}.progress:ProgressBar",
-    "metrics_logger": f"{_HERE}.metrics_logger:MetricsLogger",
-    "dashboard": "mlx_bert_training.widgets.dashboard:DashboardCallback",
-}
-
-
 def register_callback(
     name: str,                          # how declarations call it
     callback: str | Callable[..., Any], # a class, or its place as "module:Class"
 ) -> None:
     "Give a callback class a name, or replace the class behind one."
-    CALLBACKS[name] = callback
-
-
-def import_object(
-    place: str,     # "module:name"
-) -> Any:           # what is there
-    "What a module calls by that name; `CallbackError` says which half is wrong."
-    module_name, _, attribute = place.partition(":")
-    try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name and not module_name.startswith(f"{error.name}."): raise
-        raise CallbackError(f"{place!r}: there is no module {error.name!r}") from None
-    if not attribute or not hasattr(module, attribute):
-        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise CallbackError(f"{place!r}: {unknown_name(f'name in {module_name}', attribute, names)}")
-    return getattr(module, attribute)
+    CALLBACKS.register(name, callback)
 
 # %% ../../nbs/callbacks/01_base.ipynb #f959653d
 def create_callback(
     spec: str | Mapping[str, Any],      # a name, or {"type": name or "module:Class", ...its arguments}
 ) -> CallbackProtocol:                  # the callback
     "Make a callback from its declaration."
-    arguments = {"type": spec} if isinstance(spec, str) else dict(spec)
+    arguments: dict[str, Any] = {"type": spec} if isinstance(spec, str) else dict(spec)
     kind = arguments.pop("type", None)
     if not isinstance(kind, str): raise CallbackError(f"a callback needs a type, such as early_stopping: {spec!r}")
-    if kind not in CALLBACKS and ":" not in kind: raise unknown_name("callback", kind, CALLBACKS)
-    found = CALLBACKS.get(kind, kind)
-    make = import_object(found) if isinstance(found, str) else found
-    parameters = inspect.signature(make).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for key in arguments.keys() - parameters.keys():
-            raise unknown_name(f"argument of callback {kind}:", key, parameters)
-    missing = [n for n, p in parameters.items()
-               if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and n not in arguments]
-    if missing: raise CallbackError(f"callback {kind} needs {', '.join(missing)}")
+    options = arguments.pop("options", None) or {}
+    arguments |= options
+    make = CALLBACKS.get(kind)
+    check_arguments(f"callback {kind}", make, arguments)
     callback = make(**arguments)
     if not isinstance(callback, CallbackProtocol) or not any(callable(getattr(callback, e, None)) for e in EVENTS):
         raise CallbackError(f"{kind} makes a {type(callback).__name__}, which is not a callback")

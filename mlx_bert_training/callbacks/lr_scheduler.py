@@ -10,9 +10,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .base import Callback, CallbackError, import_object
+from .base import Callback, CallbackError
 from ..core.state import TrainerState
 from ..errors import TrainingError
+from ..registry import import_object
 
 # %% auto #0
 __all__ = ['LearningRateScheduler']

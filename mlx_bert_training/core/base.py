@@ -184,7 +184,8 @@ class Trainer(Bookkeeper):
         return super()._run(loader, loss)
 
     def _check_thread(self) -> None:
-        "Raise `ControlError` when the run is in the background and this is another thread."
+        "Raise `ForkError` in a fork of a process that computed, `ControlError` beside a run in the background."
+        runtime.claim_mlx()
         if self.handle is None or self.handle.done or threading.current_thread() is self.handle.thread: return
         raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")
 

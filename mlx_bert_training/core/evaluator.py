@@ -158,6 +158,7 @@ class Evaluator:
                            focal_gamma=training.focal_gamma, class_weights=weights, huber_delta=training.huber_delta)
 
     def _run(self, loader: DataLoader, loss: Loss | None) -> Outputs:
+        runtime.claim_mlx()
         self.model.eval()
         try:
             return run_all(InferenceStep(self.model, loss, dtype=self.dtype, compiled=self.compiled), loader)

@@ -5,19 +5,23 @@
 # %% ../../nbs/core/05_optimization.ipynb #e5e2fe3e
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten
 
-from .config import OptimizerConfig, SchedulerConfig
-from ..errors import unknown_name
+from .registry import OPTIMIZERS, SCHEDULES
+from .section import OptimizerConfig, SchedulerConfig
+from ..declaration.kinds import KindError, check_arguments, create_kind
+from ..protocols import Schedule
 
 # %% auto #0
-__all__ = ['decays', 'create_optimizer', 'optimizer_arrays', 'LearningRateSchedule', 'ReduceOnPlateau', 'create_schedule']
+__all__ = ['decays', 'optimizer_settings', 'create_optimizer', 'optimizer_arrays', 'LearningRateSchedule', 'Linear', 'Polynomial',
+           'Exponential', 'Cosine', 'CosineWithRestarts', 'ReduceOnPlateau', 'create_schedule']
 
 # %% ../../nbs/core/05_optimization.ipynb #a4aa70e2
 def decays(
@@ -28,31 +32,35 @@ def decays(
     return parameter.ndim >= 2 and not path.endswith("bias")
 
 # %% ../../nbs/core/05_optimization.ipynb #bf63dc8b
-def _single(config: OptimizerConfig, weight_decay: float) -> optim.Optimizer:
-    "One optimizer of the declared type."
-    rate, betas = config.learning_rate, [config.beta1, config.beta2]
-    if config.type == "adam":
-        return optim.Adam(rate, betas=betas, eps=config.epsilon, bias_correction=True)
-    if config.type == "adamw":
-        return optim.AdamW(rate, betas=betas, eps=config.epsilon, weight_decay=weight_decay, bias_correction=True)
-    if config.type == "sgd":
-        return optim.SGD(rate, momentum=config.momentum, weight_decay=weight_decay, nesterov=config.nesterov)
-    if config.type == "lion":
-        return optim.Lion(rate, betas=[config.lion_beta1, config.lion_beta2], weight_decay=weight_decay)
-    if config.type == "adafactor":     # the schedule sets the rate, so Adafactor's own step size is switched off
-        return optim.Adafactor(rate, weight_decay=weight_decay, relative_step=False, scale_parameter=False)
-    raise unknown_name("optimizer", config.type, ["adam", "adamw", "sgd", "lion", "adafactor"])
+def optimizer_settings(config: OptimizerConfig) -> dict[str, Any]:
+    "What the fields of the section say to the constructor of a named optimizer."
+    adam = {"betas": [config.beta1, config.beta2], "eps": config.epsilon, "bias_correction": True}
+    named: dict[str, dict[str, Any]] = {
+        "adam": adam,
+        "adamw": adam,
+        "sgd": {"momentum": config.momentum, "nesterov": config.nesterov},
+        "lion": {"betas": [config.lion_beta1, config.lion_beta2]},
+        "adafactor": {"relative_step": False, "scale_parameter": False},
+    }
+    return named.get(config.type, {})
 
-
+# %% ../../nbs/core/05_optimization.ipynb #2cac335b
 def create_optimizer(
     config: OptimizerConfig,    # the `optimizer:` section
     parameters: Any,            # the trainable parameters of the model
 ) -> optim.Optimizer:           # initialised, ready to be captured by a compiled step
     "The declared optimizer, with weight decay on matrices only."
-    if config.type == "adam" or config.weight_decay == 0:
-        optimizer = _single(config, 0.0)    # Adam as published has no weight decay
+    make = OPTIMIZERS.get(config.type)
+    settings = {"learning_rate": config.learning_rate, **optimizer_settings(config), **config.options}
+    decay = settings.pop("weight_decay", config.weight_decay)
+    check_arguments(f"optimizer {config.type}", make, settings)
+    if "weight_decay" not in inspect.signature(make).parameters:   # such as Adam as published
+        optimizer = make(**settings)
+    elif decay == 0:
+        optimizer = make(**settings, weight_decay=0.0)
     else:
-        optimizer = optim.MultiOptimizer([_single(config, config.weight_decay), _single(config, 0.0)], [decays])
+        groups = [make(**settings, weight_decay=decay), make(**settings, weight_decay=0.0)]
+        optimizer = optim.MultiOptimizer(groups, [decays])
     optimizer.init(parameters)
     return optimizer
 
@@ -63,7 +71,7 @@ def optimizer_arrays(optimizer: optim.Optimizer) -> dict[str, mx.array]:
 
 # %% ../../nbs/core/05_optimization.ipynb #80f5b6fb
 class LearningRateSchedule:
-    "Warm-up, then a curve from the learning rate down to `min_lr`. Call it with the number of updates done."
+    "Warm-up, then a curve from the learning rate down to `min_lr`; a subclass has another `factor`."
 
     def __init__(
         self,
@@ -82,18 +90,13 @@ class LearningRateSchedule:
         floor = min(self.config.min_lr, self.learning_rate)
         return floor + (self.learning_rate - floor) * self.factor(step)
 
+    def done(self, step: int) -> float:
+        "How much of the time after warm-up has passed, from 0 to 1."
+        return min((step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1), 1.0)
+
     def factor(self, step: int) -> float:
-        "Height of the curve after warm-up, from 1 to 0."
-        config = self.config
-        done = min((step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1), 1.0)
-        if config.type == "linear": return 1 - done
-        if config.type == "polynomial": return (1 - done) ** config.power
-        if config.type == "exponential": return config.gamma ** ((step - self.warmup_steps) / self.steps_per_epoch)
-        if config.type == "cosine": return 0.5 * (1 + math.cos(2 * math.pi * config.num_cycles * done))
-        if config.type == "cosine_with_restarts":
-            phase = (config.num_restarts + 1) * done % 1.0 if done < 1 else 1.0
-            return 0.5 * (1 + math.cos(math.pi * phase))
-        return 1.0      # none
+        "Height of the curve after warm-up, from 1 to 0; here it stays at 1."
+        return 1.0
 
     def observe(self, metric: float) -> None:
         "Only `reduce_on_plateau` looks at evaluations."
@@ -105,7 +108,42 @@ class LearningRateSchedule:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         "Nothing to restore."
 
-# %% ../../nbs/core/05_optimization.ipynb #a09abc92
+# %% ../../nbs/core/05_optimization.ipynb #bbb166c2
+class Linear(LearningRateSchedule):
+    "A straight line down."
+
+    def factor(self, step: int) -> float: return 1 - self.done(step)
+
+
+class Polynomial(LearningRateSchedule):
+    "A power of the straight line."
+
+    def factor(self, step: int) -> float: return (1 - self.done(step)) ** self.config.power
+
+
+class Exponential(LearningRateSchedule):
+    "Multiplied by `gamma` an epoch."
+
+    def factor(self, step: int) -> float:
+        return self.config.gamma ** ((step - self.warmup_steps) / self.steps_per_epoch)
+
+
+class Cosine(LearningRateSchedule):
+    "Waves; half a wave goes down once (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983)."
+
+    def factor(self, step: int) -> float:
+        return 0.5 * (1 + math.cos(2 * math.pi * self.config.num_cycles * self.done(step)))
+
+
+class CosineWithRestarts(LearningRateSchedule):
+    "Half waves down, each from the full rate."
+
+    def factor(self, step: int) -> float:
+        done = self.done(step)
+        phase = (self.config.num_restarts + 1) * done % 1.0 if done < 1 else 1.0
+        return 0.5 * (1 + math.cos(math.pi * phase))
+
+# %% ../../nbs/core/05_optimization.ipynb #2f59503f
 class ReduceOnPlateau(LearningRateSchedule):
     "Multiplies the rate by `factor` after `patience` evaluations in a row without a better value."
 
@@ -134,15 +172,19 @@ class ReduceOnPlateau(LearningRateSchedule):
         best = state["best"]
         self.best, self.bad, self.scale = math.inf if best is None else best, state["bad"], state["scale"]
 
-
+# %% ../../nbs/core/05_optimization.ipynb #07e9e4b1
 def create_schedule(
     config: SchedulerConfig,    # the `scheduler:` section
     learning_rate: float,       # the rate after warm-up
     total_steps: int,           # updates of the whole run
     steps_per_epoch: int,       # updates of an epoch
     maximize: bool = False,     # whether a larger best_metric is better, for reduce_on_plateau
-) -> LearningRateSchedule:      # step -> learning rate
+) -> Schedule:                  # step -> learning rate
     "The declared schedule."
-    if config.type == "reduce_on_plateau":
-        return ReduceOnPlateau(config, learning_rate, total_steps, steps_per_epoch, maximize)
-    return LearningRateSchedule(config, learning_rate, total_steps, steps_per_epoch)
+    made = create_kind(SCHEDULES, {"type": config.type, "options": config.options}, config=config,
+                       learning_rate=learning_rate, total_steps=total_steps, steps_per_epoch=steps_per_epoch,
+                       maximize=maximize)
+    if not isinstance(made, LearningRateSchedule) and (config.warmup_steps or config.warmup_ratio):
+        raise KindError(f"schedule {config.type} has no warm-up: set scheduler.warmup_ratio and warmup_steps to 0, or "
+                        "make it a subclass of LearningRateSchedule")
+    return cast(Schedule, made)

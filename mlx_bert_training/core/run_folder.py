@@ -6,33 +6,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CheckpointError
-from mlx_bert_training.files import (
-    OutputError,
-    json_safe,
-    make_folder,
-    replace_folder,
-    sweep,
-    write_arrays,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from ..files import OutputError, make_folder, sweep
 
 # %% auto #0
 __all__ = ['FIRST_ROUND', 'PSEUDO_LABELS', 'RunFolder', 'round_name', 'find_rounds', 'candidates', 'take_folder',
-           'new_run_folder', 'open_run_folder', 'run_of_checkpoint', 'checkpoint_step', 'list_checkpoints',
-           'OutputError', 'json_safe', 'make_folder', 'replace_folder', 'write_arrays', 'write_bytes', 'write_json',
-           'write_text']
-
-# %% ../../nbs/core/00_run_folder.ipynb #543e2dae
-_all_ = ["OutputError", "json_safe", "make_folder", "replace_folder", "write_arrays", "write_bytes", "write_json",
-         "write_text"]
+           'new_run_folder', 'open_run_folder', 'run_of_checkpoint']
 
 # %% ../../nbs/core/00_run_folder.ipynb #860e3444
 FIRST_ROUND = "folds"   # the folder of a cross-validation's folds, before any other round
@@ -164,14 +146,4 @@ def run_of_checkpoint(checkpoint: str | Path) -> RunFolder | None:
     return RunFolder(checkpoint.parent.parent) if checkpoint.parent.name == "checkpoints" else None
 
 
-def checkpoint_step(checkpoint: Path) -> int:
-    "The update number in a checkpoint's folder name. Raises `CheckpointError` for another folder."
-    number = re.fullmatch(r"step-(\d+)", checkpoint.name)
-    if number is None: raise CheckpointError(f"{checkpoint}: a checkpoint's folder is called step-000123")
-    return int(number[1])
 
-
-def list_checkpoints(run: RunFolder) -> list[Path]:
-    "The checkpoints of a run, oldest first."
-    found = [path for path in run.checkpoints.glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
-    return sorted(found, key=checkpoint_step)

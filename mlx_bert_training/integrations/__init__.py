@@ -1,5 +1,4 @@
 """Connections to other systems."""
-from ..core.config import MLflowConfig
-from .mlflow import MLflowCallback
+from ..lazy import lazy_names
 
-__all__ = ["MLflowCallback", "MLflowConfig"]
+__getattr__, __dir__, __all__ = lazy_names(__name__, {"mlflow": ["MLflowCallback"], "section": ["MLflowConfig"]})

@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 
 from .. import runtime
-from ..core.config import BaseTrainerConfig, DataConfig, flat
+from ..core.config import BaseTrainerConfig, DataConfig
 from ..data.frames import resolve_path
+from ..declaration.whole import flat
 from ..errors import DataError
 from ..kaggle.connection import find_secrets
 
@@ -96,7 +97,7 @@ def git_state(folder: str | None = None) -> dict[str, str]:
 
 def environment_tags() -> dict[str, str]:
     "Versions, device, BLAS, machine and commit."
-    device, blas = mx.default_device(), runtime.Runtime.blas
+    device, blas = mx.default_device(), runtime.ensure_ready()
     libraries = ("mlx_bert_training", "mlx", "numpy", "tokenizers", "mlflow")
     git = git_state()
     tags = {f"env.{name}": runtime.version(name) or "not installed" for name in libraries}

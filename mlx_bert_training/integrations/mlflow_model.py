@@ -30,12 +30,12 @@ from ..data.templates import RowTemplate
 from ..data.tokenization import Tokenizer
 from ..declaration.load import load_config
 from ..declaration.yaml_io import write_text
-from ..ensemble.thresholds import OrdinalCuts, Threshold
 from ..errors import DataError
 from .facts import redact
 from .mlflow_store import quiet
 from .spool import link_or_copy
 from ..models.create import create_model
+from ..tasks.decisions import OrdinalCuts, Threshold
 from ..tasks.metrics import probabilities
 from ..tasks.targets import TargetTransform
 
@@ -129,6 +129,7 @@ class RowPredictor:
 
     def predict(self, rows: pd.DataFrame) -> Predictions:
         "Probabilities or values, the mean over folds and then over repeats."
+        runtime.claim_mlx()
         head, loader = self.labels.head_type, self.loader(rows)
         def values(step: InferenceStep, transform: TargetTransform) -> np.ndarray:
             found = probabilities(transform.inverse(run_all(step, loader).logits), head)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..callbacks.metrics_logger import read_metrics
-from ..core.config import flat
+from ..declaration.whole import flat
 from ..declaration.yaml_io import read_document
 from ..errors import DataError, MLXBertError, unknown_name
 from .mlflow_store import import_mlflow, open_client, tracking_uri

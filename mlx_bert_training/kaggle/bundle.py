@@ -28,7 +28,8 @@ from ..core.checkpoint import replace_folder
 from ..core.config import KaggleTrainerConfig
 from ..core.results import Predictions
 from ..core.run_folder import RunFolder
-from ..data.frames import DEMO, read_frame
+from ..data.files import DEMO, resolve_path
+from ..data.frames import read_frame
 from ..data.labels import LabelMap
 from ..data.prepare import text_source
 from ..data.templates import RowTemplate
@@ -41,7 +42,7 @@ from .delivery import submission_style
 from .ledger import file_sha256
 from .submission import build_submission, read_sample
 from .trainer import as_kaggle_config
-from ..models.create import POOLED_CODE
+from ..models.text_model import POOLED_CODE
 from ..stages.plan import SAMPLE, competition_metric, find_sample
 from ..tasks.metrics import get_metric
 from ..validation.folds import Folds

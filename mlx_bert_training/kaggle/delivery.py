@@ -17,16 +17,18 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import KaggleTrainerConfig
+from ..core.results import Predictions
 from ..data.frames import resolve_path
 from ..data.prepare import PreparedData
-from ..ensemble.thresholds import Threshold
 from .client import KaggleClient, KaggleSubmitError
 from .ledger import Ledger, LedgerEntry, file_sha256
-from .submission import build_submission, read_sample, write_submission
+from .submission import SampleFormat, build_submission, read_sample, write_submission
 from ..stages.identity import config_hash
 from ..stages.plan import find_sample
 from ..stages.results import CVResult
+from ..tasks.decisions import Threshold
 from ..tasks.metrics import get_metric
+from ..tasks.task import Task, get_task
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +40,10 @@ __all__ = ['log', 'LEDGER_FILE', 'submission_style', 'default_sample', 'Submissi
 def submission_style(
     style: str,         # kaggle.submission_style: auto, labels or probabilities
     metric: str,        # of the competition
-    head_type: str,     # the task
+    task: str | Task,   # what the predictions mean
 ) -> str:               # for `build_submission`
     "What the target column holds."
-    if style != "auto" or head_type not in ("binary_classification", "regression"): return style
-    if get_metric(metric).needs == "labels": return "labels"
-    return "probabilities" if head_type == "binary_classification" else style
+    return get_task(task).cells_for(style, get_metric(metric).needs)
 
 
 def default_sample(
@@ -55,8 +55,7 @@ def default_sample(
     frame = pd.DataFrame({config.data.id_column or "id": np.asarray(oof.test_ids)})
     target = config.data.target_column
     names = [str(target if isinstance(target, str) else "prediction")]
-    many = oof.head_type == "multiclass_classification" and needs == "probabilities"
-    if many or oof.head_type == "multilabel_classification": names = [str(name) for name in oof.class_names or []]
+    if oof.task.column_each(needs): names = [str(name) for name in oof.class_names or []]
     label: Any = 0.5 if needs != "labels" or oof.class_names is None else oof.class_names[0]
     return frame.assign(**dict.fromkeys(names, 0.5 if len(names) > 1 and needs == "probabilities" else label))
 
@@ -108,6 +107,26 @@ def default_message(result: CVResult) -> str:
     if result.ensemble is None: return score
     return f"{score}, {result.combined.description} {result.combined.caution}".rstrip()
 
+# %% ../../nbs/kaggle/05_delivery.ipynb #d3li7e01
+def _with_sample_ids(
+    predictions: Predictions, wanted: SampleFormat, config: KaggleTrainerConfig, data: PreparedData | None,
+) -> tuple[Predictions, Any]:
+    "Predictions by the ids that the sample calls for, and where the test ids stand."
+    rows = data.frames["test"] if data is not None and "test" in data.frames else None
+    if rows is None or wanted.id_column not in rows: return predictions, predictions.row_ids
+    predictions = replace(predictions, row_ids=rows[wanted.id_column].to_numpy())
+    if config.data.test_path is None: return predictions, predictions.row_ids
+    return predictions, resolve_path(config.data.test_path, config.source)
+
+
+def _ledger_entry(result: CVResult, config: KaggleTrainerConfig, copy: Path) -> LedgerEntry:
+    "What the ledger will say of a file that is written."
+    return LedgerEntry(
+        config.kaggle.competition_name or config.environment.experiment_name, metric=result.metric,
+        cv_mean=result.mean, cv_error=result.standard_error, run_dir=str(result.output_dir),
+        message=config.kaggle.submission_message or default_message(result), config_hash=settings_hash(config),
+        file=str(copy), file_sha256=file_sha256(copy))
+
 
 def write_final(
     result: CVResult,               # of a finished cross-validation with test rows
@@ -120,26 +139,16 @@ def write_final(
     if found is None: log.warning("there is no sample_submission.csv: the format follows from metric and test ids")
     wanted = read_sample(sample)
     predictions = result.predictions(config.data.id_column, config.data.target_column)
-    rows = data.frames["test"] if data is not None and "test" in data.frames else None
-    ids: Any = predictions.row_ids
-    if rows is not None and wanted.id_column in rows:
-        predictions = replace(predictions, row_ids=rows[wanted.id_column].to_numpy())
-        ids = predictions.row_ids
-        if config.data.test_path is not None: ids = resolve_path(config.data.test_path, config.source)
-    style, threshold = submission_style(kaggle.submission_style, result.metric, predictions.head_type), 0.5
-    if isinstance(result.rule, Threshold): threshold = result.rule.value    # type: ignore[assignment]  # (C,) for many labels
+    predictions, ids = _with_sample_ids(predictions, wanted, config, data)
+    style = submission_style(kaggle.submission_style, result.metric, predictions.head_type)
+    threshold: Any = result.rule.value if isinstance(result.rule, Threshold) else 0.5       # (C,) for many labels
     frame = build_submission(predictions, sample, style=style, threshold=threshold)
     path = write_submission(frame, result.output_dir / "submission.csv", sample, ids, style=style,
-                            head_type=predictions.head_type, class_names=predictions.class_names)
+                            task=predictions.head_type, class_names=predictions.class_names)
     copy = Path(kaggle.submission_dir) / f"{result.output_dir.name}.csv"
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, copy)
-    message = kaggle.submission_message or default_message(result)
-    entry = LedgerEntry(
-        kaggle.competition_name or config.environment.experiment_name, metric=result.metric, cv_mean=result.mean,
-        cv_error=result.standard_error, message=message, run_dir=str(result.output_dir),
-        config_hash=settings_hash(config), file=str(copy))
-    return SubmissionFile(path, copy, replace(entry, file_sha256=file_sha256(copy)))
+    return SubmissionFile(path, copy, _ledger_entry(result, config, copy))
 
 # %% ../../nbs/kaggle/05_delivery.ipynb #d12e3a41
 LEDGER_FILE = "ledger.jsonl"

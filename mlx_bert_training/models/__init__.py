@@ -1,9 +1,12 @@
 """Encoders, poolings, heads, and the weights that fill them."""
-from .bert import BertConfig, ModelError
-from .create import BertCore, BertWithHead, HeadSpec, create_model
-from .weights import WeightsError, cache_folder, fetch_pretrained, resolve_pretrained
+from ..lazy import lazy_names
 
-__all__ = [
-    "BertConfig", "BertCore", "BertWithHead", "HeadSpec", "ModelError", "WeightsError", "cache_folder", "create_model",
-    "fetch_pretrained", "resolve_pretrained",
-]
+__getattr__, __dir__, __all__ = lazy_names(__name__, {
+    "architecture": ["Architecture"],
+    "architectures.bert": ["BertConfig"],
+    "create": ["create_model"],
+    "layers": ["ModelError"],
+    "registry": ["ARCHITECTURES", "POOLINGS"],
+    "text_model": ["HeadSpec", "PoolingSpec", "TextModel"],
+    "weights": ["WeightsError", "cache_folder", "fetch_pretrained", "resolve_pretrained"],
+})

@@ -183,8 +183,9 @@ def _attention_vjp(inputs: Any, gradients: Any, outputs: Any) -> Any:
     to_scores = weights * _apart(to_weights - _spread(along, weights.shape))
     to_q = mx.contiguous((to_scores @ k) * scale)
     to_k = to_scores.swapaxes(-1, -2) @ mx.contiguous(q * scale)
-    unused = tuple(None if x is None else mx.zeros_like(x) for x in (mask, bits))
-    return to_q, to_k, dropped.swapaxes(-1, -2) @ gradient, *unused, scale, rate
+    to_mask = None if mask is None else to_scores if mask.shape == to_scores.shape else mx.zeros_like(mask)
+    to_bits = None if bits is None else mx.zeros_like(bits)
+    return to_q, to_k, dropped.swapaxes(-1, -2) @ gradient, to_mask, to_bits, scale, rate
 
 # %% ../../nbs/models/01_ops.ipynb #61f095f6
 def attention(
@@ -197,7 +198,7 @@ def attention(
     training: bool = False,         # dropout happens only in training
     key: mx.array | None = None,    # for the dropout, as in `dropout`
 ) -> mx.array:                      # (B, heads, Tq, D), of the type of `q`
-    "Scaled dot-product attention (Vaswani and others, 2017). No gradient flows to `mask`."
+    "Scaled dot-product attention (Vaswani and others, 2017). Only a `mask` of the scores' full shape gets a gradient."
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     rate = dropout_rate if training else 0.0
     if on_cpu():
@@ -206,7 +207,8 @@ def attention(
         bits = _random_bits((*q.shape[:-1], k.shape[-2]), key) if rate > 0 else None
         return _attention(q32, k32, v32, mask, bits, scale, rate)[0].astype(q.dtype)
     mask = None if mask is None else mask.astype(q.dtype)
-    if rate <= 0: return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+    full = mask is not None and mask.shape == (*q.shape[:-1], k.shape[-2])  # the fused kernel has no gradient for it
+    if rate <= 0 and not full: return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     scores = (q * scale) @ k.swapaxes(-1, -2)
     weights = mx.softmax(scores if mask is None else scores + mask, axis=-1, precise=True)
     return dropout(weights, rate, key) @ v

@@ -5,27 +5,19 @@
 # %% ../../nbs/parallel/01_section.ipynb #7c6511d7
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..declaration.options import Section, option
-from ..errors import unknown_name
 from .registry import EXECUTORS
 
 # %% auto #0
-__all__ = ['ParallelConfig', 'parallel_rules']
+__all__ = ['ParallelConfig']
 
 # %% ../../nbs/parallel/01_section.ipynb #647b20fd
 @dataclass
 class ParallelConfig(Section):
     "Who does the jobs of a cross-validation. `parallel: here` is short for `parallel: {executor: here}`."
     shorthand: ClassVar[str] = "executor"
-    executor: str = option("here", "here: one fold after the other in this process; or module:Name")
+    executor: str = option("here", "here: one fold after the other in this process", registry=EXECUTORS)
     options: dict[str, Any] = option(dict, "arguments of the executor")
-
-
-def parallel_rules(parallel: ParallelConfig) -> Iterator[tuple[str, str]]:
-    "What is wrong with the section: keys, and the message."
-    if parallel.executor not in EXECUTORS and ":" not in parallel.executor:
-        yield "parallel.executor", str(unknown_name("executor", parallel.executor, EXECUTORS))

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..core.run_folder import RunFolder
-from ..ensemble.methods import EnsembleResult, create_ensemble
+from ..declaration.kinds import split_kind
+from ..ensemble.create import EnsembleResult, create_ensemble
 from ..ensemble.partners import make_members
 from .plan import FoldPlan
 from ..validation.choice import Choice, choose
-from ..validation.oof import OOF, compare
+from ..validation.oof import OOF
+from ..validation.scores import compare
 
 # %% auto #0
 __all__ = ['log_ensemble', 'Combined', 'caution', 'choose_member', 'combine']
@@ -99,7 +101,7 @@ def choose_member(
     "Whether a member alone is better than the ensemble."
     first = ensemble.oof
     options = {f"{ensemble.method} of all": first.predictions, **{m.name: m.predictions for m in members}}
-    return choose(options, first.targets, first.folds, ensemble.metric, first.head_type)
+    return choose(options, first.targets, first.folds, ensemble.metric, first.task)
 
 # %% ../../nbs/stages/10_combine.ipynb #95f9844d
 def combine(
@@ -114,7 +116,8 @@ def combine(
     kept = folder.partners if folder is not None and kaggle.save_fold_models else None
     members = make_members(kaggle.ensemble_members or default, model, plan.data, plan.folds, plan.scaling, kept)
     if len(members) < 2: return Combined(members, note="an ensemble of one: the predictions are the mean over folds")
-    options = {} if kaggle.ensemble_weights is None else {"weights": kaggle.ensemble_weights}
-    if plan.metric == "rmsle": ensemble = log_ensemble(members, kaggle.ensemble_method, **options)
-    else: ensemble = create_ensemble(members, kaggle.ensemble_method, plan.metric, **options)
+    method, options = split_kind(kaggle.ensemble_method)
+    if kaggle.ensemble_weights is not None: options["weights"] = kaggle.ensemble_weights
+    if plan.metric == "rmsle": ensemble = log_ensemble(members, method, **options)
+    else: ensemble = create_ensemble(members, method, plan.metric, **options)
     return Combined(members, ensemble, choose_member(members, ensemble) if kaggle.ensemble_keep == "auto" else None)

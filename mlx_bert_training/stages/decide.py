@@ -7,16 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlx_bert_training.ensemble.thresholds import (
-    FROM_COUNTS,
-    OrdinalCuts,
-    Threshold,
-    ThresholdResult,
-    rounding,
-    search_threshold,
-)
+from ..ensemble.thresholds import ThresholdResult, search_threshold
 from .plan import FoldPlan
+from ..tasks.decisions import OrdinalCuts, Threshold, rounding
 from ..tasks.metrics import get_metric
+from ..tasks.rule_search import FROM_COUNTS
 from ..tasks.task import Task, get_task
 from ..validation.oof import OOF
 

@@ -139,7 +139,7 @@ def fold_oof(
     predictions = np.full((plan.folds.n_rows, *values.shape[1:]), np.nan)
     predictions[held] = values
     ids = None if test is None else np.asarray(getattr(plan.test, "row_ids", np.arange(len(test))))
-    return OOF(name=f"fold-{repeat}-{fold}", head_type=plan.task.name, row_ids=plan.folds.row_ids,
+    return OOF(name=f"fold-{repeat}-{fold}", task=plan.task, row_ids=plan.folds.row_ids,
                predictions=predictions, targets=plan.targets, folds=np.where(held, fold, -1),
                folds_hash=plan.folds.hash, class_names=plan.class_names, test_ids=ids, test_predictions=test,
                metric=plan.metric, config_hash=identity, id_column=plan.config.data.id_column or "id")

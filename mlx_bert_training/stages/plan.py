@@ -17,9 +17,11 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import KaggleTrainerConfig
-from ..data.frames import DEMO, require_columns, resolve_path
+from ..data.files import DEMO, resolve_path
+from ..data.frames import require_columns
 from ..data.prepare import PreparedData
 from ..data.templates import RowTemplate
+from ..declaration.kinds import split_kind
 from ..declaration.problems import ConfigError, Problem
 from ..errors import DataError
 from ..kaggle.client import find_competition_files
@@ -32,7 +34,7 @@ from ..tasks.task import Task, get_task
 from ..validation.adversarial import AdversarialReport, adversarial_validation
 from ..validation.folds import Folds, make_folds
 from ..validation.leaks import LeakReport, check_leaks
-from ..validation.oof import check_metric
+from ..validation.scores import check_metric
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +163,7 @@ def look_for_leaks(
     test_groups = data.frames["test"][same] if test is not None and same in data.frames["test"] else None
     text = text_among(train) if isinstance(train, pd.DataFrame) else None
     report = check_leaks(train, np.asarray(data.train.labels), test, text_column=text,  # type: ignore[union-attr]
-                         groups=groups, test_groups=test_groups, head_type=head_type)
+                         groups=groups, test_groups=test_groups, task=head_type)
     report.raise_if_leak(config.kaggle.allow_leak)
     return report
 
@@ -196,11 +198,12 @@ def choose_folds(
     if copies is not None and 2 * len(set(copies.tolist())) < len(copies):
         log.warning("most rows have an equal one: equal rows are not kept in one fold")
         copies = None
-    strategy = kaggle.cv_strategy
+    strategy, options = split_kind(kaggle.cv_strategy)
     if strategy == "auto" and (kaggle.competition_type == "time_series" or kaggle.time_column): strategy = "time_series"
     return make_folds(labels, strategy, kaggle.cv_folds, config.environment.seed, repeats=kaggle.cv_repeats,
-                      head_type=head_type, groups=_column(data, kaggle.group_column), duplicates=copies,
-                      order=_column(data, kaggle.time_column) if strategy == "time_series" else None, row_ids=ids)
+                      task=head_type, groups=_column(data, kaggle.group_column), duplicates=copies,
+                      order=_column(data, kaggle.time_column) if strategy == "time_series" else None, row_ids=ids,
+                      options=options)
 
 
 def _given_folds(path: Path, ids: Any, rows: int) -> Folds:

@@ -18,19 +18,21 @@ from ..core.checkpoint import json_safe
 from ..core.results import Predictions
 from ..core.run_folder import RunFolder
 from ..declaration.yaml_io import write_text
-from ..ensemble.methods import EnsembleResult
+from ..ensemble.create import EnsembleResult
 from ..ensemble.pseudo_label import PseudoLabelResult
-from ..ensemble.thresholds import OrdinalCuts, Threshold, ThresholdResult
+from ..ensemble.thresholds import ThresholdResult
 from ..ensemble.tta import TTAResult
 from .augment import Augmented
 from .combine import Combined
 from .decide import Decision
 from .relabel import Relabelled
 from .run import CVRun
+from ..tasks.decisions import OrdinalCuts, Threshold
 from ..validation.adversarial import AdversarialReport
 from ..validation.folds import Folds
 from ..validation.leaks import LeakReport
-from ..validation.oof import OOF, CVScore, compare, plot_scores
+from ..validation.oof import OOF
+from ..validation.scores import CVScore, compare, plot_scores
 
 # %% auto #0
 __all__ = ['FORMATS', 'StageValues', 'CVScores', 'CVResult', 'cv_scores', 'final_predictions', 'save_result', 'save_predictions']
@@ -178,7 +180,7 @@ def final_predictions(result: CVResult, id_column: str | None, target_column: An
     if isinstance(rule, OrdinalCuts):
         rated = rule.apply(values)
         values = rated.astype(np.float64) if values.ndim == 1 else np.eye(values.shape[1])[rated - rule.low]
-    return Predictions(values, oof.head_type, oof.test_ids, oof.class_names, target_column, id_column or oof.id_column)
+    return Predictions(values, oof.task.name, oof.test_ids, oof.class_names, target_column, id_column or oof.id_column)
 
 # %% ../../nbs/stages/12_results.ipynb #c558e31d
 def save_result(result: CVResult) -> Path:

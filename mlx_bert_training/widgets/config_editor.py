@@ -12,15 +12,16 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from ..core.config import ABSENT, BaseTrainerConfig, ConfigDiff, KaggleTrainerConfig
+from ..core.config import BaseTrainerConfig
 from ..declaration.editing import defaults
 from ..declaration.load import list_presets
 from ..declaration.options import Unfit, options
 from ..declaration.problems import ConfigError, show
+from ..declaration.whole import ABSENT, ConfigDiff, root
 from ..declaration.yaml_io import read_document
 from ..errors import MLXBertError, missing_extra
 from .controls import someone_may_look
-from .form import OPTIONS, Form, bounds, from_text, is_nested, to_text, words
+from .form import OPTIONS, Form, bounds, from_text, is_nested, offers, to_text, words
 
 # %% auto #0
 __all__ = ['STYLE', 'BUTTONS', 'HOW', 'empty_means', 'field_notes', 'count', 'tab_title', 'state_line', 'difference_table',
@@ -171,6 +172,7 @@ class FieldRow:
         if self.check: self.control = w.Checkbox(indent=False, **common)
         elif self.area: self.control = w.Textarea(**empty, **common)
         elif words(option): self.control = w.Dropdown(options=words(option), **common)
+        elif offers(option): self.control = w.Combobox(options=offers(option), ensure_option=False, **empty, **common)
         else: self.control = w.Text(**empty, **common)
         self.control.add_class("mbt-check" if self.check else "mbt-field")
         self.notes = w.HTML(layout=w.Layout(flex="1 1 0", min_width="200px", margin="5px 0 2px 16px"))
@@ -199,7 +201,7 @@ class SectionTabs:
     def __init__(self, form: Form, done: Callable[[str, str], None]):
         self.form, w = form, _ipywidgets()
         self.rows: dict[str, list[FieldRow]] = {}
-        for section in options(KaggleTrainerConfig):
+        for section in options(root()):
             labels = {key: key.removeprefix(f"{section}.") for key in OPTIONS if key.partition(".")[0] == section}
             wide = 20 + 8 * max(map(len, labels.values()))     # a letter has 8 px
             self.rows[section] = [FieldRow(form, key, label, wide, done) for key, label in labels.items()]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..ensemble.methods import EnsembleResult
+from ..ensemble.create import EnsembleResult
 from ..errors import MLXBertError
 from ..figures import new_figure
 from ..kaggle.ledger import Ledger

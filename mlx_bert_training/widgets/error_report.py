@@ -17,7 +17,7 @@ from ..errors import DataError, MLXBertError
 from ..figures import new_figure
 from ..tasks.kinds import canonical_head_type
 from ..tasks.metrics import BINARY, MULTICLASS, MULTILABEL, REGRESSION
-from ..validation.oof import check_predictions, check_targets
+from ..tasks.task import get_task
 from .section import Section, axis_names, cell_text, few_ticks, shorten, show
 
 # %% auto #0
@@ -223,8 +223,8 @@ def _check_report(report: ErrorReport) -> None:
     "Bring every field into its form, or say what is wrong."
     report.head_type = head = canonical_head_type(report.head_type)
     if not len(np.asarray(report.predictions)): raise DataError("there are no rows to report errors of")
-    report.predictions = p = check_predictions(report.predictions, head, lambda i: f"row {i}")
-    report.targets = check_targets(report.targets, head, p.shape, "the error report")
+    report.predictions = p = get_task(head).check_predictions(report.predictions)
+    report.targets = get_task(head).check_targets(report.targets, p.shape, "the error report")
     width = 0 if head == REGRESSION else p.shape[1]
     names = range(width) if report.class_names is None or not width else report.class_names
     report.class_names = [str(name) for name in names]

@@ -14,7 +14,6 @@ import pandas as pd
 from ..core.config import BaseTrainerConfig, KaggleTrainerConfig
 from ..data.prepare import PreparedData, prepare
 from ..declaration.load import load_config
-from ..ensemble.thresholds import Threshold
 from ..errors import DataError, MLXBertError
 from ..kaggle.delivery import LEDGER_FILE
 from ..kaggle.ledger import Ledger
@@ -22,6 +21,7 @@ from ..kaggle.trainer import as_kaggle_config
 from ..models.weights import resolve_pretrained
 from ..stages.plan import all_rows, competition_metric, locate_files, look_for_leaks, look_for_shift
 from ..stages.results import CVResult
+from ..tasks.decisions import Threshold
 from ..validation.leaks import LeakError
 from ..validation.oof import OOF, load_oof
 from . import cv_sections, data_sections

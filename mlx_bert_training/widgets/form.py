@@ -14,14 +14,7 @@ from typing import Any
 
 import yaml
 
-from mlx_bert_training.core.config import (
-    ABSENT,
-    BaseTrainerConfig,
-    ConfigDiff,
-    Difference,
-    KaggleTrainerConfig,
-    find_key,
-)
+from ..core.config import BaseTrainerConfig
 from mlx_bert_training.declaration.editing import (
     REMOVED,
     defaults,
@@ -35,21 +28,39 @@ from mlx_bert_training.declaration.editing import (
 from ..declaration.load import locate, parse_overrides, preset_paths
 from ..declaration.options import Option, leaves, members, read_section
 from ..declaration.problems import ConfigError, Problem
+from mlx_bert_training.declaration.whole import (
+    ABSENT,
+    ConfigDiff,
+    Difference,
+    find_key,
+    fitting,
+    root,
+)
 from ..errors import nearest
 
 # %% auto #0
-__all__ = ['OPTIONS', 'is_nested', 'words', 'bounds', 'from_text', 'to_text', 'Unreadable', 'nested', 'read_values', 'Fields',
-           'Form']
+__all__ = ['OPTIONS', 'offers', 'is_nested', 'words', 'bounds', 'from_text', 'to_text', 'Unreadable', 'nested', 'read_values',
+           'Fields', 'Form']
 
 # %% ../../nbs/widgets/05_form.ipynb #fa7f69b1
-OPTIONS = leaves(KaggleTrainerConfig)   # every option of a configuration, by dotted key
+OPTIONS = leaves(root())   # every option of a configuration, by dotted key
+
+
+def offers(
+    option: Option,
+) -> tuple[str, ...]:   # empty if it is no single kind
+    "The names to offer where a name, a place `module:Name` or a mapping of one may be written."
+    kinds = members(option.hint)
+    if option.registry is None or str not in kinds: return ()
+    return ("null",) * (type(None) in kinds) + option.words
 
 
 def is_nested(
     option: Option,
 ) -> bool:
     "Whether an option may be a list or a mapping, which a field shows as YAML."
-    return any(getattr(member, "__origin__", member) in (list, dict) for member in members(option.hint))
+    kinds = [getattr(member, "__origin__", member) for member in members(option.hint)]
+    return not offers(option) and (list in kinds or dict in kinds)
 
 
 def words(
@@ -57,7 +68,8 @@ def words(
 ) -> tuple[str, ...]:   # empty if anything may be written
     "The words to choose from, where there are only words."
     kinds = members(option.hint)
-    if is_nested(option) or int in kinds or float in kinds or (str in kinds and not option.choices): return ()
+    if option.registry is not None or is_nested(option) or int in kinds or float in kinds: return ()
+    if str in kinds and not option.choices: return ()
     return ("null",) * (type(None) in kinds) + ("true", "false") * (bool in kinds) + option.choices
 
 
@@ -65,6 +77,7 @@ def bounds(
     option: Option,
 ) -> str:       # such as "a number (at least 0)"
     "What may be written into a field; empty where it takes any text, or offers words."
+    if offers(option): return "a name, or module:Name"
     if words(option) or set(members(option.hint)) <= {str, type(None)}: return ""
     inner = f" from {', '.join(option.choices)}" if option.choices and str not in members(option.hint) else ""
     return option.allowed.removesuffix(", or null") + inner
@@ -85,9 +98,10 @@ def to_text(
     value: Any,     # what the option holds
 ) -> str:
     "What stands in a field for a value."
-    if value is None: return "null" if words(OPTIONS[key]) else ""
+    if value is None: return "null" if words(OPTIONS[key]) or offers(OPTIONS[key]) else ""
     if isinstance(value, bool): return str(value).lower()
     if isinstance(value, float): return short(value)
+    if isinstance(value, dict) and offers(OPTIONS[key]): return write_value(value, flow=True).rstrip("\n")
     if isinstance(value, (list, dict)): return write_value(value).rstrip("\n") if value else ""
     try: plain = from_text(key, str(value)) == value
     except ConfigError: plain = False
@@ -121,7 +135,7 @@ def read_values(
     "The configuration that flat values make, and all that is wrong with it, in the order of the options."
     tree = nested(values)
     problems: list[Problem] = []
-    config = read_section(KaggleTrainerConfig if "kaggle" in tree else BaseTrainerConfig, tree, "", problems)
+    config = read_section(fitting(tree), tree, "", problems)
     unread = {key: value.problems for key, value in values.items() if isinstance(value, Unreadable)}
     problems = [better for problem in problems for better in unread.get(problem.key, [problem])]
     places = {key: place for place, key in enumerate(OPTIONS)}

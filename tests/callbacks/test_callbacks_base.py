@@ -2,18 +2,14 @@
 import pytest
 
 from mlx_bert_training.callbacks import base
-from mlx_bert_training.callbacks.base import (
-    CALLBACKS,
-    Callback,
-    CallbackError,
-    create_callback,
-    import_object,
-    register_callback,
-)
+from mlx_bert_training.callbacks.base import Callback, CallbackError, create_callback, register_callback
+from mlx_bert_training.callbacks.registry import CALLBACKS
 from mlx_bert_training.core.events import CallbackList
 from mlx_bert_training.core.state import TrainerState
+from mlx_bert_training.declaration.kinds import KindError
 from mlx_bert_training.errors import UnknownNameError
 from mlx_bert_training.protocols import EVENTS, CallbackProtocol
+from mlx_bert_training.registry import RegistryError, import_object
 
 
 class Recorder(Callback):
@@ -123,19 +119,28 @@ def test_arguments_arrive_and_wrong_ones_are_answered():
     assert getattr(create_callback({"type": "early_stopping", "patience": 7}), "patience") == 7  # noqa: B009
     with pytest.raises(UnknownNameError, match="Did you mean 'patience'"):
         create_callback({"type": "early_stopping", "patiance": 7})
-    with pytest.raises(CallbackError, match="learning_rate_scheduler needs schedule"):
+    with pytest.raises(KindError, match="learning_rate_scheduler needs schedule"):
         create_callback("learning_rate_scheduler")
     with pytest.raises(CallbackError, match="needs a type"): create_callback({"patience": 3})
     with pytest.raises(UnknownNameError, match="Did you mean 'progress_bar'"): create_callback("progresbar")
 
 
 def test_a_class_of_your_own_by_place_and_by_name(monkeypatch):
-    monkeypatch.setattr(base, "CALLBACKS", dict(CALLBACKS))
+    monkeypatch.setattr(CALLBACKS, "entries", dict(CALLBACKS.entries))
     assert type(create_callback({"type": f"{base.__name__}:Callback"})) is Callback
     register_callback("mine", Recorder)
     made = create_callback({"type": "mine", "label": "x", "heard": [], "order": 4})
     assert isinstance(made, Recorder) and made.order == 4
-    with pytest.raises(CallbackError, match="which is not a callback"): create_callback("argparse:Namespace")
+    with pytest.raises(RegistryError, match="is not a callback"): create_callback("argparse:Namespace")
+
+
+def test_what_is_no_callback_is_never_called(tmp_path):
+    trace = tmp_path / "called"
+    with pytest.raises(RegistryError, match="'os:system' is not a callback"):
+        create_callback({"type": "os:system", "command": f"touch {trace}"})
+    with pytest.raises(RegistryError, match="is not a callback"):
+        create_callback({"type": "os:system", "options": {"command": f"touch {trace}"}})
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize(("place", "words"), [
@@ -145,7 +150,7 @@ def test_a_class_of_your_own_by_place_and_by_name(monkeypatch):
     ("collections:", "unknown name"),
 ])
 def test_a_place_that_does_not_exist(place, words):
-    with pytest.raises(CallbackError, match=words): import_object(place)
+    with pytest.raises(RegistryError, match=words): import_object(place)
 
 
 def test_a_module_that_fails_to_import_keeps_its_own_error(tmp_path, monkeypatch):

@@ -118,8 +118,9 @@ def test_mutable_defaults_are_not_shared():
     (lambda: BaseTrainerConfig(optimizer=5), ["optimizer = 5", "expected a mapping"]),
     (lambda: BaseTrainerConfig(optimizer=SchedulerConfig()),
         ["expected a mapping, not an object of type SchedulerConfig"]),
-    (lambda: BaseTrainerConfig(callbacks=["progress"]), ["callbacks", "item 1: expected a mapping"]),
-    (lambda: BaseTrainerConfig(callbacks={"type": "progress"}), ["expected a list of mappings, not a mapping"]),
+    (lambda: BaseTrainerConfig(callbacks=[7]), ["callbacks", "item 1: expected text or a mapping"]),
+    (lambda: BaseTrainerConfig(callbacks={"type": "progress"}),
+        ["expected a list of names or mappings, not a mapping"]),
 ])
 def test_wrong_types(make, words):
     refused(make, *words)
@@ -353,14 +354,14 @@ def test_flat_names_prefer_the_outer_section_and_every_run():
     assert config.tracking.mlflow.tracking_uri == "u"
 
 
-def test_type_is_the_only_flat_name_that_is_ambiguous():
+def test_type_and_options_are_the_only_flat_names_that_are_ambiguous():
     names = {key.rpartition(".")[2] for key in leaves(KaggleTrainerConfig)}
     ambiguous = set()
     for name in names:
         try: KaggleTrainerConfig().replace(**{name: "?"})
         except ConfigError as error:
             if "several sections" in str(error): ambiguous.add(name)
-    assert ambiguous == {"type"}
+    assert ambiguous == {"type", "options"}
 
 
 def test_a_kaggle_override_makes_a_kaggle_configuration():
@@ -394,8 +395,8 @@ def test_to_dict_is_plain_complete_and_its_own():
     config = KaggleTrainerConfig()
     data = config.to_dict()
     assert json.loads(json.dumps(data)) == data and "source" not in data
-    assert set(data) == {"model", "data", "optimizer", "scheduler", "training", "callbacks", "tracking", "environment",
-        "kaggle", "parallel"}
+    assert set(data) == {"model", "data", "optimizer", "scheduler", "training", "callbacks", "tracking",
+        "parallel", "environment", "kaggle"}
     data["model"]["config"]["x"] = 1
     assert config.model.config == {}
 

@@ -140,10 +140,112 @@ def test_byte_that_is_not_utf8(tmp_path):
 def test_missing_column(tmp_path):
     path = write(tmp_path, "a.csv", "id,text\n1,a\n")
     fails(str(path), "no column 'txt'", "Did you mean 'text'?", "It has: id, text", path=path, required=["txt"])
-    fails("separated by something else", path=write(tmp_path, "b.csv", "id;text\n1;a\n"), required=["text"])
+    fails("separated by something else", path=write(tmp_path, "b.csv", "id:text\n1:a\n"), required=["text"])
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(MissingExtraError, match=r"mlx_bert_training\[parquet\]"): read_frame(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_what_separates_cells_is_found_and_said(tmp_path, separator, caplog):
+    caplog.set_level("INFO")
+    rows = [["id", "text", "score"], ["1", "yes, so it is", "0"], ["2", "no", "1"]]
+    path = write(tmp_path, "a.csv", "\n".join(separator.join(row) for row in rows))
+    frame = read_frame(path)
+    assert frame["text"].tolist() == ["yes, so it is", "no"] and frame["score"].tolist() == [0, 1]
+    assert f"2 rows, 3 columns; found: cells separated by {separator!r}" in caplog.text
+    assert where(frame, 1, "text") == f"{path}, line 3, column 'text'"
+    assert read_frame(path, separator=separator).equals(frame)
+
+
+def test_two_separators_that_fit_are_a_question(tmp_path):
+    path = write(tmp_path, "a.csv", "a,b;c\n1,2;3\n")
+    fails("may be separated by ',' and ';'", "data.separator", path=path)
+    assert list(read_frame(path, separator=";").columns) == ["a,b", "c"]
+
+
+def test_decimal_commas(tmp_path, caplog):
+    caplog.set_level("INFO")
+    frame = read_frame(write(tmp_path, "a.csv", "id;score;many;text\n1;0,5;1,000;a\n2;12;2,500;b\n3;;3,000;c\n"))
+    assert frame["score"].tolist()[:2] == [0.5, 12] and frame["score"].isna().tolist() == [False, False, True]
+    assert frame["many"].tolist() == ["1,000", "2,500", "3,000"]    # thousands, perhaps: nothing is guessed
+    assert "numbers with a decimal comma" in caplog.text
+    assert read_frame(tmp_path / "a.csv", decimal=",")["many"].tolist() == [1, 2.5, 3]
+    assert read_frame(tmp_path / "a.csv", decimal=".")["score"].tolist()[:2] == ["0,5", "12"]
+
+
+STRAY = 'id\ttext\n0\t"Open the window , she said\n1\tplain\n2\tand "quoted" in it\n'
+
+
+def test_a_stray_quote_in_a_tsv_file_is_a_letter(tmp_path, caplog):
+    caplog.set_level("INFO")
+    frame = read_frame(write(tmp_path, "a.tsv", STRAY))
+    assert frame["text"].tolist() == ['"Open the window , she said', "plain", 'and "quoted" in it']
+    assert "3 rows" in caplog.text and "quotes are letters" in caplog.text
+    assert where(frame, 1) == f"{tmp_path / 'a.tsv'}, line 3"
+
+
+def test_quoted_cells_of_a_tsv_file_are_taken_out(tmp_path):
+    text = 'id\ttext\n0\t"he said ""so"""\n1\tplain\n'
+    assert read_frame(write(tmp_path, "a.tsv", text))["text"].tolist() == ['he said "so"', "plain"]
+    assert read_frame(write(tmp_path, "b.tsv", 'id\ttext\n0\t"two\nlines"\n'))["text"].tolist() == ["two\nlines"]
+    assert read_frame(tmp_path / "a.tsv", quoting="none")["text"].tolist()[0] == '"he said ""so"""'
+
+
+def test_a_stray_quote_in_a_csv_file_is_an_error_with_a_way_out(tmp_path):
+    path = write(tmp_path, "a.csv", 'id,text\n1,fine\n2,"he" said\n3,c\n')
+    fails("line 3", "data.quoting: none", path=path)
+    assert read_frame(path, quoting="none")["text"].tolist()[1] == '"he" said'
+
+
+@pytest.mark.parametrize("cells", [["1.10", "2.0"], ["12e1", "1e0"], ["007", "8"], ["0x1F", "2"], ["9" * 30, "1"],
+                                   ["NA", "null"], [" 1", "1 "]])
+def test_ids_stay_as_they_stand_in_the_file(tmp_path, cells):
+    frame = read_frame(write(tmp_path, "a.csv", "id,x\n" + "".join(f"{cell},1\n" for cell in cells)), as_text=["id"])
+    assert frame["id"].tolist() == cells
+    write(tmp_path, "a.jsonl", '{"id": 7}\n{"id": "08"}\n')
+    assert read_frame(tmp_path / "a.jsonl", as_text=["id"])["id"].tolist() == ["7", "08"]
+    pd.DataFrame({"id": [5, 6]}).to_parquet(tmp_path / "a.parquet")
+    assert read_frame(tmp_path / "a.parquet", as_text=["id"])["id"].tolist() == ["5", "6"]
+
+
+def test_zip_files(tmp_path):
+    import zipfile
+    with zipfile.ZipFile(tmp_path / "a.csv.zip", "w") as archive: archive.writestr("a.csv", "x\n1\n2\n")
+    frame = read_frame(tmp_path / "a.csv.zip")
+    assert frame["x"].tolist() == [1, 2] and where(frame, 1).endswith("a.csv.zip, line 3")
+    with zipfile.ZipFile(tmp_path / "b.csv.zip", "w") as archive:
+        for name in ("a.csv", "b.csv"): archive.writestr(name, "x\n1\n")
+    fails("holds 2 files (a.csv, b.csv)", path=tmp_path / "b.csv.zip")
+    fails("cannot be read", path=write(tmp_path, "c.csv.zip", "no zip"))
+
+
+def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+    from mlx_bert_training.data import files
+    monkeypatch.setattr(files, "LARGEST", 1 << 20)
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"x\n" + b"1\n" * (1 << 20)))
+    fails("unpacks to more than", path=tmp_path / "a.csv.gz")
+
+
+def test_hostile_json_lines(tmp_path):
+    half = write(tmp_path, "a.jsonl", '{"text": "a"}\n{"text": "\\ud83d"}\n')
+    fails("line 2, column 'text'", "lone surrogate", path=half)
+    deep = write(tmp_path, "b.jsonl", '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    fails("line 1", "nested too deeply", path=deep)
+    whole = write(tmp_path, "c.jsonl", '{"text": "\\ud83d\\ude00"}\n')     # both halves of one character
+    assert read_frame(whole)["text"].tolist() == ["\U0001f600"]
+
+
+def test_a_cell_does_not_end_the_file(tmp_path):
+    assert len(read_frame(write(tmp_path, "a.csv", "x,y\n1,\0end of file\n2,b\n"))) == 2
+
+
+def test_many_columns_are_read_in_seconds(tmp_path):
+    names = [f"c{i}" for i in range(20_000)]
+    path = write(tmp_path, "a.csv", ",".join(names) + "\n" + 3 * (",".join("1" for _ in names) + "\n"))
+    frame = read_frame(path)
+    assert frame.shape == (3, 20_000) and frame["c19999"].tolist() == [1, 1, 1]
+    fails("no column 'nope'", "20000 columns", path=path, required=["nope"])

@@ -78,11 +78,55 @@ def test_label_never_seen_names_file_row_value_and_nearest(tmp_path):
         numbers.encode(csv(tmp_path, "y\n1\nx\n"))
 
 
-@pytest.mark.parametrize("head_type", ["binary", "multiclass", "multilabel", "regression"])
+@pytest.mark.parametrize("head_type", ["binary", "multiclass", "regression"])
 def test_missing_target(tmp_path, head_type):
     frame = csv(tmp_path, "x,y\n1,1\n2,\n3,\n4,0\n")
     with pytest.raises(DataError, match=r"a\.csv, line 3, column 'y': the target is missing \(2 rows"):
         fit_labels(frame, "y", head_type)
+
+
+def test_an_empty_cell_of_labels_is_a_row_without_labels(tmp_path):
+    frame = csv(tmp_path, "x,y\n1,a b\n2,\n3,b\n")
+    labels = fit_labels(frame, "y", "multilabel")
+    assert labels.encode(frame).tolist() == [[1, 1], [0, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(("cells", "separator"), [
+    (["rust,scab", "scab", "rust, healthy"], ","), (["rust;scab", "very dry"], ";"), (["rust|scab"], "|"),
+    (["rust scab", "dry"], " "), (["['rust', 'scab']", "['dry']"], " "), (['["rust","scab"]', "[]"], " "),
+    (["('rust', 'scab')", ""], " ")])
+def test_what_separates_labels_is_found(tmp_path, cells, separator):
+    frame = pd.DataFrame({"y": cells})
+    labels = fit_labels(frame, "y", "multilabel")
+    assert labels.separator == separator and {"rust", "scab"} <= set(labels.classes)
+    assert all(name.replace(" ", "").isalpha() for name in labels.classes)
+    labels.save(tmp_path)
+    assert LabelMap.load(tmp_path) == labels
+    assert fit_labels(pd.DataFrame({"y": labels.decode(labels.encode(frame))}), "y", "multilabel",
+                      separator=separator) == labels
+
+
+def test_a_separator_in_doubt_is_asked_for(tmp_path):
+    frame = csv(tmp_path, 'x,y\n1,"rust,scab"\n2,dry;scab\n')
+    with pytest.raises(DataError, match=r"line 3, column 'y'.*'rust,scab' and 'dry;scab'.*data.label_separator"):
+        fit_labels(frame, "y", "multilabel")
+    assert fit_labels(frame, "y", "multilabel", separator=",").classes == ("dry;scab", "rust", "scab")
+
+
+@pytest.mark.parametrize("cells", [[True, False], ["True", "False"], ["true", "FALSE"], [1.0, 0.0], ["1.0", "0"]])
+def test_columns_of_yes_and_no(cells):
+    frame = pd.DataFrame({"a": cells, "b": cells[::-1]})
+    assert fit_labels(frame, ["a", "b"], "multilabel").encode(frame).tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_positive_class_is_declared():
+    frame = pd.DataFrame({"y": ["abnormal", "normal"]})
+    assert fit_labels(frame, "y", "binary").classes == ("abnormal", "normal")
+    labels = fit_labels(frame, "y", "binary", positive="abnormal")
+    assert labels.classes == ("normal", "abnormal") and labels.encode(frame).tolist() == [1, 0]
+    assert fit_labels(pd.DataFrame({"y": [0, 1]}), "y", "binary", positive="0").classes == (1, 0)
+    with pytest.raises(DataError, match="'odd' does not occur; the classes are 'abnormal', 'normal'"):
+        fit_labels(frame, "y", "binary", positive="odd")
 
 
 def test_missing_target_of_a_multilabel_column(tmp_path):
@@ -104,7 +148,7 @@ def test_number_of_classes():
     with pytest.raises(DataError, match="only one class"): fit_labels(pd.DataFrame({"y": [1, 1]}), "y", "multiclass")
     with pytest.raises(DataError, match="found 3.*multiclass_classification takes them"):
         fit_labels(pd.DataFrame({"y": [1, 2, 3]}), "y", "binary")
-    with pytest.raises(DataError, match="needs one target column"):
+    with pytest.raises(DataError, match="one target column is needed"):
         fit_labels(pd.DataFrame({"a": [1], "b": [2]}), ["a", "b"], "regression")
     with pytest.raises(DataError, match="cannot be a class"): fit_labels(pd.DataFrame({"y": [[1], [2]]}), "y", "binary")
     with pytest.raises(UnknownNameError, match="binary_classification"):

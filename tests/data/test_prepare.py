@@ -14,6 +14,7 @@ from mlx_bert_training.data.prepare import Texts, prepare, split_rows
 from mlx_bert_training.data.tokenization import tiny_tokenizer
 from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.errors import DataError
+from mlx_bert_training.tasks.task import get_task
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_max_train_rows_leaves_the_validation_part_alone(declare):
 
 
 def test_predicting_with_the_labels_and_tokenizer_of_a_model(declare, tmp_path):
-    labels = LabelMap("binary_classification", ("label",), ("no", "yes"))
+    labels = LabelMap(get_task("binary"), ("label",), ("no", "yes"))
     tiny_tokenizer(["text number 1"]).save(tmp_path)
     config = declare({"test": {"text": ["text", "number"]}}, text_column="text", target_column="label")
     prepared = prepare(config, tmp_path, labels=labels)
@@ -196,7 +197,7 @@ def test_cells_that_do_not_fit(declare):
         with pytest.raises(DataError, match=message): prepare(declare({"train": frame}, **base))
     fails("text", None, "train.csv, line 4, column 'text': the text is missing")
     fails("label", None, "train.csv, line 4, column 'label': the target is missing")
-    fails("label", "maybe", "binary_classification needs 2 classes, found 3")
+    fails("label", "maybe", "2 classes are needed, found 3")
     fails("id", "r1", "train.csv, line 4, column 'id': the id 'r1' appears twice")
     fails("id", None, "train.csv, line 4, column 'id': the id .* is missing")
 
@@ -219,6 +220,6 @@ def test_the_demo_competition_as_declared():
     assert [loader.num_examples for loader in prepared.loaders.values()] == [600, 200, 200]
     assert prepared.summary().loc["train", "1"] == prepared.summary().loc["validation", "1"] == "70.0%"
     sample = read_frame("demo:german_credit/sample_submission.csv")
-    assert prepared.test.row_ids.tolist() == sample["id"].tolist()
+    assert prepared.test.row_ids.tolist() == sample["id"].astype(str).tolist()
     assert not any(loader.dataset.encoded.truncated.any() for loader in prepared.loaders.values())
     assert baseline_scores(prepared, ["auc"]).loc["logistic regression", "auc"] > 0.65

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from mlx_bert_training.core.config import BaseTrainerConfig, KaggleTrainerConfig
 from mlx_bert_training.declaration.load import (
     find_preset,
-    json_schema,
     list_presets,
     load_config,
     parse_overrides,
@@ -26,6 +25,7 @@ from mlx_bert_training.declaration.load import (
 )
 from mlx_bert_training.declaration.options import leaves
 from mlx_bert_training.declaration.problems import ConfigError
+from mlx_bert_training.declaration.schema import json_schema
 from mlx_bert_training.declaration.yaml_io import dump_yaml, parse_json, parse_yaml, plain_scalar, read_document
 
 CHECKOUT = Path(__file__).parents[2]
@@ -641,7 +641,7 @@ def test_the_schema_is_a_schema_and_accepts_the_presets():
         {"optimizer": {"learning_rate": 0}},
     {"optimizer": {"type": "adamv"}}, {"optimizer": {"beta1": 1}}, {"training": {"num_epochs": 1.5}},
         {"training": {"eval_strategy": True}},
-    {"training": {"class_weights": [0]}}, {"callbacks": [{"patience": 1}]}, {"callbacks": ["progress"]},
+    {"training": {"class_weights": [0]}}, {"callbacks": [{"patience": 1}]}, {"callbacks": [7]},
         {"tracking": "mlfow"},
     {"tracking": {"mlflow": {"tags": {"a": 1}}}}, {"kaggle": {"cv_folds": 1}}, {"extends": 5},
         {"environment": {"output_dir": ""}},

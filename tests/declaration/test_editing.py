@@ -140,10 +140,10 @@ def test_a_file_that_extends_goes_on_to_extend_and_gets_only_what_is_changed(fil
 
 def test_windows_line_ends_and_a_byte_order_mark_are_no_obstacle(file):
     file.write_bytes(b"\xef\xbb\xbf" + COMMENTED.replace("\n", "\r\n").encode())
-    save_edited(read_settings(file) | {"model.pooling": "mean", "optimizer.learning_rate": 1e-3}, file)
+    save_edited(read_settings(file) | {"model.pooling": "max", "optimizer.learning_rate": 1e-3}, file)
     text = file.read_bytes()
     assert text.count(b"\r\n") == text.count(b"\n") == COMMENTED.count("\n") + 3
-    assert load_config(file).model.pooling == "mean"
+    assert load_config(file).model.pooling == "max"
 
 
 def test_json_stays_json_and_keeps_its_order_and_indentation(tmp_path):

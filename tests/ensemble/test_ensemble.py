@@ -11,23 +11,18 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
-from mlx_bert_training.ensemble.methods import (
-    METHODS,
-    Blending,
-    EnsembleError,
-    Fit,
-    HillClimbing,
-    RankAverage,
-    Stacking,
-    Voting,
-    check_members,
-    create_ensemble,
-    diversity,
-    make_objective,
-)
+from mlx_bert_training.ensemble.base import EnsembleError, Fit, make_objective
+from mlx_bert_training.ensemble.blending import Blending
+from mlx_bert_training.ensemble.create import check_members, create_ensemble, diversity
+from mlx_bert_training.ensemble.hill_climbing import HillClimbing
+from mlx_bert_training.ensemble.rank_average import RankAverage
+from mlx_bert_training.ensemble.registry import METHODS
+from mlx_bert_training.ensemble.stacking import Stacking
+from mlx_bert_training.ensemble.voting import HardVoting, Voting
 from mlx_bert_training.errors import UnknownNameError
-from mlx_bert_training.tasks.metrics import probabilities
-from mlx_bert_training.validation.oof import OOF, load_oof, score_predictions
+from mlx_bert_training.tasks.task import get_task
+from mlx_bert_training.validation.oof import OOF, load_oof
+from mlx_bert_training.validation.scores import score_predictions
 
 N = 120
 HEADS = ("binary_classification", "multiclass_classification", "multilabel_classification", "regression")
@@ -41,8 +36,8 @@ def library(head: str = "binary_classification", size: int = 3, seed: int = 0, n
     else: y = rng.integers(0, 2 if head.startswith("binary") else 3, N)
     truth = (y[:, None] if head == "regression" else 2 * y - 1 if y.ndim == 2 else
              2 * np.eye(2 if head.startswith("binary") else 3)[y])
-    p = [probabilities(truth + rng.normal(0, noise, truth.shape), head) for _ in range(size)]
-    return [OOF(name=f"m{i}", head_type=head, row_ids=np.arange(N), predictions=q, targets=y, folds=np.arange(N) % 4,
+    p = [get_task(head).predictions(truth + rng.normal(0, noise, truth.shape)) for _ in range(size)]
+    return [OOF(name=f"m{i}", task=head, row_ids=np.arange(N), predictions=q, targets=y, folds=np.arange(N) % 4,
                 folds_hash="h", test_ids=np.arange(5), test_predictions=q[:5]) for i, q in enumerate(p)]
 
 
@@ -75,7 +70,7 @@ def test_other_targets_tasks_and_lone_members_are_refused():
     with pytest.raises(EnsembleError, match="differ in their tasks"):
         check_members([first, replace(library("regression")[1], row_ids=first.row_ids)])
     with pytest.raises(EnsembleError, match="two members or more, there are 1"): check_members([first])
-    shorter = OOF(name="s", head_type="binary", row_ids=first.row_ids[:9], predictions=first.predictions[:9],
+    shorter = OOF(name="s", task="binary", row_ids=first.row_ids[:9], predictions=first.predictions[:9],
                   targets=first.targets[:9], folds=first.folds[:9], folds_hash="h")
     with pytest.raises(EnsembleError, match=r"row ids.*\(120,\) against \(9,\)"): check_members([first, shorter])
 
@@ -95,7 +90,7 @@ def test_every_method_does_every_task(head: str, method: str, tmp_path: Path):
     again = load_oof(result.oof.save(tmp_path / "ensemble.npz"))     # an ensemble is a member like any other
     assert again.folds_hash == "h" and "m0, m1, m2" in again.source
     assert len(result.to_frame()) == 6 and "optimism" in result._repr_html_() and "sigma" in str(result)
-    if not METHODS[method]().learns: assert result.optimism.mean == 0
+    if not METHODS.get(method).learns: assert result.optimism.mean == 0
     assert len(result.plot().axes) == 1
 
 
@@ -139,7 +134,7 @@ def test_members_that_know_nothing_gain_nothing(method: str, options: dict[str, 
     for seed in range(8):
         rng = np.random.default_rng(seed)
         y = rng.integers(0, 2, 80)
-        members = [OOF(name=f"{i}", head_type="binary", row_ids=np.arange(80), predictions=rng.random(80), targets=y,
+        members = [OOF(name=f"{i}", task="binary", row_ids=np.arange(80), predictions=rng.random(80), targets=y,
                        folds=np.arange(80) % 4, folds_hash="", metric="auc") for i in range(10)]
         result = create_ensemble(members, method, **options)
         naive.append(result.naive.mean)
@@ -168,7 +163,7 @@ def test_voting_is_the_mean_and_takes_weights():
 def test_hard_voting_counts_and_breaks_ties_by_confidence():
     def vote(*second: float) -> float:
         p = np.array([[[1 - v, v]] for v in second])
-        return Voting(hard=True).fit(p, np.array([1]), HEADS[0], "accuracy").combine(p)[0, 1]
+        return HardVoting().fit(p, np.array([1]), get_task(HEADS[0]), "accuracy").combine(p)[0, 1]
     assert vote(0.6, 0.6, 0.01) > 0.5 > vote(0.4, 0.4, 0.99)
     assert vote(0.9, 0.4) > 0.5 > vote(0.6, 0.1)
     with pytest.raises(EnsembleError, match="values cannot be counted"):
@@ -190,7 +185,7 @@ def test_rank_average_does_not_see_a_rising_transformation():
 
 def test_ranks_by_hand():
     p = np.array([[0.1, 0.4, 0.4, 0.9]])
-    fit = RankAverage().fit(p, np.zeros(4), "regression", "spearman")
+    fit = RankAverage().fit(p, np.zeros(4), get_task("regression"), "spearman")
     assert np.allclose(fit.combine(p), [0.125, 0.5, 0.5, 0.875])
     assert np.allclose(fit.combine(np.array([[0.0, 0.5, 1.0]])), [0, 0.75, 1])
     with pytest.raises(EnsembleError, match="no scale for 'rmse'"):
@@ -216,7 +211,7 @@ def test_blending_finds_the_best_weights_there_are(head: str):
     members = library(head)
     metric = "mse" if head == "regression" else "log_loss"
     objective = make_objective(metric, head, members[0].targets)
-    fit = Blending().fit(stack(members), members[0].targets, head, metric)
+    fit = Blending().fit(stack(members), members[0].targets, get_task(head), metric)
     grid = [np.array([a, b, 50 - a - b]) / 50 for a in range(51) for b in range(51 - a)]
     best = max(objective(np.tensordot(w, stack(members), 1)) for w in grid)
     assert best - 1e-9 <= objective(fit.combine(stack(members))) < best + 1e-2
@@ -227,9 +222,9 @@ def test_blending_for_the_metric_is_no_worse_at_it_on_its_rows():
     for metric in ("auc", "f1", "mcc"):
         objective = make_objective(metric, HEADS[0], members[0].targets)
         def value(fit: Fit, of: Any = objective) -> float: return of(fit.combine(stack(members)))
-        by_metric, by_loss = (value(Blending(o).fit(stack(members), members[0].targets, HEADS[0], metric))
+        by_metric, by_loss = (value(Blending(o).fit(stack(members), members[0].targets, get_task(HEADS[0]), metric))
                               for o in ("metric", "loss"))
-        equal = value(Voting().fit(stack(members), members[0].targets, HEADS[0], metric))
+        equal = value(Voting().fit(stack(members), members[0].targets, get_task(HEADS[0]), metric))
         assert by_metric >= max(by_loss, equal)
 
 
@@ -243,7 +238,7 @@ def test_the_size_of_regression_targets_does_not_matter():
 
 
 def test_stacking_takes_back_too_much_confidence_where_weights_cannot():
-    sure = [replace(m, predictions=probabilities(8 * np.log(np.clip(m.predictions, 1e-9, 1)), HEADS[0]))
+    sure = [replace(m, predictions=get_task(HEADS[0]).predictions(8 * np.log(np.clip(m.predictions, 1e-9, 1))))
             for m in library(noise=3)]
     stacked, blended = (create_ensemble(sure, m, "log_loss").score.mean for m in ("stacking", "blending"))
     assert stacked < blended - 0.05
@@ -270,20 +265,20 @@ def test_hill_climbing_is_the_best_multiset_of_its_size():
     p, y = stack(members), members[0].targets
     objective = make_objective("log_loss", HEADS[0], y)
     rounds = 12
-    fit = HillClimbing(rounds=rounds, bags=1, tolerance=0).fit(p, y, HEADS[0], "log_loss")
+    fit = HillClimbing(rounds=rounds, bags=1, tolerance=0).fit(p, y, get_task(HEADS[0]), "log_loss")
     everything = [np.bincount(c, minlength=3) / size for size in range(1, rounds + 1)
                   for c in itertools.combinations_with_replacement(range(3), size)]
     best = max(objective(np.tensordot(w, p, 1)) for w in everything)
     assert objective(fit.combine(p)) == pytest.approx(best, abs=1e-4)
-    one = HillClimbing(rounds=1).fit(p, y, HEADS[0], "log_loss").weights
+    one = HillClimbing(rounds=1).fit(p, y, get_task(HEADS[0]), "log_loss").weights
     assert one is not None and one.tolist() == np.eye(3)[np.argmax([objective(q) for q in p])].tolist()
 
 
 def test_tolerance_keeps_an_ensemble_small_and_bags_are_reproducible():
-    members = library(size=12, noise=2)
-    single = HillClimbing(bags=1, tolerance=10).fit(stack(members), members[0].targets, HEADS[0], "log_loss").weights
+    members, binary = library(size=12, noise=2), get_task(HEADS[0])
+    single = HillClimbing(bags=1, tolerance=10).fit(stack(members), members[0].targets, binary, "log_loss").weights
     assert single is not None and np.count_nonzero(single) == 1
-    runs = [HillClimbing(rounds=6, seed=s).fit(stack(members), members[0].targets, HEADS[0], "log_loss").weights
+    runs = [HillClimbing(rounds=6, seed=s).fit(stack(members), members[0].targets, binary, "log_loss").weights
             for s in (0, 0, 1)]
     assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])    # type: ignore[arg-type]
     wrong: list[dict[str, Any]] = [{"bags": 0}, {"rounds": 0}, {"fraction": 0}, {"tolerance": -1}]

@@ -208,7 +208,7 @@ def test_soft_labels_teach_something_else_than_hard_ones():
 # ---- leaks
 
 def test_labels_from_a_model_that_saw_validation_rows_are_refused():
-    folds = make_folds(np.arange(20) % 2, "stratified", 4, head_type="binary", row_ids=[f"r{i}" for i in range(20)])
+    folds = make_folds(np.arange(20) % 2, "stratified", 4, task="binary", row_ids=[f"r{i}" for i in range(20)])
     base = BucketedLoader(dataset(20, np.arange(20, dtype=np.int32) % 2, ids=folds.row_ids), 4)
     p, test = np.array([0.99, 0.01]), dataset(2)
     for i, (rows, held) in enumerate(folds):
@@ -282,7 +282,7 @@ def rounds(noise: float, seed: int = 0, fold_hash: str = "same") -> tuple[OOF, O
     rng = np.random.default_rng(seed)
     y, folds = rng.integers(0, 2, 300), np.arange(300) % 5
     made = [1 / (1 + np.exp(-(2 * y - 1 + n * rng.normal(size=300)))) for n in (1.5, noise)]
-    first, second = (OOF(name=name, head_type="binary", row_ids=np.arange(300), folds=folds, targets=y, predictions=p,
+    first, second = (OOF(name=name, task="binary", row_ids=np.arange(300), folds=folds, targets=y, predictions=p,
                          folds_hash=h, metric="auc")
                      for name, p, h in zip(("plain", "pseudo"), made, ("same", fold_hash), strict=True))
     return first, second

@@ -7,20 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_bert_training.ensemble.thresholds import (
+from mlx_bert_training.ensemble.thresholds import search_threshold
+from mlx_bert_training.errors import UnknownNameError
+from mlx_bert_training.tasks.decisions import OrdinalCuts, Threshold, ThresholdError
+from mlx_bert_training.tasks.metrics import MetricError, get_metric, register_metric
+from mlx_bert_training.tasks.rule_search import (
     FROM_COUNTS,
-    OrdinalCuts,
-    Threshold,
-    ThresholdError,
     _fast_qwk,
     best_threshold,
     fit_cuts,
     score_decisions,
-    search_threshold,
     threshold_curve,
 )
-from mlx_bert_training.errors import UnknownNameError
-from mlx_bert_training.tasks.metrics import MULTICLASS, MULTILABEL, MetricError, get_metric, register_metric
 from mlx_bert_training.validation.oof import OOF
 
 rng = np.random.default_rng(5)
@@ -28,7 +26,7 @@ rng = np.random.default_rng(5)
 
 def make(targets: np.ndarray, predictions: np.ndarray, head: str = "binary", k: int = 4, **changes: Any) -> OOF:
     n = len(targets)
-    return OOF(**{**dict(name="m", head_type=head, row_ids=np.arange(n), predictions=predictions, targets=targets,
+    return OOF(**{**dict(name="m", task=head, row_ids=np.arange(n), predictions=predictions, targets=targets,
                          folds=np.arange(n) % k, folds_hash="h"), **changes})
 
 
@@ -155,7 +153,7 @@ def test_micro_f1_cannot_be_improved_by_one_column():
         for t in np.r_[0, np.unique(oof.predictions[:, c]), 1.1]:
             value = np.array(result.value)
             value[c] = t
-            assert score_decisions("micro_f1", MULTILABEL, oof.predictions >= value, oof.targets) <= best + 1e-12
+            assert score_decisions("micro_f1", oof.predictions >= value, oof.targets) <= best + 1e-12
 
 
 def test_one_threshold_for_all_columns():
@@ -212,7 +210,7 @@ def test_other_metrics_of_ratings_and_other_levels():
     for metric in ("accuracy", "macro_f1"):
         found = fit_cuts(values, y, metric).apply(values)
         plain = rounded.apply(values)
-        assert score_decisions(metric, MULTICLASS, found, y) > score_decisions(metric, MULTICLASS, plain, y)
+        assert score_decisions(metric, found, y) > score_decisions(metric, plain, y)
     assert len(fit_cuts(values, y, levels=(0, 9)).cuts) == 9
     assert fit_cuts(values, np.full(400, 3)).apply(values).tolist() == [3] * 400
 

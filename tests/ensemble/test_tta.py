@@ -139,7 +139,8 @@ def test_parts_have_the_same_variants(tmp_path):
         train, test = (variants_of(data, kind, part) for part in ("train", "test"))
         assert [v.name for v in train] == [v.name for v in test] and len({v.name for v in train}) == len(train)
         assert [len(v.loader.dataset) for v in test] == [SIZE] * len(test)
-        assert test[0].loader.row_ids.tolist() == list(range(100, 100 + SIZE)) and not test[1].loader.shuffle
+        assert test[0].loader.row_ids.tolist() == [str(i) for i in range(100, 100 + SIZE)]
+        assert not test[1].loader.shuffle
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -25,14 +25,15 @@ from mlx_bert_training.cli import main
 from mlx_bert_training.core.resume import model_weights
 from mlx_bert_training.core.step import TrainingStep
 from mlx_bert_training.declaration.problems import ConfigError
-from mlx_bert_training.ensemble.methods import EnsembleError, create_ensemble
-from mlx_bert_training.ensemble.thresholds import OrdinalCuts
+from mlx_bert_training.ensemble.base import EnsembleError
+from mlx_bert_training.ensemble.create import create_ensemble
 from mlx_bert_training.errors import DataError, MLXBertError
 from mlx_bert_training.kaggle.ledger import Ledger
 from mlx_bert_training.kaggle.submission import SubmissionError
 from mlx_bert_training.run import run_competition
 from mlx_bert_training.stages.combine import choose_member
 from mlx_bert_training.stages.identity import array_digest
+from mlx_bert_training.tasks.decisions import OrdinalCuts
 from mlx_bert_training.tasks.metrics import MetricError, compute_metrics
 from mlx_bert_training.validation.leaks import LeakError
 from mlx_bert_training.validation.oof import load_oof

@@ -143,7 +143,7 @@ class TestSample:
 class TestCheck:
     def test_a_good_file_passes(self, sample, tmp_path):
         good = csv(tmp_path / "g.csv", "id,target\n10,0\n12,1\n11,1\n")
-        check_submission(good, sample, [10, 11, 12], head_type=BINARY, class_names=[0, 1])
+        check_submission(good, sample, [10, 11, 12], task=BINARY, class_names=[0, 1])
 
     @pytest.mark.parametrize(("text", "message"), [
         ("id,Target\n10,0\n11,1\n12,0\n", "the header is 'id,Target', but .*'id,target'"),
@@ -158,7 +158,7 @@ class TestCheck:
         ("id,target\n10,0\n11,2\n12,1\n", "line 3: target = '2' is not one of 0, 1"),
         ("id,target\n10,1\n11,1\n12,1\n", "every row of target is '1'")])
     def test_labels(self, sample, tmp_path, text, message):
-        found = problems(csv(tmp_path / "g.csv", text), sample, head_type=BINARY, class_names=[0, 1])
+        found = problems(csv(tmp_path / "g.csv", text), sample, task=BINARY, class_names=[0, 1])
         assert any(re.search(message, p) and "g.csv" in p for p in found), found
 
     @pytest.mark.parametrize(("cell", "message"), [
@@ -166,38 +166,38 @@ class TestCheck:
         ("inf", "'inf' is not finite"), ("high", "'high' is not a number")])
     def test_probabilities(self, tmp_path, cell, message):
         sample = csv(tmp_path / "s.csv", "id,p\n1,0.5\n2,0.5\n")
-        found = problems(csv(tmp_path / "g.csv", f"id,p\n1,0.3\n2,{cell}\n"), sample, head_type=BINARY)
+        found = problems(csv(tmp_path / "g.csv", f"id,p\n1,0.3\n2,{cell}\n"), sample, task=BINARY)
         assert len(found) == 1 and message in found[0]
 
     def test_all_faults_are_told_at_once(self, sample, tmp_path):
         found = problems(csv(tmp_path / "g.csv", "id,target\n10,5\n11,nan\n99,0\n"), sample,
-                         head_type=BINARY, class_names=[0, 1])
+                         task=BINARY, class_names=[0, 1])
         assert len(found) == 4
 
     def test_row_sums(self, tmp_path):
         sample = csv(tmp_path / "s.csv", "id,a,b\n1,0.5,0.5\n2,0.5,0.5\n")
         text = "id,a,b\n1,0.4,0.6\n2,0.3,0.8\n"
         assert "line 3: the probabilities add up to 1.1, not 1" in problems(
-            csv(tmp_path / "g.csv", text), sample, head_type=MULTI)[0]
-        check_submission(csv(tmp_path / "h.csv", text), sample, head_type=MULTILABEL)
+            csv(tmp_path / "g.csv", text), sample, task=MULTI)[0]
+        check_submission(csv(tmp_path / "h.csv", text), sample, task=MULTILABEL)
 
     def test_class_names_are_words(self, tmp_path):
         sample = csv(tmp_path / "s.csv", "id,t\n1,cat\n2,cat\n3,cat\n")
-        found = problems(csv(tmp_path / "g.csv", "id,t\n1,cat\n2,dgo\n3,dog\n"), sample, head_type=MULTI,
+        found = problems(csv(tmp_path / "g.csv", "id,t\n1,cat\n2,dgo\n3,dog\n"), sample, task=MULTI,
                          class_names=["cat", "dog"])
         assert "line 3: t = 'dgo' is not one of cat, dog, did you mean 'dog'?" in found[0]
 
     def test_booleans_are_case_sensitive(self, tmp_path):
         sample = csv(tmp_path / "s.csv", "id,t\n1,False\n2,False\n")
         assert "'true' is not one of" in problems(csv(tmp_path / "g.csv", "id,t\n1,False\n2,true\n"), sample,
-                                                  head_type=BINARY)[0]
+                                                  task=BINARY)[0]
 
     def test_value_range_and_constant(self, sample):
         frame = build_submission([1., 1., 1.], sample)
         assert "every row of target is '1'" in problems(frame, sample)[0]
         check_submission(frame, sample, allow_constant=True)
         assert "row 0: target = '1' is not between 2 and 9" in problems(
-            frame, sample, head_type=REGRESSION, value_range=(2, 9), allow_constant=True)[0]
+            frame, sample, task=REGRESSION, value_range=(2, 9), allow_constant=True)[0]
 
     def test_size(self, sample, tmp_path):
         good = csv(tmp_path / "g.csv", "id,target\n10,0\n12,1\n11,1\n")
@@ -216,7 +216,7 @@ class TestCheck:
     def test_trust_in_the_test_file(self, sample, tmp_path):
         test = pd.DataFrame({"id": [10, 11, 12, 13]})
         frame = build_submission(binary([10, 11, 12, 13], [.1, .2, .8, .9]), sample, ids=test["id"])
-        check_submission(frame, sample, test, trust="test", head_type=BINARY)
+        check_submission(frame, sample, test, trust="test", task=BINARY)
         assert "no row for 1 of 4" in problems(frame.iloc[:3], sample, test, trust="test")[1]
 
     def test_the_test_file_lacks_the_id(self, sample, tmp_path):
@@ -227,17 +227,17 @@ class TestCheck:
 class TestWrite:
     def test_written_in_one_step(self, sample, tmp_path):
         out = tmp_path / "new" / "sub.csv"
-        assert write_submission(build_submission([0, 1, 1], sample), out, sample, [10, 11, 12], head_type=BINARY) == out
+        assert write_submission(build_submission([0, 1, 1], sample), out, sample, [10, 11, 12], task=BINARY) == out
         assert [p.name for p in out.parent.iterdir()] == ["sub.csv"]
 
     def test_a_refused_one_leaves_the_old_file(self, sample, tmp_path):
         out = csv(tmp_path / "sub.csv", "old")
         with pytest.raises(SubmissionError, match=r"sub.csv, line 3: target = '7'"):
-            write_submission(build_submission([0, 7, 1], sample), out, sample, head_type=BINARY, class_names=[0, 1])
+            write_submission(build_submission([0, 7, 1], sample), out, sample, task=BINARY, class_names=[0, 1])
         assert out.read_text() == "old"
         assert sorted(p.name for p in tmp_path.iterdir()) == ["sample_submission.csv", "sub.csv"]
 
     def test_text_ids_with_commas_survive(self, tmp_path):
         sample = csv(tmp_path / "s.csv", 'id,t\n"a,b",0.5\n"c ""d""",0.5\n')
-        path = write_submission(build_submission([.25, .75], sample), tmp_path / "o.csv", sample, head_type=BINARY)
+        path = write_submission(build_submission([.25, .75], sample), tmp_path / "o.csv", sample, task=BINARY)
         assert path.read_text() == 'id,t\n"a,b",0.25\n"c ""d""",0.75\n'

@@ -10,9 +10,11 @@ from mlx.utils import tree_flatten
 
 from mlx_bert_training.errors import NotYetAvailableError, UnknownNameError
 from mlx_bert_training.models import ModelError, create_model
-from mlx_bert_training.models.bert import BertConfig, BertLayer, additive_mask, config_from_file, recomputed
+from mlx_bert_training.models.architecture import config_from_file
+from mlx_bert_training.models.architectures.bert import BertConfig, BertLayer
 from mlx_bert_training.models.heads import LATER_HEADS
-from mlx_bert_training.models.pooling import POOLINGS
+from mlx_bert_training.models.layers import additive_mask, recomputed
+from mlx_bert_training.models.registry import POOLINGS
 from mlx_bert_training.tasks.kinds import HEAD_TYPES
 
 SIZES: dict[str, Any] = dict(vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
@@ -327,7 +329,6 @@ def test_what_a_model_tells_of_itself():
 
 @pytest.mark.parametrize("arguments, error, words", [
     (dict(model_type="bert_with_hed"), UnknownNameError, "bert_with_head"),
-    (dict(model_type="modernbert_with_head"), NotYetAvailableError, "modernbert_with_head"),
     (dict(model_type="bert_with_head_with_lora"), NotYetAvailableError, "lora"),
     (dict(pooling="avg"), UnknownNameError, "pooling 'avg'"),
     (dict(head_type="multi"), UnknownNameError, "head type 'multi'"),

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed; it is the o
 transformers = pytest.importorskip("transformers", reason="transformers is not installed; it is what we compare with")
 
 from mlx_bert_training.models import WeightsError, create_model, resolve_pretrained  # noqa: E402
-from mlx_bert_training.models.pooling import POOLINGS  # noqa: E402
+from mlx_bert_training.models.registry import POOLINGS  # noqa: E402
 
 transformers.utils.logging.disable_progress_bar()
 SIZES = dict(vocab_size=90, hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mlx_bert_training.validation.choice import choose, choose_by_folds
-from mlx_bert_training.validation.oof import CVScore, score_predictions
+from mlx_bert_training.validation.scores import CVScore, score_predictions
 
 
 def test_the_choice_of_a_fold_does_not_look_at_that_fold():

@@ -6,7 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
 from mlx_bert_training.errors import DataError, UnknownNameError
-from mlx_bert_training.validation.folds import Folds, choose_strategy, join_clusters, make_folds, quantile_bins
+from mlx_bert_training.validation.folds import Folds, choose_strategy, join_clusters, make_folds
+from mlx_bert_training.validation.splitters import quantile_bins
 
 RNG = np.random.default_rng(0)
 N = 300
@@ -73,7 +74,7 @@ def test_many_clusters_take_the_other_way_and_are_as_even():
 
 def test_numbers_are_balanced_by_bins():
     means = make_folds(NUMBERS, "binned").balance()["target mean"]
-    plain = make_folds(NUMBERS, "kfold", head_type="regression").balance()["target mean"]
+    plain = make_folds(NUMBERS, "kfold", task="regression").balance()["target mean"]
     assert means.std() < plain.std() / 2
     assert quantile_bins(np.arange(1000.0), 5).max() + 1 == 10       # floor(1 + log2 1000)
     assert quantile_bins(np.arange(12.0), 5).max() + 1 == 2          # no bin smaller than the folds
@@ -134,13 +135,13 @@ def test_times_that_cannot_be_ordered(order, message):
 
 
 def test_auto_follows_the_task():
-    assert make_folds(CLASSES, head_type="multiclass").strategy == "stratified"
-    assert make_folds(CLASSES, head_type="multiclass", groups=GROUPS).strategy == "stratified_group"
-    assert make_folds(NUMBERS, head_type="regression").strategy == "binned"
-    assert make_folds(LABELS, head_type="multilabel").strategy == "iterative"
+    assert make_folds(CLASSES, task="multiclass").strategy == "stratified"
+    assert make_folds(CLASSES, task="multiclass", groups=GROUPS).strategy == "stratified_group"
+    assert make_folds(NUMBERS, task="regression").strategy == "binned"
+    assert make_folds(LABELS, task="multilabel").strategy == "iterative"
     assert make_folds(N).strategy == "kfold" and make_folds(N, duplicates=COPIES).strategy == "group"
     assert choose_strategy("auto", "binary", False) == "stratified"
-    with pytest.raises(DataError, match="needs head_type"): make_folds(CLASSES)
+    with pytest.raises(DataError, match="needs the task"): make_folds(CLASSES)
 
 
 def test_groups_and_duplicates_join_by_way_of_other_rows():
@@ -254,11 +255,11 @@ def test_a_cluster_over_all_times_leaves_nothing_to_train_on():
 
 
 def test_display():
-    folds = make_folds(CLASSES, head_type="multiclass", repeats=2, n_folds=3)
+    folds = make_folds(CLASSES, task="multiclass", repeats=2, n_folds=3)
     assert "3 folds, 2 times, stratified, 300 rows" in str(folds) and folds.hash[:12] in repr(folds)
     html = folds._repr_html_()
     assert html.count("<tr") >= 6 and "validation" in html
     assert len(folds.plot().axes[0].patches) == 18      # 6 folds of 3 classes
-    assert make_folds(NUMBERS, head_type="regression").plot().axes[0].get_ylabel() == "target, mean ± sd"
+    assert make_folds(NUMBERS, task="regression").plot().axes[0].get_ylabel() == "target, mean ± sd"
     assert make_folds(N).plot().axes[0].get_ylabel() == "validation rows"
-    assert "more columns" in make_folds(np.repeat(np.arange(20), 5), head_type="multiclass")._repr_html_()
+    assert "more columns" in make_folds(np.repeat(np.arange(20), 5), task="multiclass")._repr_html_()

@@ -65,7 +65,7 @@ def test_exact_copies_share_a_cluster_and_contradictions_are_named():
     assert conflict.rows == (3, 200, 201) and "rows 4 and 202" in conflict.example
     assert report.clusters[3] == report.clusters[200] == report.clusters[201] != report.clusters[9]
     assert report.clusters[9] == report.clusters[202] and len(set(report.clusters)) == 200
-    folds = make_folds(answers, head_type="binary", duplicates=report.duplicates)
+    folds = make_folds(answers, task="binary", duplicates=report.duplicates)
     assert not check_leaks(texts, answers, folds=folds).errors
     assert len({folds.assignment[0][i] for i in (3, 200, 201)}) == 1
 
@@ -152,7 +152,7 @@ def test_groups_in_both_files():
 ])
 def test_a_column_that_tells_the_answer(answers, column, head_type):
     frame = pd.DataFrame({"noise": RNG.random(200), "code": RNG.choice(list("abcd"), 200), "told": column})
-    report = check_leaks(frame, answers, head_type=head_type)
+    report = check_leaks(frame, answers, task=head_type)
     assert "column 'told' alone" in only(report, "target_in_column").message and len(report.errors) == 1
 
 
@@ -175,9 +175,9 @@ def test_an_id_that_was_numbered_after_sorting():
     ([f"{t} sold for {i + 0.25}" for i, t in enumerate(TEXTS)], np.arange(200) + 0.25, "regression"),
 ])
 def test_a_text_that_tells_the_answer(marked, answers, head_type):
-    errors = check_leaks(marked, answers, near=None, head_type=head_type).errors
+    errors = check_leaks(marked, answers, near=None, task=head_type).errors
     assert errors and {finding.kind for finding in errors} == {"target_in_text"}
-    assert not check_leaks(TEXTS, answers, head_type=head_type).errors
+    assert not check_leaks(TEXTS, answers, task=head_type).errors
 
 
 def test_class_names_in_half_of_the_texts():
@@ -191,7 +191,7 @@ def test_class_names_in_half_of_the_texts():
 def test_a_label_of_several_in_the_text():
     labels = np.stack([ANSWERS, RNG.integers(0, 2, 200)], axis=1)
     texts = [f"{t} {'flagged' if row[1] else ''}" for t, row in zip(TEXTS, labels, strict=True)]
-    finding = only(check_leaks(texts, labels, near=None, head_type="multilabel"), "target_in_text")
+    finding = only(check_leaks(texts, labels, near=None, task="multilabel"), "target_in_text")
     assert "'flagged'" in finding.message and "class '1'" in finding.message
 
 

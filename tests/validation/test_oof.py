@@ -13,19 +13,12 @@ import pandas as pd
 import pytest
 
 from mlx_bert_training.errors import DataError, UnknownNameError
-from mlx_bert_training.tasks.metrics import compute_metrics, probabilities
+from mlx_bert_training.tasks.metrics import compute_metrics
 from mlx_bert_training.tasks.task import get_task
 from mlx_bert_training.validation import oof as module
-from mlx_bert_training.validation.oof import (
-    OOF,
-    CVScore,
-    average_repeats,
-    compare,
-    import_predictions,
-    load_oof,
-    plot_scores,
-    score_predictions,
-)
+from mlx_bert_training.validation.oof import OOF, average_repeats, load_oof
+from mlx_bert_training.validation.oof_import import import_predictions
+from mlx_bert_training.validation.scores import CVScore, compare, plot_scores, score_predictions
 
 rng = np.random.default_rng(3)
 N, C = 60, 3
@@ -37,9 +30,9 @@ HEADS = list(LOGITS)
 
 
 def make(head: str = "binary_classification", **changes: Any) -> OOF:
-    p = probabilities(LOGITS[head], head)
+    p = get_task(head).predictions(LOGITS[head])
     values: dict[str, Any] = dict(
-        name="m", head_type=head, row_ids=np.arange(100, 100 + N), predictions=p, targets=TARGETS[head],
+        name="m", task=head, row_ids=np.arange(100, 100 + N), predictions=p, targets=TARGETS[head],
         folds=np.arange(N) % 4, folds_hash="abc", test_ids=np.array(["a", "b"]), test_predictions=p[:2],
         class_names=None if head == "regression" else ["x", "y", "z"][:p.shape[1]])
     return OOF(**{**values, **changes})
@@ -92,7 +85,7 @@ def test_gain_is_paired_and_positive_when_better():
 
 def test_rows_never_validated_are_left_out(tmp_path: Path):
     folds = np.where(np.arange(N) < 20, -1, np.arange(N) % 2)
-    p = probabilities(LOGITS["binary_classification"], "binary")
+    p = get_task("binary").predictions(LOGITS["binary_classification"])
     p[:20] = np.nan
     oof = make(folds=folds, predictions=p)
     assert oof.fold_numbers == [0, 1] and sum(oof.score().rows) == 40
@@ -102,7 +95,7 @@ def test_rows_never_validated_are_left_out(tmp_path: Path):
 
 
 def bad(row: int, value: Any, head: str = "binary_classification") -> np.ndarray:
-    p = probabilities(LOGITS[head], head)
+    p = get_task(head).predictions(LOGITS[head])
     p[row] = value
     return p
 
@@ -139,7 +132,7 @@ def test_one_column_of_a_binary_task_is_the_second_class():
 
 
 def test_single_precision_softmax_is_rescaled():
-    p = probabilities(LOGITS["multiclass_classification"], "multiclass").astype(np.float32)
+    p = get_task("multiclass").predictions(LOGITS["multiclass_classification"]).astype(np.float32)
     assert np.abs(make("multiclass_classification", predictions=p).predictions.sum(1) - 1).max() < 1e-12
 
 

@@ -19,7 +19,7 @@ from mlx_bert_training.declaration.options import is_section, members, options
 from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.errors import MissingExtraError
 from mlx_bert_training.widgets.config_editor import tab_title
-from mlx_bert_training.widgets.form import OPTIONS, Form, bounds, from_text, is_nested, to_text, words
+from mlx_bert_training.widgets.form import OPTIONS, Form, bounds, from_text, is_nested, offers, to_text, words
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -37,7 +37,7 @@ def test_every_option_has_a_field_with_a_kind_of_its_own():
     assert len(leaves) == len(OPTIONS) == len(read_settings({"kaggle": {}}))
     for option in OPTIONS.values():
         assert not (words(option) and is_nested(option))
-        if option.choices and not is_nested(option): assert set(option.choices) <= set(words(option))
+        if option.choices and not is_nested(option): assert set(option.choices) <= {*words(option), *offers(option)}
         if bool in members(option.hint): assert {"true", "false"} <= set(words(option))
         if {int, float} & set(members(option.hint)): assert "number" in bounds(option) and not words(option)
 

@@ -1,0 +1,1 @@
+"""The encoders, one file each, written to be read beside their papers."""

@@ -1,0 +1,54 @@
+"""Small models of each architecture: what the fixtures are made from and what the live comparison starts from."""
+from __future__ import annotations
+
+from importlib import import_module
+from zlib import crc32
+
+import numpy as np
+
+_BERT = dict(vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+             max_position_embeddings=530)
+# name: (module and attribute of the architecture, configuration under Hugging Face's names); a new one is one line
+CASES = {
+    "roberta": ("roberta:ARCHITECTURE", _BERT),
+    "xlm-roberta": ("roberta:XLM_ROBERTA", {**_BERT, "type_vocab_size": 1}),
+    "distilbert": ("distilbert:ARCHITECTURE", dict(vocab_size=60, dim=16, n_layers=2, n_heads=2, hidden_dim=24)),
+    "electra": ("electra:ARCHITECTURE", {**_BERT, "embedding_size": 10}),
+    "electra-wide": ("electra:ARCHITECTURE", {**_BERT, "embedding_size": 16}),
+    "albert": ("albert:ARCHITECTURE", {**_BERT, "embedding_size": 10, "num_hidden_layers": 4}),
+    "albert-groups": ("albert:ARCHITECTURE", {**_BERT, "embedding_size": 10, "num_hidden_layers": 5,
+                                              "num_hidden_groups": 2, "inner_group_num": 2}),
+}
+
+
+def architecture(case: str):
+    module, attribute = CASES[case][0].split(":")
+    return getattr(import_module(f"mlx_bert_training.models.architectures.{module}"), attribute)
+
+
+def configuration(case: str):
+    return architecture(case).config(**CASES[case][1])
+
+
+def texts(case: str, lengths=(9, 6, 1), left: bool = False, seed: int = 0):
+    "Token ids, mask and token types (None where an architecture has none)."
+    arch, config = architecture(case), configuration(case)
+    rng, width = np.random.default_rng(seed), max(lengths)
+    mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int32)
+    if left: mask = mask[:, ::-1].copy()
+    ids = np.where(mask > 0, rng.integers(5, config.vocab_size, mask.shape), config.pad_token_id).astype(np.int32)
+    segments = arch.segments(config)
+    types = (rng.integers(0, segments, mask.shape) * mask).astype(np.int32) if segments else None
+    return ids, mask, types
+
+
+def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    "Values of a parameter, wide enough to be far from linear, the same wherever its name in Hugging Face's file is."
+    rng = np.random.RandomState(crc32(name.encode()))   # a generator whose stream is fixed for good
+    return (rng.standard_normal(shape) * 0.3 + (len(shape) == 1) * 0.5).astype(np.float32)
+
+
+def their_name(arch, name: str) -> str:
+    "The name in Hugging Face's file of a parameter of `encoder`, `pooler` or `output`."
+    part, _, rest = name.partition(".")
+    return {"encoder": arch.prefix, "pooler": arch.pooler_path, "output": arch.output_path}[part] + "." + rest
