@@ -379,7 +379,7 @@ def test_diff():
     assert rows[0] == ["key", "mine", "theirs"] and ["optimizer.learning_rate", "2e-05", "0.0001"] in rows
     assert diff._repr_markdown_().splitlines()[1] == "|---|---|---|"
     keys = [difference.key for difference in one.diff(KaggleTrainerConfig())]
-    assert keys and all(key.startswith(("kaggle.", "parallel.")) for key in keys)
+    assert keys and all(key.startswith("kaggle.") for key in keys)
     assert "\\|" in one.diff(one.replace(run_name="a|b"))._repr_markdown_()
 
 
