@@ -22,11 +22,12 @@ from .core.registry import TRAINERS
 from .data.prepare import PreparedData, prepare
 from .declaration.load import load_config
 from .integrations.mlflow import MLflowCallback
+from .kaggle.files import locate_files
 from .kaggle.trainer import KaggleTrainer, as_kaggle_config
 from .models.create import create_model
 from .models.weights import resolve_pretrained
 from .protocols import CallbackProtocol, Model
-from .stages.plan import all_rows, locate_files
+from .stages.plan import all_rows
 from .widgets.dashboard import DashboardCallback
 
 # %% auto #0

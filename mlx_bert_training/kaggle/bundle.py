@@ -39,12 +39,14 @@ from ..ensemble.thresholds import search_threshold
 from ..errors import MLXBertError
 from . import bundle_inference
 from .delivery import submission_style
+from .files import SAMPLE, find_sample
 from .ledger import file_sha256
 from .submission import build_submission, read_sample
 from .trainer import as_kaggle_config
 from ..models.text_model import POOLED_CODE
-from ..stages.plan import SAMPLE, competition_metric, find_sample
+from ..stages.plan import competition_metric
 from ..tasks.metrics import get_metric
+from ..tasks.task import get_task
 from ..validation.folds import Folds
 from ..validation.oof import load_oof
 
@@ -82,7 +84,7 @@ class FinishedRun:
     @property
     def metric(self) -> str:
         "Of the competition."
-        return str(self.cv.get("metric") or competition_metric(self.config, self.labels.head_type))
+        return str(self.cv.get("metric") or competition_metric(self.config, get_task(self.labels.head_type)))
 
 
 def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:

@@ -21,10 +21,10 @@ from ..core.results import Predictions
 from ..data.frames import resolve_path
 from ..data.prepare import PreparedData
 from .client import KaggleClient, KaggleSubmitError
+from .files import find_sample
 from .ledger import Ledger, LedgerEntry, file_sha256
 from .submission import SampleFormat, build_submission, read_sample, write_submission
 from ..stages.identity import config_hash
-from ..stages.plan import find_sample
 from ..stages.results import CVResult
 from ..tasks.decisions import Threshold
 from ..tasks.metrics import get_metric

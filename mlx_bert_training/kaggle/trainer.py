@@ -38,7 +38,8 @@ from ..stages.run import open_cv_folder
 from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['as_kaggle_config', 'SameCallbacks', 'TrainerEvents', 'ModelHolder', 'SingleSplit', 'Competitor', 'KaggleTrainer']
+__all__ = ['as_kaggle_config', 'SameCallbacks', 'TrainerEvents', 'ModelHolder', 'Trainable', 'SingleSplit', 'Competitor',
+           'KaggleTrainer']
 
 # %% ../../nbs/kaggle/09_trainer.ipynb #d49e28e5
 def as_kaggle_config(config: BaseTrainerConfig | None) -> KaggleTrainerConfig:
@@ -119,8 +120,8 @@ class ModelHolder:
         raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")
 
 # %% ../../nbs/kaggle/09_trainer.ipynb #8d7bf720
-class SingleSplit(ModelHolder):
-    "What a competition's trainer can do with one model: train it, evaluate and predict with it, save and load it."
+class Trainable(ModelHolder):
+    "Trains, loads and saves the one model."
 
     def train(self, *args: Any, **options: Any) -> TrainResult:
         "As `Trainer.train`: one model, without cross-validation."
@@ -143,6 +144,19 @@ class SingleSplit(ModelHolder):
         self._own_model("save")
         return self.trainer.save_checkpoint(path)
 
+    def _own_model(self, purpose: str) -> None:
+        "Raise an error while another run goes on, or where a model is asked that never learnt anything."
+        self._check_free()
+        if purpose == "train": self.latest, self.trained = "model", True
+        if purpose != "ask" or self.trained or self.cv is None: return
+        raise MLXBertError("the model has its initial weights: train_with_cv trained one model a fold, and they are in "
+                           f"{self.cv.output_dir}/folds/*/model. predict() without a loader gives the predictions of "
+                           "the run")
+
+# %% ../../nbs/kaggle/09_trainer.ipynb #7ra1nab1
+class SingleSplit(Trainable):
+    "What a competition's trainer can do with one model: train it, evaluate and predict with it, save and load it."
+
     def evaluate(self, loader: DataLoader | None = None) -> dict[str, float]:
         "As `Trainer.evaluate`, with the one model."
         self._own_model("ask")
@@ -159,15 +173,6 @@ class SingleSplit(ModelHolder):
     def show_loop(self) -> None:
         "Print who listens to which event, in the order of a run."
         self.trainer.show_loop()
-
-    def _own_model(self, purpose: str) -> None:
-        "Raise an error while another run goes on, or where a model is asked that never learnt anything."
-        self._check_free()
-        if purpose == "train": self.latest, self.trained = "model", True
-        if purpose != "ask" or self.trained or self.cv is None: return
-        raise MLXBertError("the model has its initial weights: train_with_cv trained one model a fold, and they are in "
-                           f"{self.cv.output_dir}/folds/*/model. predict() without a loader gives the predictions of "
-                           "the run")
 
 # %% ../../nbs/kaggle/09_trainer.ipynb #d57e3bb4
 class Competitor(SingleSplit):

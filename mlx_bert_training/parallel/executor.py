@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..core.control import RunControl
+from ..declaration.kinds import create_kind
 from ..errors import MLXBertError
 from .registry import EXECUTORS
 from .section import ParallelConfig
@@ -65,8 +66,8 @@ class Here:
 def create_executor(
     section: ParallelConfig,    # names it, and has its arguments
 ) -> Executor:
-    "The executor that a declaration asks for. Raises `UnknownNameError` or `RegistryError`."
-    made: Executor = EXECUTORS.get(section.executor)(**section.options)
+    "The executor that a declaration asks for. Raises `UnknownNameError`, `RegistryError` or `KindError`."
+    made: Executor = create_kind(EXECUTORS, section.executor)
     return made
 
 # %% ../../nbs/parallel/02_executor.ipynb #08e09b63

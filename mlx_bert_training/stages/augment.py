@@ -39,7 +39,7 @@ def augment(
     if first.name != run.folder.path.name: first = replace(first, name=run.folder.path.name)    # of a second round
     if plan.variants is None: return Augmented(first)
     predictions = np.stack([oof.predictions for oof in run.oofs])
-    result = choose_tta(predictions, plan.variants.train, plan.targets, first.folds, plan.metric, plan.task.name)
+    result = choose_tta(predictions, plan.variants.train, plan.targets, first.folds, plan.metric, plan.task)
     if result.chosen == "none": return Augmented(first, result)
     tests = [oof.test_predictions for oof in run.oofs if oof.test_predictions is not None]
     averaged = result.apply(np.stack(tests)) if tests else None

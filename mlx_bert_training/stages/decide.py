@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..ensemble.thresholds import ThresholdResult, search_threshold
 from .plan import FoldPlan
-from ..tasks.decisions import OrdinalCuts, Threshold, rounding
+from ..tasks.decisions import ThresholdError
 from ..tasks.metrics import get_metric
-from ..tasks.rule_search import FROM_COUNTS
-from ..tasks.task import Task, get_task
+from ..tasks.task import Rule, Task, get_task
 from ..validation.oof import OOF
 
 # %% auto #0
@@ -24,12 +25,14 @@ _NO_SEARCH = ("accuracy",)      # one half is what calibrated probabilities want
 
 def worth_searching(
     task: Task,
-    metric: str,        # of the competition
+    metric: str,            # of the competition
+    targets: np.ndarray,    # (N,) or (N, C)
 ) -> bool:
     "Whether `threshold_search: auto` searches."
     if get_metric(metric).needs != "labels" or metric in _NO_SEARCH: return False
-    if task.positive is not None: return metric in FROM_COUNTS
-    return task.targets == "columns" or metric == "qwk"
+    try: task.check_rule(metric, targets)
+    except ThresholdError: return False
+    return True
 
 # %% ../../nbs/stages/11_decide.ipynb #cb392d9e
 @dataclass(frozen=True, eq=False)
@@ -37,10 +40,10 @@ class Decision:
     "How predictions are decided."
     search: ThresholdResult | None = None   # None: nothing was searched
     used: bool = False                      # the search gains something, or was demanded
-    usual: OrdinalCuts | None = None        # where the search is not used; None: what is usual for the task
+    usual: Rule | None = None               # where the search is not used; None: what is usual for the task
 
     @property
-    def rule(self) -> Threshold | OrdinalCuts | None:
+    def rule(self) -> Rule | None:
         "The rule to apply; None: what is usual for the task."
         return self.search.rule if self.search is not None and self.used else self.usual
 
@@ -51,8 +54,8 @@ def decide(
 ) -> Decision:
     "Search the threshold or the cut points, if that is wanted."
     setting, metric = plan.config.kaggle.threshold_search, plan.metric
-    rated = plan.task.targets == "values" and get_metric(metric).needs == "labels"
-    usual = rounding(oof.targets) if rated else None
-    if setting is False or setting == "auto" and not worth_searching(plan.task, metric): return Decision(usual=usual)
+    usual = None if get_metric(metric).fits(oof.task) else oof.task.default_rule(oof.predictions, oof.targets)
+    if setting is False or setting == "auto" and not worth_searching(oof.task, metric, oof.targets):
+        return Decision(usual=usual)
     found = search_threshold(oof, metric)
     return Decision(found, setting is True or found.gain.mean > 0, usual)

@@ -41,7 +41,8 @@ class ModelSource:
     def load(self, folder: Path) -> Model:
         "A new model with weights that were saved. Raises `CheckpointError` if they are of another model."
         model = _copied(self.pattern)
-        set_weights(model, model_weights(create_model(pretrained=folder)), folder)
+        saved = create_model(pretrained=folder, pooling=getattr(model, "pooling_name", None))
+        set_weights(model, model_weights(saved), folder)
         return model
 
 

@@ -44,7 +44,7 @@ def choose_labels(plan: FoldPlan, run: CVRun) -> list[PseudoLabels]:
     for i, fold in enumerate(run.runs):
         rows, _ = plan.folds[i]
         chosen.append(select_pseudo_labels(
-            np.asarray(fold.oofs[0].test_predictions), plan.task.name, kaggle.pseudo_label_threshold,
+            np.asarray(fold.oofs[0].test_predictions), plan.task, kaggle.pseudo_label_threshold,
             trained_on=plan.folds.row_ids[rows], soft=kaggle.pseudo_label_soft, max_share=kaggle.pseudo_label_max_share,
             balance=kaggle.pseudo_label_balance, name=f"fold {fold.repeat}.{fold.fold}"))
     return chosen

@@ -28,6 +28,7 @@ from .decide import Decision
 from .relabel import Relabelled
 from .run import CVRun
 from ..tasks.decisions import OrdinalCuts, Threshold
+from ..tasks.task import Rule
 from ..validation.adversarial import AdversarialReport
 from ..validation.folds import Folds
 from ..validation.leaks import LeakReport
@@ -77,7 +78,7 @@ class StageValues:
     @property
     def use_threshold(self) -> bool: return self.decision.used
     @property
-    def rule(self) -> Threshold | OrdinalCuts | None: return self.decision.rule
+    def rule(self) -> Rule | None: return self.decision.rule
 
 # %% ../../nbs/stages/12_results.ipynb #17fd83f3
 @dataclass(frozen=True, eq=False, repr=False)
@@ -189,7 +190,7 @@ def save_result(result: CVResult) -> Path:
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     score = result.score
     rule, ensemble = result.rule, result.ensemble
-    value = None if rule is None else rule.cuts if isinstance(rule, OrdinalCuts) else rule.value
+    value = rule.cuts if isinstance(rule, OrdinalCuts) else rule.value if isinstance(rule, Threshold) else None
     facts = {**kept, "metric": result.metric, "score": score.mean, "standard_error": score.standard_error,
              "pooled": score.pooled, "folds": list(score.values),
              "table": result.table().reset_index().to_dict("records"),

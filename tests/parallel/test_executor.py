@@ -31,7 +31,8 @@ class Backwards:
 def test_an_executor_of_ones_own_by_declaration_alone(tmp_path):
     write_files(tmp_path)
     plain = create_kaggle_trainer(config=declaration(tmp_path, environment={"run_name": "plain"})).train_with_cv()
-    config = declaration(tmp_path, parallel={"executor": f"{__name__}:Backwards", "options": {"note": "mine"}})
+    config = declaration(tmp_path, parallel={
+        "executor": {"type": f"{__name__}:Backwards", "options": {"note": "mine"}}})
     Backwards.done.clear()
     result = create_kaggle_trainer(config=config).train_with_cv()
     assert Backwards.done == [("mine", f"fold-0-{k}") for k in (2, 1, 0)]
