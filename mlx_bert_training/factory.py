@@ -5,7 +5,8 @@
 # %% ../nbs/10_factory.ipynb #04109efd
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,19 @@ from .data.prepare import PreparedData, prepare
 from .declaration.kinds import split_kind
 from .declaration.load import load_config
 from .integrations.mlflow import MLflowCallback
+from .kaggle.files import locate_files
 from .kaggle.trainer import KaggleTrainer, as_kaggle_config
 from .models.create import create_model
 from .models.layers import ModelError
 from .models.registry import ARCHITECTURES
 from .models.weights import resolve_pretrained
 from .protocols import CallbackProtocol, Model
-from .stages.plan import all_rows, locate_files
+from .stages.plan import all_rows
 from .widgets.dashboard import DashboardCallback
 
 # %% auto #0
 __all__ = ['get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data', 'check_fits',
-           'declared_model', 'create_kaggle_trainer']
+           'declared_model', 'FoldListeners', 'create_kaggle_trainer']
 
 # %% ../nbs/10_factory.ipynb #8268a774
 def get_trainer_config(
@@ -71,8 +73,8 @@ def _merge(declared: Sequence[CallbackProtocol], own: Sequence[CallbackProtocol]
 
 # %% ../nbs/10_factory.ipynb #130b6fdf
 def register_trainer(
-    name: str,                  # what `create_trainer(..., trainer=name)` will ask for
-    trainer: type[Trainer],     # a subclass of `Trainer`
+    name: str,                      # what `create_trainer(..., trainer=name)` will ask for
+    trainer: Callable[..., Any],    # a class such as `Trainer`: takes a model, a configuration, callbacks and data
 ) -> None:
     "Make a trainer class known by name."
     TRAINERS.register(name, trainer)
@@ -138,6 +140,20 @@ def declared_model(config: BaseTrainerConfig, data: PreparedData | None) -> Mode
         label_names=labels.label_names if labels is not None else None, dropout_rate=section.dropout_rate,
         seed=config.environment.seed, new_head=section.new_head)
 
+# %% ../nbs/10_factory.ipynb #073c9b80
+@dataclass(frozen=True)
+class FoldListeners:
+    "Makes the callbacks of a fold: new ones as declared, and those that hear the whole run and each of its folds."
+    shared: Sequence[CallbackProtocol] = ()
+    display: DashboardCallback | None = None    # one board for all folds; None: each has one of its own
+
+    def __call__(self, config: BaseTrainerConfig) -> list[CallbackProtocol]:
+        declared = [c for c in declared_callbacks(config, self.display) if not isinstance(c, MLflowCallback)]
+        return _merge(declared, self.shared)
+
+    def __reduce__(self) -> tuple[Any, ...]:    # in another process there is no board, and no run to be nested in
+        return FoldListeners, (tuple(c for c in self.shared if not isinstance(c, MLflowCallback)),)
+
 # %% ../nbs/10_factory.ipynb #a6c379ff
 def create_kaggle_trainer(
     model: Model | None = None,     # None: made from the `model:` section
@@ -154,6 +170,5 @@ def create_kaggle_trainer(
     if model is None: model = declared_model(resolved, data)
     check_fits(model, data)
 
-    def listeners(settings: BaseTrainerConfig) -> list[CallbackProtocol]:
-        return _merge(declared_callbacks(settings, display), shared)
+    listeners = FoldListeners(shared, display)
     return KaggleTrainer(model, resolved, callbacks=listeners(resolved), data=data, fold_callbacks=listeners)

@@ -126,12 +126,13 @@ def run_competition(
     config: str | Path | dict[str, Any] | BaseTrainerConfig,    # preset, file, dictionary or object
     **overrides: Any,                           # flat or dotted, as for `get_trainer_config`
 ) -> CompetitionRun:
-    "Download what is missing, look for leaks, cross-validate, put together, and write the submission."
-    trainer = create_kaggle_trainer(config=config, **overrides)
+    "Download what is missing, cross-validate, and write the submission; `stages.cv` has the stages in between."
+    trainer = create_kaggle_trainer(config=config, **overrides)     # files, data, initial weights
     if trainer.data is None:
         raise DataError("data.train_path is not set: the declaration names no training file")
-    result = trainer.train_with_cv()
-    submission = trainer.create_submission() if result.test_predictions is not None else None
+    result = trainer.train_with_cv()                                # plan, run, relabel, augment, combine, decide
+    predicted = result.test_predictions is not None
+    submission = trainer.create_submission() if predicted else None     # write, and send if that is declared
     return CompetitionRun(trainer, result, submission)
 
 # %% ../nbs/11_run.ipynb #38c5413a

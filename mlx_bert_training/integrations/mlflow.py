@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'CURVES', 'CV_FILES', 'in_nobodys_way', 'how_it_ended', 'log_beginning', 'run_tags', 'log_trained_model',
-           'registry_names', 'LateReader', 'fold_folder', 'log_scores', 'log_fold_models', 'MLflowCallback']
+           'registry_names', 'LateReader', 'log_scores', 'log_fold_models', 'MLflowCallback']
 
 # %% ../../nbs/integrations/06_mlflow.ipynb #9eed0b6a
 @contextmanager
@@ -128,27 +128,21 @@ class LateReader:
         self._base = (0.0, 0.0)
 
 # %% ../../nbs/integrations/06_mlflow.ipynb #abacd206
-def fold_folder(result: Any) -> Path:
-    "The folder of the folds whose predictions count: those with pseudo-labels, where they were kept."
-    again = result.output_dir / f"pseudo-labels-{result.run.oof.config_hash[:8]}"
-    return again if again.is_dir() else result.output_dir / "folds"
-
-
 def log_scores(
     run: RunLog,                # of the whole
     result: Any,                # a `CVResult`
     known: Mapping[str, str],   # keys of the folds' runs, by folder
 ) -> None:
     "The score with its error, fold by fold, here and in the folds' own runs."
-    name, score, folds = result.metric, result.score, fold_folder(result)
+    name, score, counted = result.metric, result.score, result.relabelled.run
     run.points(0, {f"cv_{name}": score.mean, f"cv_{name}_error": score.standard_error,
                    f"cv_{name}_pooled": score.pooled})
     for i, value in enumerate(score.values): run.points(i, {f"fold_{name}": value})
     rule = {"threshold": result.threshold.value} if result.threshold is not None and result.use_threshold else {}
     run.tags({"metric": name, "folds_hash": result.folds.hash, "folds": str(result.folds), **rule,
               **{f"note.{i}": note for i, note in enumerate(result.notes)}})
-    for part in result.run.runs:
-        key = known.get(str((folds / f"fold-{part.repeat}-{part.fold}").relative_to(result.output_dir)))
+    for part in counted.runs:
+        key = known.get(str(counted.fold_folder(part).path.relative_to(result.output_dir)))
         if key: RunLog(run.to, key).points(part.facts["updates"], {f"cv_{name}": part.oofs[0].score(name).pooled})
     if result.ensemble is None: return
     ensemble, score = RunLog(run.to, known.get("ensemble"), run.key), result.ensemble.score
@@ -161,9 +155,9 @@ def log_scores(
 
 def log_fold_models(run: RunLog, trainer: Any, settings: MLflowConfig) -> None:
     "Log the mean of the folds' models as one model."
-    result, data, folds = trainer.cv, trainer.data, fold_folder(trainer.cv)
-    members = [[folds / f"fold-{r}-{f}" / "model" for f in range(result.folds.n_folds)]
-               for r in range(result.folds.repeats)]
+    result, data, counted = trainer.cv, trainer.data, trainer.cv.relabelled.run
+    members = [[counted.fold_folder(part).model for part in counted.runs if part.repeat == repeat]
+               for repeat in range(result.folds.repeats)]
     if not isinstance(data, PreparedData) or not all(path.is_dir() for repeat in members for path in repeat):
         log.info("MLflow: no model is logged, for the folds did not keep theirs (kaggle.save_fold_models)")
         return

@@ -27,6 +27,7 @@ import pandas as pd
 from ..core.checkpoint import replace_folder
 from ..core.config import KaggleTrainerConfig
 from ..core.results import Predictions
+from ..core.run_folder import RunFolder
 from ..data.files import DEMO, resolve_path
 from ..data.frames import read_frame
 from ..data.labels import LabelMap
@@ -38,12 +39,12 @@ from ..ensemble.thresholds import search_threshold
 from ..errors import MLXBertError
 from . import bundle_inference
 from .delivery import submission_style
+from .files import SAMPLE, find_sample
 from .ledger import file_sha256
 from .submission import build_submission, read_sample
 from .trainer import as_kaggle_config
 from ..models.text_model import POOLED_CODE
-from ..stages.plan import SAMPLE, competition_metric, find_sample
-from ..stages.run import CV_FILE
+from ..stages.plan import competition_metric
 from ..tasks.metrics import get_metric
 from ..tasks.task import get_task
 from ..validation.folds import Folds
@@ -83,15 +84,15 @@ class FinishedRun:
     @property
     def metric(self) -> str:
         "Of the competition."
-        return str(self.cv.get("metric") or competition_metric(self.config, self.labels.head_type))
+        return str(self.cv.get("metric") or competition_metric(self.config, get_task(self.labels.head_type)))
 
 
 def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:
     "The models of all folds. Raises `BundleError` unless each fold kept one."
     if "score" not in cv:
         raise BundleError(f"{run}: the cross-validation is not finished; `mlx-bert run` goes on with it")
-    folds, parents = Folds.load(run / "folds.csv"), [run / "folds"]
-    if cv.get("pseudo_labels"): parents = sorted(run.glob("pseudo-labels-*"))
+    folds, parents = Folds.load(run / "folds.csv"), [run / cv.get("round", "folds")]
+    if "round" not in cv and cv.get("pseudo_labels"): parents = sorted(run.glob("pseudo-labels-*"))
     if len(parents) != 1:
         raise BundleError(f"{run}: {len(parents)} rounds with pseudo-labels, and only one can be meant; remove the "
                           "others")
@@ -136,9 +137,10 @@ def read_run(
     if not (run / "config.yaml").is_file():
         raise BundleError(f"{run}: not the folder of a finished run, it has no config.yaml")
     config, cv = as_kaggle_config(load_config(run / "config.yaml")), {}
-    if (run / CV_FILE).is_file():
-        try: cv = dict(json.loads((run / CV_FILE).read_text(encoding="utf-8")))
-        except ValueError as error: raise BundleError(f"{run / CV_FILE} is damaged: {error}") from error
+    summary = RunFolder(run).cv
+    if summary.is_file():
+        try: cv = dict(json.loads(summary.read_text(encoding="utf-8")))
+        except ValueError as error: raise BundleError(f"{summary} is damaged: {error}") from error
         models = _fold_models(run, cv)
     elif (run / "model" / "model.safetensors").is_file(): models = {"model": run / "model"}
     else: raise BundleError(f"{run}: not the folder of a finished run, it has no model/")

@@ -21,9 +21,10 @@ from ..core.results import Predictions
 from ..data.frames import resolve_path
 from ..data.prepare import PreparedData
 from .client import KaggleClient, KaggleSubmitError
-from .ledger import Ledger, LedgerEntry, config_hash, file_sha256
+from .files import find_sample
+from .ledger import Ledger, LedgerEntry, file_sha256
 from .submission import SampleFormat, build_submission, read_sample, write_submission
-from ..stages.plan import find_sample
+from ..stages.identity import config_hash
 from ..stages.results import CVResult
 from ..tasks.decisions import Threshold
 from ..tasks.metrics import get_metric
@@ -103,8 +104,8 @@ def settings_hash(config: KaggleTrainerConfig) -> str:
 def default_message(result: CVResult) -> str:
     "Run, score and error, and what is submitted if there was a choice."
     score = f"{result.output_dir.name}: CV {result.metric} {result.mean:.5f} ± {result.standard_error:.5f}"
-    if result.together is None: return score
-    return f"{score}, {result.together.what} {result.together.caution}".rstrip()
+    if result.ensemble is None: return score
+    return f"{score}, {result.combined.description} {result.combined.caution}".rstrip()
 
 # %% ../../nbs/kaggle/05_delivery.ipynb #d3li7e01
 def _with_sample_ids(

@@ -23,12 +23,12 @@ import pandas as pd
 from ..core.checkpoint import json_safe
 from ..errors import DataError
 from ..figures import new_figure
+from ..stages.identity import config_hash
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'LedgerEntry', 'config_hash', 'file_sha256', 'Fit', 'fit_scores', 'plot_scores', 'Ledger', 'LedgerSummary',
-           'summarize']
+__all__ = ['log', 'LedgerEntry', 'file_sha256', 'Fit', 'fit_scores', 'plot_scores', 'Ledger', 'LedgerSummary', 'summarize']
 
 # %% ../../nbs/kaggle/06_ledger.ipynb #a6ecaba6
 @dataclass
@@ -47,14 +47,6 @@ class LedgerEntry:
     file: str = ""
     file_sha256: str = ""
     time: str = ""                      # UTC, ISO 8601; filled in when it is added
-
-
-def config_hash(
-    config: Any,    # a configuration with to_dict(), or plain values
-) -> str:           # 12 hexadecimal digits
-    "A short name for a configuration: equal for equal settings, whatever their order."
-    values = config.to_dict() if hasattr(config, "to_dict") else config
-    return hashlib.sha256(json.dumps(json_safe(values), sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def file_sha256(path: str | Path) -> str:

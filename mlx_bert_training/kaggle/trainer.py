@@ -5,175 +5,216 @@
 # %% ../../nbs/kaggle/09_trainer.ipynb #340e16af
 from __future__ import annotations
 
-import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..core.background import RunHandle
 from ..core.base import Trainer
-from ..core.config import BaseTrainerConfig, KaggleConfig, KaggleTrainerConfig
-from ..core.control import graceful_interrupt
-from ..core.evaluator import Outputs
+from ..core.config import BaseTrainerConfig, KaggleTrainerConfig
+from ..core.control import ControlError, RunControl, graceful_interrupt
+from ..core.events import CallbackList
 from ..core.results import Predictions, TrainResult
-from ..data.prepare import PreparedData
+from ..core.run_folder import RunFolder
+from ..core.state import TrainerState
 from ..declaration.load import load_config
-from ..ensemble.final import put_together
-from ..ensemble.thresholds import ThresholdResult, search_threshold
 from ..errors import MLXBertError
 from .client import KaggleClient
 from .delivery import SubmissionFile, send_final, write_final
-from ..protocols import CallbackProtocol, DataLoader, Loss, Model
-from mlx_bert_training.stages.plan import (
-    check_ratings,
-    choose_folds,
-    competition_metric,
-    look_for_leaks,
-    look_for_shift,
-)
+from ..parallel.executor import Executor
+from ..protocols import CallbackProtocol, DataLoader, Model
+from ..stages.announce import CVListener
+from ..stages.cv import cross_validate
+from ..stages.jobs import FoldRun
+from ..stages.model_source import ModelSource
+from ..stages.plan import FoldPlan, plan_folds
 from ..stages.results import CVResult
-from ..stages.run import CVRun, FoldPlan, FoldRun, open_cv_folder, run_folds
-from ..tasks.metrics import get_metric
-from ..tasks.rule_search import FROM_COUNTS
-from ..validation.oof import OOF
-
-log = logging.getLogger(__name__)
+from ..stages.run import open_cv_folder
+from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['log', 'worth_searching', 'find_threshold', 'Variants', 'make_tta', 'apply_tta', 'second_round', 'KaggleTrainer',
-           'as_kaggle_config', 'plan_cv', 'cross_validate', 'keep_predictions']
+__all__ = ['as_kaggle_config', 'SameCallbacks', 'TrainerEvents', 'ModelHolder', 'Trainable', 'SingleSplit', 'Competitor',
+           'KaggleTrainer']
 
-# %% ../../nbs/kaggle/09_trainer.ipynb #fb907edb
-_NO_SEARCH = ("accuracy",)      # one half is what calibrated probabilities want
+# %% ../../nbs/kaggle/09_trainer.ipynb #d49e28e5
+def as_kaggle_config(config: BaseTrainerConfig | None) -> KaggleTrainerConfig:
+    "The configuration with a section `kaggle`, whose defaults stand where it had none."
+    if isinstance(config, KaggleTrainerConfig): return config
+    made = load_config(config, kaggle={})
+    assert isinstance(made, KaggleTrainerConfig)
+    return made
 
+# %% ../../nbs/kaggle/09_trainer.ipynb #8c03ab0d
+@dataclass(frozen=True)
+class SameCallbacks:
+    "The same listeners for every fold. It can be pickled where they can."
+    callbacks: Sequence[CallbackProtocol]
 
-def worth_searching(
-    head_type: str,     # the task
-    metric: str,        # of the competition
-) -> bool:
-    "Whether `threshold_search: auto` searches."
-    if get_metric(metric).needs != "labels" or metric in _NO_SEARCH: return False
-    if head_type == "binary_classification": return metric in FROM_COUNTS
-    return head_type == "multilabel_classification" or metric == "qwk"
+    def __call__(self, config: KaggleTrainerConfig) -> Sequence[CallbackProtocol]: return self.callbacks
 
+# %% ../../nbs/kaggle/09_trainer.ipynb #cf757939
+class TrainerEvents(CVListener):
+    "Notes how far a cross-validation is, and tells the callbacks of its trainer."
 
-def find_threshold(
-    setting: bool | str,    # kaggle.threshold_search
-    oof: OOF,               # what will be submitted
-    metric: str,            # of the competition
-) -> tuple[ThresholdResult | None, bool]:   # the search, and whether to use what it found
-    "Search the threshold, if that is wanted."
-    if setting is False or setting == "auto" and not worth_searching(oof.head_type, metric): return None, False
-    found = search_threshold(oof, metric)
-    return found, setting is True or found.gain.mean > 0
-
-# %% ../../nbs/kaggle/09_trainer.ipynb #56c16bbc
-@dataclass
-class Variants:
-    "The variants of all texts, as the folds predict them."
-    train: list[Any]
-    test: list[Any]
-    settings: str
+    def __init__(self, trainer: KaggleTrainer, dashboard: bool | None = None):
+        self.trainer, self.control, self.dashboard = trainer, trainer.control, dashboard
 
     @property
-    def names(self) -> list[str]: return [variant.name for variant in self.train]
+    def shows_folds(self) -> bool:  # type: ignore[override]
+        "Whether a board shows the folds."
+        return any(getattr(callback, "shows_folds", False) for callback in self.trainer.callbacks)
 
-    def __str__(self) -> str: return self.settings
+    def on_cv_begin(self, folder: RunFolder, folds: int) -> None:
+        self.trainer.cv_folder, self.trainer.fold_count = folder.path, folds
+        self._tell("on_cv_begin", [])
 
-    def predict(self, trainer: Trainer, part: str, rows: np.ndarray) -> list[np.ndarray]:
-        "One array a variant; the first is of the plain texts."
-        from mlx_bert_training.ensemble.tta import predict_variants
-        return list(predict_variants(trainer, self.train if part == "train" else self.test, rows))
+    def on_fold_begin(self, runs: Sequence[FoldRun]) -> None: self._tell("on_fold_begin", runs)
+    def on_fold_end(self, runs: Sequence[FoldRun]) -> None: self._tell("on_fold_end", runs)
 
+    def _tell(self, event: str, runs: Sequence[FoldRun]) -> None:
+        self.trainer.fold_runs = list(runs)
+        self.trainer.fire(event)
 
-def make_tta(data: PreparedData, config: KaggleTrainerConfig) -> Variants:
-    "The variants that the declaration asks for."
-    from mlx_bert_training.ensemble.tta import make_variants
-    kaggle, seed = config.kaggle, config.environment.seed
-    options: dict[str, Any] = {
-        "kinds": kaggle.tta_kinds, "iterations": kaggle.tta_iterations, "seed": seed, "templates": kaggle.tta_templates,
-        "max_length": config.data.max_length, "word_dropout": kaggle.tta_word_dropout}
-    test = make_variants(data, "test", **options) if data.test is not None else []
-    return Variants(make_variants(data, "train", **options), test, repr(sorted(options.items())))
+# %% ../../nbs/kaggle/09_trainer.ipynb #e361df6d
+class ModelHolder:
+    "A trainer of one model, seen as a part of a larger one, and whether that model may be asked."
 
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer              # of the single split
+        self.cv: CVResult | None = None     # the last cross-validation
+        self.handle: RunHandle[Any] | None = None   # of the run in the background
+        self.latest = ""                    # what was done last: model or cv
+        self.trained = False                # the model has learnt, or was loaded
 
-def apply_tta(plan: FoldPlan, run: CVRun) -> tuple[Any, OOF]:
-    "The kind of variants that helps out of fold, and the predictions with it; none if none helps."
-    from mlx_bert_training.ensemble.tta import choose_tta
-    predictions, first = np.stack([oof.predictions for oof in run.oofs]), run.oof
-    result = choose_tta(predictions, plan.variants.train, plan.targets, first.folds, plan.metric, plan.head_type)
-    if result.chosen == "none": return result, first
-    tests = [oof.test_predictions for oof in run.oofs if oof.test_predictions is not None]
-    return result, replace(first, predictions=result.choice.predictions,
-                           test_predictions=result.apply(np.stack(tests)) if tests else None)
+    @property
+    def model(self) -> Model: return self.trainer.model
+    @property
+    def data(self) -> Any: return self.trainer.data
+    @property
+    def task(self) -> Task: return self.trainer.task
+    @property
+    def head_type(self) -> str: return self.trainer.head_type
+    @property
+    def state(self) -> TrainerState: return self.trainer.state
+    @property
+    def optimizer(self) -> Any: return self.trainer.optimizer
+    @property
+    def control(self) -> RunControl: return self.trainer.control
+    @property
+    def callbacks(self) -> CallbackList: return self.trainer.callbacks
+    @property
+    def output_dir(self) -> Path | None: return self.trainer.output_dir
+    @property
+    def train_loader(self) -> DataLoader | None: return self.trainer.train_loader
+    @property
+    def val_loader(self) -> DataLoader | None: return self.trainer.val_loader
 
-# %% ../../nbs/kaggle/09_trainer.ipynb #b1ec2f24
-def second_round(
-    plan: FoldPlan,     # of the first round
-    folder: Path,       # of the run
-    first: CVRun,       # the first round
-) -> tuple[Any, CVRun]: # the comparison on the same folds, and the second round
-    "Run every fold again with the test rows that the fold's first model is sure of."
-    from mlx_bert_training.ensemble.pseudo_label import (
-        compare_pseudo_labels,
-        select_pseudo_labels,
-        with_pseudo_labels,
-    )
-    kaggle, chosen = plan.config.kaggle, []
-    for i, run in enumerate(first.runs):
-        rows, _ = plan.folds[i]
-        chosen.append(select_pseudo_labels(
-            np.asarray(run.oofs[0].test_predictions), plan.head_type, kaggle.pseudo_label_threshold,
-            trained_on=plan.folds.row_ids[rows], soft=kaggle.pseudo_label_soft, max_share=kaggle.pseudo_label_max_share,
-            balance=kaggle.pseudo_label_balance, name=f"fold {run.repeat}.{run.fold}"))
+    def _check_free(self) -> None:
+        "Raise `ControlError` when a run is in the background and this is another thread."
+        if self.handle is None or self.handle.done or threading.current_thread() is self.handle.thread: return
+        raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")
 
-    def compared(again: CVRun) -> tuple[Any, CVRun]:
-        return compare_pseudo_labels(first.oof, again.oof, plan.metric, chosen[:plan.folds.n_folds]), again
-    if not any(map(len, chosen)): return compared(first)    # with nothing added, every fold would end as it did
-    settings = [getattr(kaggle, name) for name in sorted(vars(kaggle)) if name.startswith("pseudo_label_")]
-    second = replace(plan, what=f"pseudo-labels {settings}")
+# %% ../../nbs/kaggle/09_trainer.ipynb #8d7bf720
+class Trainable(ModelHolder):
+    "Trains, loads and saves the one model."
 
-    def join(repeat: int, fold: int, rows: np.ndarray) -> DataLoader:
-        number = repeat * plan.folds.n_folds + fold
-        _, held = plan.folds[number]
-        part: Any = plan.train.subset(rows)     # both are loaders of this package: they have tokens
-        test: Any = plan.test
-        return with_pseudo_labels(part, test, chosen[number], kaggle.pseudo_label_weight,
-                                  validation=plan.folds.row_ids[held])
-    place, name = folder / f"pseudo-labels-{second.identity[:8]}", f"{first.oof.name}, pseudo-labels"
-    return compared(run_folds(second, place, name, join))
+    def train(self, *args: Any, **options: Any) -> TrainResult:
+        "As `Trainer.train`: one model, without cross-validation."
+        self._own_model("train")
+        return self.trainer.train(*args, **options)
 
-# %% ../../nbs/kaggle/09_trainer.ipynb #710ece41
-class KaggleTrainer(Trainer):
-    "A `Trainer` for competitions. `create_kaggle_trainer` builds one from a declaration."
+    def start(self, *args: Any, **options: Any) -> RunHandle[TrainResult]:
+        "As `Trainer.start`: one model, in the background."
+        self._own_model("train")
+        self.handle = self.trainer.start(*args, **options)
+        return self.handle
+
+    def load_checkpoint(self, path: str | Path) -> None:
+        "As `Trainer.load_checkpoint`, for the one model."
+        self._own_model("train")
+        self.trainer.load_checkpoint(path)
+
+    def save_checkpoint(self, path: str | Path) -> Path:
+        "As `Trainer.save_checkpoint`, for the one model."
+        self._own_model("save")
+        return self.trainer.save_checkpoint(path)
+
+    def _own_model(self, purpose: str) -> None:
+        "Raise an error while another run goes on, or where a model is asked that never learnt anything."
+        self._check_free()
+        if purpose == "train": self.latest, self.trained = "model", True
+        if purpose != "ask" or self.trained or self.cv is None: return
+        raise MLXBertError("the model has its initial weights: train_with_cv trained one model a fold, and they are in "
+                           f"{self.cv.output_dir}/folds/*/model. predict() without a loader gives the predictions of "
+                           "the run")
+
+# %% ../../nbs/kaggle/09_trainer.ipynb #7ra1nab1
+class SingleSplit(Trainable):
+    "What a competition's trainer can do with one model: train it, evaluate and predict with it, save and load it."
+
+    def evaluate(self, loader: DataLoader | None = None) -> dict[str, float]:
+        "As `Trainer.evaluate`, with the one model."
+        self._own_model("ask")
+        return self.trainer.evaluate(loader)
+
+    def predict(self, loader: DataLoader | None = None) -> Predictions:
+        "After `train_with_cv`, without a loader: the predictions of the whole run. Else as `Trainer.predict`."
+        if self.latest == "cv" and loader is None and self.cv is not None:
+            data = self.trainer.config.data
+            return self.cv.predictions(data.id_column, data.target_column or "prediction")
+        self._own_model("ask")
+        return self.trainer.predict(loader)
+
+    def show_loop(self) -> None:
+        "Print who listens to which event, in the order of a run."
+        self.trainer.show_loop()
+
+# %% ../../nbs/kaggle/09_trainer.ipynb #d57e3bb4
+class Competitor(SingleSplit):
+    "What a competition needs before its folds are run: initial weights, callbacks, and the plan."
 
     def __init__(
         self,
-        model: Model,                                   # maps tokens to logits
+        model: Model,                                   # maps tokens to logits; its present weights begin every fold
         config: BaseTrainerConfig | None = None,        # the declaration; defaults when None
         *,
         callbacks: Sequence[CallbackProtocol] = (),     # listeners; they hear every fold
         data: Any = None,                               # a `PreparedData` whose training part holds all rows
         fold_callbacks: Callable[[KaggleTrainerConfig], Sequence[CallbackProtocol]] | None = None,  # new ones a fold
         client: KaggleClient | None = None,             # to submit with; None: made when it is needed
-        **options: Any,                                 # what else `Trainer` takes; a fold gets copies of it
+        executor: Executor | None = None,               # does the folds; None: as declared
+        control: RunControl | None = None,              # shared with other trainers; None: one of its own
+        **options: Any,                                 # loss, optimizer, schedule; a fold gets copies of them
     ):
-        self.options = deepcopy(options)
-        super().__init__(model, as_kaggle_config(config), callbacks=callbacks, data=data, **options)
-        self.config: KaggleTrainerConfig
-        self.fold_callbacks = fold_callbacks or (lambda config: callbacks)
-        self.client = client
-        self.cv: CVResult | None = None     # the last cross-validation
-        self._reset = False                 # the model has its initial weights again
+        self.config, self.options = as_kaggle_config(config), deepcopy(options)
+        super().__init__(Trainer(model, self.config, callbacks=callbacks, data=data, control=control, **options))
+        self.source = ModelSource.of(model)
+        self.fold_callbacks = fold_callbacks or SameCallbacks(tuple(callbacks))
+        self.client, self.executor = client, executor
+        self.show_dashboard: bool | None = None         # live plots of the folds; None: in a notebook
         self.fold_runs: list[FoldRun] = []  # of the present cross-validation, those that are done
         self.fold_count = 0                 # of all of its folds
         self.cv_folder: Path | None = None  # where it is kept
         self.submission: SubmissionFile | None = None   # the last one
+
+    def fire(self, event: str) -> None:
+        "Tell every callback of an event of the whole run."
+        self.callbacks.fire(event, self, self.state)
+
+    def plan(self, train_loader: DataLoader | None = None) -> FoldPlan:
+        "Everything before the folds. Raises `LeakError` and `DataError`; nothing is trained."
+        loader = self.train_loader if train_loader is None else train_loader
+        return plan_folds(self.config, self.source, self.data, loader, callbacks=self.fold_callbacks,
+                          options=self.options)
+
+# %% ../../nbs/kaggle/09_trainer.ipynb #4be66fe2
+class KaggleTrainer(Competitor):
+    "A trainer for competitions. `create_kaggle_trainer` builds one from a declaration."
 
     def train_with_cv(
         self,
@@ -183,20 +224,25 @@ class KaggleTrainer(Trainer):
     ) -> CVResult:
         """Cross-validate. Raises `LeakError` for a leak without a reason, `DataError` for rows that cannot be split,
         and `RunStopped` when it is stopped by hand: finished folds are kept, and the next call goes on from there."""
-        self._check_thread()
-        began, self.cv, self.show_dashboard = time.perf_counter(), None, dashboard
-        loader = self.train_loader if train_loader is None else train_loader
-        with self.control.running(), graceful_interrupt(self.control):
-            try:
-                self.cv = cross_validate(self, loader)
-                self._reset, self.cv.seconds = True, time.perf_counter() - began
-                self.cv.save()
-            finally: self.fire("on_cv_end")
+        self._check_free()
+        began, self.show_dashboard = time.perf_counter(), dashboard
+        with self._cross_validating():
+            plan = self.plan(train_loader)
+            result = cross_validate(plan, open_cv_folder(plan), self.executor, TrainerEvents(self, dashboard))
+            self.cv, self.latest = replace(result, seconds=time.perf_counter() - began), "cv"
         return self.cv
+
+    @contextmanager
+    def _cross_validating(self) -> Iterator[None]:
+        "Inside, requests and interrupts are followed; at the end the callbacks hear of it, however it came."
+        self.cv = None
+        with self.control.running(), graceful_interrupt(self.control):
+            try: yield
+            finally: self.fire("on_cv_end")
 
     def start_with_cv(self, *args: Any, **options: Any) -> RunHandle[CVResult]:
         "As `train_with_cv`, in the background: returns at once a handle to steer the run and to wait for its result."
-        self._check_thread()
+        self._check_free()
         self.handle = RunHandle(self, lambda: self.train_with_cv(*args, **options),
                                 lambda: f"{len(self.fold_runs)} of {self.fold_count} folds are done")
         return self.handle
@@ -208,108 +254,3 @@ class KaggleTrainer(Trainer):
         self.submission = send_final(write_final(self.cv, self.config, self.data), self.config, self.client)
         self.fire("on_submission")
         return self.submission
-
-    def train(self, *args: Any, **options: Any) -> TrainResult:
-        "As `Trainer.train`: one model, without cross-validation."
-        self._reset = False
-        return super().train(*args, **options)
-
-    def predict(self, loader: DataLoader | None = None) -> Predictions:
-        "After `train_with_cv`, without a loader: the predictions of the whole run. Else as `Trainer.predict`."
-        if not self._reset or loader is not None or self.cv is None: return super().predict(loader)
-        return self.cv.predictions(self.config.data.id_column, self.config.data.target_column or "prediction")
-
-    def _run(self, loader: DataLoader, loss: Loss | None) -> Outputs:
-        if not self._reset: return super()._run(loader, loss)
-        raise MLXBertError("the model has its initial weights again: train_with_cv trained one model a fold, and they "
-                           f"are in {self.cv.output_dir if self.cv else 'the run'}/folds/*/model. predict() without a "
-                           "loader gives the predictions of the run")
-
-# %% ../../nbs/kaggle/09_trainer.ipynb #d49e28e5
-def as_kaggle_config(config: BaseTrainerConfig | None) -> KaggleTrainerConfig:
-    "The configuration with a section `kaggle`, whose defaults stand where it had none."
-    if isinstance(config, KaggleTrainerConfig): return config
-    made = load_config(config, kaggle={})
-    assert isinstance(made, KaggleTrainerConfig)
-    return made
-
-# %% ../../nbs/kaggle/09_trainer.ipynb #cf757939
-def plan_cv(
-    trainer: KaggleTrainer,         # knows model, configuration and data
-    loader: DataLoader | None,      # all training rows
-) -> tuple[FoldPlan, CVResult]:     # the plan, and a result that has the reports and no folds yet
-    "Check the data, choose metric and folds."
-    config = trainer.config
-    if loader is None: raise MLXBertError("train_with_cv needs a loader: pass one, or declare data.train_path")
-    if getattr(loader, "labels", None) is None or not hasattr(loader, "subset"):
-        raise MLXBertError(f"train_with_cv needs a loader with labels and subset(); {type(loader).__name__} lacks one")
-    declared = trainer.data is not None and loader is trainer.data.train
-    data = trainer.data if declared and getattr(trainer.data, "frames", None) else None
-    test = getattr(trainer.data, "test", None)
-    metric = competition_metric(config, trainer.head_type)
-    if trainer.head_type == "regression":
-        targets = np.asarray(getattr(loader, "labels"))  # noqa: B009  # no part of the protocol
-        check_ratings(targets, getattr(loader, "row_ids", np.arange(len(targets))), metric)
-    leaks = look_for_leaks(data, config, trainer.head_type) if data is not None else None
-    if leaks is None: log.info("the rows come as a loader, without columns or texts: leaks are not looked for")
-    elif leaks.findings: log.info("%s", leaks)
-    wanted = config.kaggle.adversarial_validation and data is not None
-    shift = look_for_shift(data, config.environment.seed) if wanted and data is not None else None
-    if shift is not None: log.info("%s", shift)
-    folds = choose_folds(config, loader, trainer.head_type, data, leaks)
-    variants = None
-    if config.kaggle.enable_tta:
-        if data is None: raise MLXBertError("enable_tta needs the texts of the data, not only a loader")
-        variants = make_tta(data, config)
-    setting = config.kaggle.target_transform
-    if setting == "auto": setting = config.training.target_transform
-    plan = FoldPlan(config, trainer.model, loader, test, folds, metric, trainer.head_type,
-                    trainer.task.scaling(setting, metric),
-                    trainer.fold_callbacks, data=trainer.data, options=trainer.options, variants=variants,
-                    owner=trainer)
-    nothing: Any = None     # until the folds are done
-    empty = CVResult(CVRun([], [], []), folds, metric, Path(), nothing, 0.0, leaks=leaks, adversarial=shift,
-                     epoch_chosen=config.kaggle.select_epoch)
-    return plan, empty
-
-# %% ../../nbs/kaggle/09_trainer.ipynb #484c82fc
-def cross_validate(
-    trainer: KaggleTrainer,         # knows model, configuration and data
-    loader: DataLoader | None,      # all training rows
-) -> CVResult:                      # with everything but the time
-    "Folds, pseudo-labels, augmentation, ensemble and threshold, as the declaration says."
-    plan, result = plan_cv(trainer, loader)
-    kaggle, environment = plan.config.kaggle, plan.config.environment
-    name = environment.run_name or kaggle.competition_name or environment.experiment_name
-    folder = result.output_dir = trainer.cv_folder = open_cv_folder(plan, environment.output_dir, name)
-    trainer.fold_count = len(plan.folds)
-    plan.tell("on_cv_begin", [])
-    run = result.run = run_folds(plan, folder / "folds", folder.name)
-    if kaggle.enable_pseudo_labeling:
-        if plan.test is None: raise MLXBertError("enable_pseudo_labeling needs test rows: set data.test_path")
-        result.pseudo_labels, second = second_round(plan, folder, run)
-        if result.pseudo_labels.keep:
-            nested = [result.pseudo_labels.nest(a, b) for a, b in zip(run.oofs, second.oofs, strict=True)]
-            run = replace(second, oofs=nested)
-        result.notes.append(str(result.pseudo_labels))
-    result.own = run.oof
-    if plan.variants is not None:
-        result.tta, result.own = apply_tta(plan, run)
-        result.notes.append(str(result.tta))
-    result.own = replace(result.own, name=folder.name) if result.own is not result.run.oof else result.own
-    result.together = put_together(kaggle, result.own, plan, folder / "partners" if kaggle.save_fold_models else None)
-    if result.together is not None:
-        result.notes.append(f"submitted: {result.together.what} {result.together.caution}".rstrip())
-    elif kaggle.enable_ensemble: result.notes.append("an ensemble of one: the predictions are the mean over folds")
-    result.threshold, result.use_threshold = find_threshold(kaggle.threshold_search, result.oof, plan.metric)
-    keep_predictions(result, kaggle)
-    return result
-
-
-def keep_predictions(result: CVResult, kaggle: KaggleConfig) -> None:
-    "Write the out-of-fold files of model and ensemble, with or without test predictions."
-    if not kaggle.save_oof_predictions: return
-    oofs = {oof.name: oof for oof in (result.own, *([result.ensemble.oof] if result.ensemble else []), result.oof)}
-    for oof in oofs.values():
-        if not kaggle.save_test_predictions: oof = replace(oof, test_ids=None, test_predictions=None)
-        oof.save(result.output_dir / "oof" / f"{oof.name}.npz")

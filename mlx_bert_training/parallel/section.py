@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ..declaration.options import Section, option
+from ..declaration.options import Kind, Section, option
 from .registry import EXECUTORS
 
 # %% auto #0
@@ -19,5 +19,4 @@ __all__ = ['ParallelConfig']
 class ParallelConfig(Section):
     "Who does the jobs of a cross-validation. `parallel: here` is short for `parallel: {executor: here}`."
     shorthand: ClassVar[str] = "executor"
-    executor: str = option("here", "here: one fold after the other in this process", registry=EXECUTORS)
-    options: dict[str, Any] = option(dict, "arguments of the executor")
+    executor: Kind = option("here", "here: one fold after the other in this process", registry=EXECUTORS)

@@ -261,7 +261,9 @@ def join_clusters(
     return pd.Series(connected_components(graph, directed=False)[1]).factorize()[0]
 
 # %% ../../nbs/validation/02_folds.ipynb #ba2253f5
-def _check_sizes(n: int, n_folds: int, classes: np.ndarray | None, clusters: np.ndarray | None) -> None:
+def _check_sizes(
+    n: int, n_folds: int, classes: np.ndarray | None, clusters: np.ndarray | None, names: Sequence[Any] | None = None,
+) -> None:
     "Raise `DataError` if there are fewer rows, clusters or members of a class than folds."
     unit = "rows" if clusters is None else "groups"
     total = n if clusters is None else len(set(clusters.tolist()))
@@ -272,9 +274,12 @@ def _check_sizes(n: int, n_folds: int, classes: np.ndarray | None, clusters: np.
     table = pd.DataFrame({"class": classes, "unit": np.arange(n) if clusters is None else clusters})
     counts = table.groupby("class", sort=False)["unit"].nunique()
     if counts.min() < n_folds:
-        rare = counts.idxmin()
-        raise DataError(f"class {rare!r} has {counts.min()} {unit}, fewer than {n_folds} folds. Use n_folds="
-                        f"{max(2, counts.min())}, join the class to another, or use strategy 'kfold' or 'group'.")
+        rare: Any = counts.idxmin()
+        least, called = counts.min(), rare if names is None else names[int(rare)]
+        called = called.item() if isinstance(called, np.generic) else called
+        fewer = f"Use n_folds={least} (cv_folds in a declaration), j" if least > 1 else "J"
+        raise DataError(f"class {called!r} has {least} {unit}, fewer than {n_folds} folds. {fewer}oin the class to "
+                        "another, or use strategy 'kfold' (cv_strategy), with which some folds are without it.")
 
 # %% ../../nbs/validation/02_folds.ipynb #bdfd3890
 def choose_strategy(
@@ -353,6 +358,7 @@ def make_folds(
     order: Any = None,                  # (N,) times, for time_series
     row_ids: Any = None,                # (N,) names of the rows; row numbers if there are none
     options: Mapping[str, Any] | None = None,   # of the splitter
+    class_names: Sequence[Any] | None = None,   # (C,) what messages call class numbers; None: their numbers
 ) -> Folds:
     """Folds for cross-validation. Raises `DataError` where the rows do not allow them.
 
@@ -371,7 +377,8 @@ def make_folds(
     if splitter.needs_clusters and clusters is None:
         raise DataError(f"strategy {chosen!r} needs groups: give `groups` or `duplicates`.")
     if splitter.by_time and repeats > 1: raise DataError(f"strategy {chosen!r} has no seed; use repeats=1.")
-    _check_sizes(n, n_folds, values if splitter.needs == "classes" else None, None if splitter.by_time else clusters)
+    _check_sizes(n, n_folds, values if splitter.needs == "classes" else None,
+                 None if splitter.by_time else clusters, class_names)
     assignment = _repeated(splitter, SplitRows(n, values, clusters, order), n_folds, seed, repeats)
     numbers = (kind is not None and kind.targets == "values") or splitter.needs == "numbers"
     columns = None if values is None else target_columns(values, numbers)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..declaration.kinds import split_kind
 from ..declaration.options import Kind, Section, option
 from .registry import SPLITTERS
 
@@ -29,7 +30,7 @@ class FoldOptions(Section):
     select_epoch: bool = option(False, "a fold stops and keeps the best epoch by the rows that score it")
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
-        if self.cv_strategy == "time_series" and self.time_column is None and self.folds_path is None:
+        if split_kind(self.cv_strategy)[0] == "time_series" and self.time_column is None and self.folds_path is None:
             yield "kaggle.cv_strategy kaggle.time_column", "when was each row made? Set kaggle.time_column"
         if whole.scheduler.type == "reduce_on_plateau" and not self.select_epoch:
             yield "scheduler.type kaggle.select_epoch", "follows evaluations, for which folds need kaggle.select_epoch"

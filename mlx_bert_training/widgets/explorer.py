@@ -16,12 +16,14 @@ from ..data.prepare import PreparedData, prepare
 from ..declaration.load import load_config
 from ..errors import DataError, MLXBertError
 from ..kaggle.delivery import LEDGER_FILE
+from ..kaggle.files import locate_files
 from ..kaggle.ledger import Ledger
 from ..kaggle.trainer import as_kaggle_config
 from ..models.weights import resolve_pretrained
-from ..stages.plan import all_rows, competition_metric, locate_files, look_for_leaks, look_for_shift
+from ..stages.plan import all_rows, competition_metric, look_for_leaks, look_for_shift
 from ..stages.results import CVResult
 from ..tasks.decisions import Threshold
+from ..tasks.task import get_task
 from ..validation.leaks import LeakError
 from ..validation.oof import OOF, load_oof
 from . import cv_sections, data_sections
@@ -102,7 +104,7 @@ def leaks_of(explorer: CompetitionExplorer) -> Section:
         labels = explorer.data.labels
         if "train" not in explorer.data.frames or labels is None:
             raise MLXBertError("leaks are looked for in training rows with targets: set data.train_path")
-        try: found = look_for_leaks(explorer.data, as_kaggle_config(explorer.config), labels.head_type)
+        try: found = look_for_leaks(explorer.data, as_kaggle_config(explorer.config), get_task(labels.head_type))
         except LeakError as error: found = error.report
     return cv_sections.leaks_section(found)
 
@@ -127,7 +129,7 @@ def leaderboard_of(explorer: CompetitionExplorer) -> Section:
     if not isinstance(config, KaggleTrainerConfig): return cv_sections.leaderboard_section(explorer.ledger)
     return cv_sections.leaderboard_section(
         explorer.ledger, config.kaggle.competition_name or config.environment.experiment_name,
-        competition_metric(config, config.model.head_type))
+        competition_metric(config, get_task(config.model.head_type)))
 
 # %% ../../nbs/widgets/04_explorer.ipynb #3120ae89
 class CompetitionExplorer:

@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 from kaggle_server import Competition, KaggleServer
 from mlx.optimizers import SGD
-from mlx_bert_training.ensemble.methods import EnsembleError, create_ensemble
 from tiny_competition import SMALL, WORDS, declaration, write_files
 
 from mlx_bert_training import Callback, KaggleTrainer, create_kaggle_trainer, predict_file, run_training
@@ -26,13 +25,15 @@ from mlx_bert_training.cli import main
 from mlx_bert_training.core.resume import model_weights
 from mlx_bert_training.core.step import TrainingStep
 from mlx_bert_training.declaration.problems import ConfigError
-from mlx_bert_training.ensemble.final import choose_member
-from mlx_bert_training.ensemble.thresholds import OrdinalCuts
+from mlx_bert_training.ensemble.base import EnsembleError
+from mlx_bert_training.ensemble.create import create_ensemble
 from mlx_bert_training.errors import DataError, MLXBertError
 from mlx_bert_training.kaggle.ledger import Ledger
 from mlx_bert_training.kaggle.submission import SubmissionError
 from mlx_bert_training.run import run_competition
-from mlx_bert_training.stages.run import array_digest
+from mlx_bert_training.stages.combine import choose_member
+from mlx_bert_training.stages.identity import array_digest
+from mlx_bert_training.tasks.decisions import OrdinalCuts
 from mlx_bert_training.tasks.metrics import MetricError, compute_metrics
 from mlx_bert_training.validation.leaks import LeakError
 from mlx_bert_training.validation.oof import load_oof
@@ -370,8 +371,8 @@ def member_against(files, keep: str, **sections):
 
 def test_a_member_that_is_clearly_better_is_submitted_instead_of_the_ensemble(files):
     trainer, result = member_against(files, "auto")
-    together, linear = result.together, result.together.members[1]
-    assert together.alone is linear and set(together.choice.by_fold.values()) == {"linear"}
+    combined, linear = result.combined, result.combined.members[1]
+    assert combined.alone is linear and set(combined.choice.by_fold.values()) == {"linear"}
     assert result.mean == pytest.approx(linear.score("log_loss").mean) and result.mean < result.ensemble.score.mean
     table = pd.read_csv(trainer.create_submission())
     assert np.allclose(table.target, linear.test_predictions[:, 1])
@@ -383,7 +384,7 @@ def test_a_member_that_is_clearly_better_is_submitted_instead_of_the_ensemble(fi
 
 def test_an_ensemble_that_was_demanded_is_submitted_with_a_word_of_caution(files):
     trainer, result = member_against(files, "always")
-    assert result.together.alone is None and result.oof is result.ensemble.oof
+    assert result.combined.alone is None and result.oof is result.ensemble.oof
     caution = "voting of always and linear although linear alone is better by"
     assert f"submitted: {caution}" in str(result) and "(ensemble_keep: always)" in str(result)
     submission = trainer.create_submission()
@@ -394,12 +395,12 @@ def test_an_ensemble_that_was_demanded_is_submitted_with_a_word_of_caution(files
 def test_the_choice_between_ensemble_and_members_is_scored_on_folds_that_did_not_make_it(files):
     "The labels of a fold may turn round: what the others chose for it stays, and so do its predictions."
     _, result = member_against(files, "auto")
-    together, folds = result.together, result.own.folds
+    combined, folds = result.combined, result.model.folds
     for k in range(3):
-        targets = np.where(folds == k, 1 - result.own.targets, result.own.targets)
-        turned = [replace(member, targets=targets) for member in together.members]
+        targets = np.where(folds == k, 1 - result.model.targets, result.model.targets)
+        turned = [replace(member, targets=targets) for member in combined.members]
         again = choose_member(turned, create_ensemble(turned, "voting", "log_loss", weights=[9, 1]))
-        assert again.by_fold[k] == together.choice.by_fold[k]
+        assert again.by_fold[k] == combined.choice.by_fold[k]
 
 
 def test_members_of_other_runs_must_have_the_same_folds(files):
@@ -530,8 +531,8 @@ def test_augmentation_changes_what_is_predicted_and_none_is_kept_when_it_does_no
         assert not np.allclose(variant.predictions, plain.predictions) and not np.allclose(
             variant.test_predictions, plain.test_predictions)
         assert np.allclose(variant.predictions.sum(axis=1), 1)      # probabilities, not logits
-    if result.tta.chosen == "none": assert result.own is result.run.oof
-    else: assert result.own.score().mean >= plain.score().mean
+    if result.tta.chosen == "none": assert result.model is result.run.oof
+    else: assert result.model.score().mean >= plain.score().mean
     assert "test-time augmentation" in str(result)
 
 
@@ -561,7 +562,7 @@ def test_pseudo_labels_are_trained_on_by_models_that_never_saw_the_validation_ro
         assert known < ids <= known | test_ids and not ids & set(trainer.data.train.row_ids[held].tolist())
     assert spy.weights == [spy.weights[0]] * 6      # the second round begins anew
     assert "pseudo-labels" in str(result)
-    kept = result.own.score().values != result.run.oof.score().values
+    kept = result.model.score().values != result.run.oof.score().values
     assert kept == result.pseudo_labels.keep
     spy.begun.clear()
     create_kaggle_trainer(config=config, callbacks=[spy], num_epochs=6).train_with_cv()
