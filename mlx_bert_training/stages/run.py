@@ -25,14 +25,13 @@ from ..core.base import Trainer
 from ..core.checkpoint import latest_checkpoint
 from ..core.config import KaggleTrainerConfig
 from ..core.control import RunStopped
-from ..core.evaluator import Outputs
 from ..core.results import TrainResult
 from ..core.resume import model_weights, set_weights
 from ..declaration.yaml_io import write_text
 from ..errors import DataError
 from ..kaggle.ledger import config_hash
 from ..models.create import create_model
-from ..protocols import CallbackProtocol, DataLoader, Loss, Model
+from ..protocols import CallbackProtocol, DataLoader, Model
 from .announce import FoldReport
 from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import get_task
@@ -71,14 +70,8 @@ class FoldTrainer(Trainer):
     "A `Trainer` whose predictions and evaluations are in the unit of the file."
 
     def __init__(self, *args: Any, transform: TargetTransform | None = None, **options: Any):
-        super().__init__(*args, **options)
-        self.transform = transform or TargetTransform()
-
-    def _run(self, loader: DataLoader, loss: Loss | None) -> Outputs:
-        outputs = super()._run(loader, loss)
-        if self.transform.kind == "none": return outputs
-        labels = None if outputs.labels is None else self.transform.inverse(outputs.labels)
-        return replace(outputs, logits=self.transform.inverse(outputs.logits), labels=labels)
+        self.transform = transform or TargetTransform()     # of the fold's own rows
+        super().__init__(*args, transform=self.transform, **options)
 
 # %% ../../nbs/stages/02_run.ipynb #2c084fe0
 _APART = ("tracking", "environment", "kaggle")          # what of these matters is named below
