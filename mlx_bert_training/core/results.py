@@ -131,8 +131,9 @@ class Predictions:
 
     def labels(self, threshold: float = 0.5) -> np.ndarray:
         "Decided labels: the positive class from `threshold` on, the likeliest class, or the value of a regression."
-        decides = self.task.positive is not None or self.task.targets == "columns"
-        decided = self.task.decide(self.values, Threshold(threshold) if decides else None)
+        rule = Threshold(threshold) if self.task.positive is not None else None
+        if self.task.targets == "columns": rule = Threshold(np.full(self.values.shape[1], threshold))
+        decided = self.task.decide(self.values, rule)
         if self.task.targets != "classes": return decided
         names = self.class_names or list(range(self.values.shape[1]))
         return np.array([names[i] for i in decided])

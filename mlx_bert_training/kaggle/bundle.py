@@ -232,7 +232,8 @@ def describe_submission(
     kind, many = wanted.style(head, style), len(wanted.targets) > 1
     numbers = np.arange(max(1, len(classes)))
     values = np.zeros(1) if head == "regression" else np.eye(len(classes))      # one row a class, sure of it
-    table = build_submission(Predictions(values, get_task(head), numbers, classes or None), shown, style=style, ids=numbers)
+    predictions = Predictions(values, get_task(head), numbers, classes or None)
+    table = build_submission(predictions, shown, style=style, ids=numbers)
     cells, order = table.iloc[:, 1:], []
     written = None
     if many or head == "multilabel_classification" and kind != "names": order = cells.to_numpy(float).argmax(0).tolist()
