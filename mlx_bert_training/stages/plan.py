@@ -38,16 +38,9 @@ from ..validation.scores import check_metric, score_predictions
 
 log = logging.getLogger(__name__)
 
-FoldCallbacks = Callable[[KaggleTrainerConfig], Sequence[CallbackProtocol]]     # of the configuration of a fold
-
-
-def no_callbacks(config: KaggleTrainerConfig) -> Sequence[CallbackProtocol]:
-    "Nobody listens to the folds."
-    return ()
-
 # %% auto #0
-__all__ = ['log', 'FoldCallbacks', 'no_callbacks', 'all_rows', 'competition_metric', 'check_ratings', 'text_among',
-           'look_for_leaks', 'look_for_shift', 'choose_folds', 'check_folds', 'FoldPlan', 'plan_identity', 'plan_folds']
+__all__ = ['log', 'FoldCallbacks', 'all_rows', 'competition_metric', 'check_ratings', 'text_among', 'look_for_leaks',
+           'look_for_shift', 'choose_folds', 'check_folds', 'no_callbacks', 'FoldPlan', 'plan_identity', 'plan_folds']
 
 # %% ../../nbs/stages/04_plan.ipynb #62a11492
 def all_rows(
@@ -94,6 +87,14 @@ def _readable(data: PreparedData, part: str) -> pd.DataFrame | list[str]:
     first, second = data.texts[part]
     return first if second is None else [f"{a} | {b}" for a, b in zip(first, second, strict=True)]
 
+
+def _column(data: PreparedData | None, name: str | None) -> np.ndarray | None:
+    "A column of the training file (N,). Raises `DataError` where there is none of this name."
+    if name is None: return None
+    if data is None: raise DataError(f"column {name!r} is asked for, but the rows come from a loader without columns")
+    require_columns(data.frames["train"], [name])
+    return data.frames["train"][name].to_numpy()
+
 # %% ../../nbs/stages/04_plan.ipynb #2b947d9e
 _SENTENCE = 40      # characters, on average
 
@@ -127,14 +128,6 @@ def look_for_shift(data: PreparedData, seed: int) -> AdversarialReport | None:
     "Whether training and test rows can be told apart; None without test rows."
     if "test" not in data.frames: return None
     return adversarial_validation(_readable(data, "train"), _readable(data, "test"), seed=seed)
-
-
-def _column(data: PreparedData | None, name: str | None) -> np.ndarray | None:
-    "A column of the training file (N,). Raises `DataError` where there is none of this name."
-    if name is None: return None
-    if data is None: raise DataError(f"column {name!r} is asked for, but the rows come from a loader without columns")
-    require_columns(data.frames["train"], [name])
-    return data.frames["train"][name].to_numpy()
 
 # %% ../../nbs/stages/04_plan.ipynb #ec51005d
 def choose_folds(
@@ -204,6 +197,14 @@ def _occurring(targets: np.ndarray, names: Sequence[Any]) -> str:
     "The targets of some rows in words."
     found = np.unique(targets, axis=0).tolist()[:5]
     return f"which have {', '.join(repr(names[k]) if names else str(k) for k in found)}"
+
+# %% ../../nbs/stages/04_plan.ipynb #f01dca11
+FoldCallbacks = Callable[[KaggleTrainerConfig], Sequence[CallbackProtocol]]     # of the configuration of a fold
+
+
+def no_callbacks(config: KaggleTrainerConfig) -> Sequence[CallbackProtocol]:
+    "Nobody listens to the folds."
+    return ()
 
 # %% ../../nbs/stages/04_plan.ipynb #d28505d2
 @dataclass(frozen=True, eq=False)
