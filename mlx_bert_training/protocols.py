@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-if TYPE_CHECKING: import mlx.core as mx     # data and tasks are used where MLX is not installed, too
+if TYPE_CHECKING:   # data and tasks are used where MLX is not installed, too
+    import mlx.core as mx
 
 # %% auto #0
 __all__ = ['Batch', 'EVENTS', 'DataLoader', 'Model', 'Loss', 'Schedule', 'CallbackProtocol']

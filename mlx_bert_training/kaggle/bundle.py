@@ -38,6 +38,7 @@ from ..declaration.load import load_config
 from ..ensemble.thresholds import search_threshold
 from ..errors import MLXBertError
 from . import bundle_inference
+from .bundle_inference import InferenceError
 from .delivery import submission_style
 from .ledger import file_sha256
 from .submission import build_submission, read_sample
@@ -46,7 +47,6 @@ from ..models.create import read_description
 from ..models.text_model import POOLED_CODE, PoolingSpec, described, pytorch_code
 from ..stages.plan import SAMPLE, competition_metric, find_sample
 from ..stages.run import CV_FILE
-from .bundle_inference import InferenceError
 from ..tasks.metrics import get_metric
 from ..tasks.task import Task
 from ..validation.folds import Folds
