@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import mlx.core as mx
 import numpy as np
+
+if TYPE_CHECKING:   # data and tasks are used where MLX is not installed, too
+    import mlx.core as mx
 
 # %% auto #0
 __all__ = ['Batch', 'EVENTS', 'DataLoader', 'Model', 'Loss', 'Schedule', 'CallbackProtocol']

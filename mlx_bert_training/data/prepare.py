@@ -8,34 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..core.config import BaseTrainerConfig, DataConfig
-from .frames import read_frame, require_columns, where
+from .frames import read_frame, where
 from .labels import LabelMap, fit_labels
 from .loader import BucketedLoader, TextDataset, bucket_widths
-from .templates import RowTemplate
+from .templates import RowTemplate, Texts, read_texts
 from .tokenization import Tokenizer, tiny_tokenizer
 from ..errors import DataError
 
 # %% auto #0
-__all__ = ['Texts', 'text_source', 'read_texts', 'split_rows', 'PreparedData', 'prediction_loader', 'prepare']
+__all__ = ['text_source', 'split_rows', 'PreparedData', 'prediction_loader', 'prepare']
 
 # %% ../../nbs/data/08_prepare.ipynb #8fcbb5fd
-class Texts(NamedTuple):
-    "A text for each row, and a second one where the task is about pairs."
-
-    first: list[str]
-    second: list[str] | None = None
-
-    def take(self, rows: np.ndarray) -> Texts:
-        "The texts at `rows`."
-        return Texts(*(None if part is None else [part[i] for i in rows] for part in self))  # type: ignore[arg-type]
-
-
 def _keys(texts: Texts) -> list[tuple[str, ...]]:
     "What makes two rows the same to a model."
     return list(zip(*(part for part in texts if part is not None), strict=True))
@@ -67,23 +56,6 @@ def text_source(
     leaking = [c for c in columns if c in _targets(data)]
     if leaking: raise DataError(f"the text would contain the target, column {leaking[0]!r}.")
     return source
-
-# %% ../../nbs/data/08_prepare.ipynb #2a2de229
-def read_texts(
-    frame: pd.DataFrame,                # its rows
-    source: RowTemplate | list[str],    # from `text_source`
-) -> Texts:
-    "The words of every row. Raises `DataError` naming the cell of a text that is missing."
-    if isinstance(source, RowTemplate): return Texts(source.render(frame))
-    require_columns(frame, source)
-    parts = []
-    for column in source:
-        missing = np.flatnonzero(frame[column].isna())
-        if len(missing):
-            raise DataError(f"{where(frame, int(missing[0]), column)}: the text is missing. A template, such as "
-                            f"{{{column}}}, can have a default for it.")
-        parts.append([str(value) for value in frame[column].tolist()])
-    return Texts(*parts)
 
 # %% ../../nbs/data/08_prepare.ipynb #76c07eda
 def split_rows(

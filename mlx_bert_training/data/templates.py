@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from string import Formatter
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from .frames import require_columns, where
 from ..errors import DataError, nearest
 
 # %% auto #0
-__all__ = ['Part', 'parse_template', 'RowTemplate']
+__all__ = ['Part', 'parse_template', 'RowTemplate', 'Texts', 'read_texts']
 
 # %% ../../nbs/data/04_templates.ipynb #ad77da6b
 Part = tuple[str, str | None, str]  # the words before a field, its column, its format specification
@@ -88,3 +89,31 @@ class RowTemplate:
                 raise DataError(f"{where(frame, i, column)}: {value!r} does not fit {{{column}:{spec}}}: "
                                 f"{error}.") from None
         return texts
+
+# %% ../../nbs/data/04_templates.ipynb #texts-68168
+class Texts(NamedTuple):
+    "A text for each row, and a second one where the task is about pairs."
+
+    first: list[str]
+    second: list[str] | None = None
+
+    def take(self, rows: np.ndarray) -> Texts:
+        "The texts at `rows`."
+        return Texts(*(None if part is None else [part[i] for i in rows] for part in self))  # type: ignore[arg-type]
+
+# %% ../../nbs/data/04_templates.ipynb #texts-2101
+def read_texts(
+    frame: pd.DataFrame,                # its rows
+    source: RowTemplate | list[str],    # from `text_source`
+) -> Texts:
+    "The words of every row. Raises `DataError` naming the cell of a text that is missing."
+    if isinstance(source, RowTemplate): return Texts(source.render(frame))
+    require_columns(frame, source)
+    parts = []
+    for column in source:
+        missing = np.flatnonzero(frame[column].isna())
+        if len(missing):
+            raise DataError(f"{where(frame, int(missing[0]), column)}: the text is missing. A template, such as "
+                            f"{{{column}}}, can have a default for it.")
+        parts.append([str(value) for value in frame[column].tolist()])
+    return Texts(*parts)

@@ -18,7 +18,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import OneHotEncoder
 
 from ..data.baselines import LinearFit, fit_features
-from ..data.prepare import PreparedData, Texts
+from ..data.prepare import PreparedData
+from ..data.templates import Texts
 from ..errors import DataError
 from ..tasks.targets import TargetTransform
 from ..validation.folds import Folds
@@ -45,7 +46,7 @@ def describe_linear(
     features: ColumnTransformer,    # fitted
     fit: LinearFit,
     scale: TargetTransform,         # of a regression's targets
-) -> dict[str, Any]:                # for JSON; see `bundle_inference.linear_logits`
+) -> dict[str, Any]:                # for JSON; see `linear_file.linear_logits`
     "A linear model without the libraries that fitted it."
     steps = [_describe_step(name, step) for name, step, _ in features.transformers_ if name != "remainder"]
     return {"steps": steps, "weights": fit.weights.tolist(), "bias": fit.bias.tolist(), "targets": asdict(scale)}

@@ -20,8 +20,8 @@ import pandas as pd
 from ..core.evaluator import run_all
 from ..core.step import InferenceStep
 from ..data.loader import MULTIPLE, BucketedLoader, TextDataset
-from ..data.prepare import PreparedData, Texts, read_texts
-from ..data.templates import RowTemplate, parse_template
+from ..data.prepare import PreparedData
+from ..data.templates import RowTemplate, Texts, parse_template, read_texts
 from ..data.tokenization import Encoded, Tokenizer
 from ..errors import MLXBertError, unknown_name
 from ..tasks.metrics import get_metric

@@ -5,6 +5,7 @@
 # %% ../../nbs/kaggle/08_bundle.ipynb #3dcdf875
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import json
@@ -38,31 +39,34 @@ from ..declaration.load import load_config
 from ..ensemble.thresholds import search_threshold
 from ..errors import MLXBertError
 from . import bundle_inference
+from .bundle_inference import InferenceError
 from .delivery import submission_style
 from .files import SAMPLE, find_sample
 from .ledger import file_sha256
 from .submission import build_submission, read_sample
 from .trainer import as_kaggle_config
-from ..models.text_model import POOLED_CODE
+from ..models.create import read_description
+from ..models.text_model import POOLED_CODE, PoolingSpec, described, pytorch_code
 from ..stages.plan import competition_metric
 from ..tasks.metrics import get_metric
-from ..tasks.task import get_task
+from ..tasks.task import Task
 from ..validation.folds import Folds
 from ..validation.oof import load_oof
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'MODEL_FILES', 'WEIGHTED', 'ALONE', 'PLATFORMS', 'BundleError', 'FinishedRun', 'find_shares', 'read_run',
-           'describe_texts', 'choose_sample', 'describe_submission', 'describe', 'default_wheels', 'write_own_wheel',
-           'download_wheels', 'inference_notebook', 'Bundle', 'inference_code', 'check_target', 'bundle']
+__all__ = ['log', 'MODEL_FILES', 'WEIGHTED', 'ALONE', 'PLATFORMS', 'CODE', 'BundleError', 'FinishedRun', 'find_shares',
+           'read_run', 'describe_texts', 'choose_sample', 'describe_submission', 'describe', 'default_wheels',
+           'write_own_wheel', 'download_wheels', 'inference_notebook', 'Bundle', 'package_sources', 'write_code',
+           'check_target', 'bundle']
 
 # %% ../../nbs/kaggle/08_bundle.ipynb #741170b9
 class BundleError(MLXBertError, RuntimeError):
     "A run that cannot be bundled, or a bundle that cannot be written; nothing half-made is left."
 
 
-MODEL_FILES = ("config.json", "model.safetensors", f"{POOLED_CODE}.py", "targets.json")
+MODEL_FILES = ("model.safetensors", "targets.json")     # what is copied as it is; never code, nor what names code
 
 
 @dataclass
@@ -84,7 +88,7 @@ class FinishedRun:
     @property
     def metric(self) -> str:
         "Of the competition."
-        return str(self.cv.get("metric") or competition_metric(self.config, get_task(self.labels.head_type)))
+        return str(self.cv.get("metric") or competition_metric(self.config, self.labels.task))
 
 
 def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:
@@ -161,6 +165,11 @@ def read_run(
     return found
 
 # %% ../../nbs/kaggle/08_bundle.ipynb #16cb0d49
+def _format(run: FinishedRun) -> dict[str, Any]:
+    "How the files of the run are written, as far as it was declared."
+    return {name: getattr(run.config.data, name) for name in ("encoding", "separator", "decimal", "quoting")}
+
+
 def describe_texts(run: FinishedRun) -> dict[str, Any]:
     "The template, or the text columns. Raises `BundleError` where only the data could tell and are not there."
     data = run.config.data
@@ -169,7 +178,7 @@ def describe_texts(run: FinishedRun) -> dict[str, Any]:
         path = data.test_path or data.train_path
         if path is None:
             raise BundleError(f"{run.folder}: set data.text_column, the run does not say which column is the text")
-        frame = read_frame(path, encoding=data.encoding, source=run.config.source)
+        frame = read_frame(path, **_format(run), source=run.config.source)
     source = text_source(frame, data)
     if not isinstance(source, RowTemplate): return {"columns": source}
     bare = [name for name in source.columns if name not in source.defaults] if "*" not in source.defaults else []
@@ -182,10 +191,9 @@ def describe_texts(run: FinishedRun) -> dict[str, Any]:
 def _plain_sample(run: FinishedRun) -> pd.DataFrame:
     "A sample for a competition that came without one, as `create_submission` makes it."
     labels, target = run.labels, run.config.data.target_column
-    needs, head = get_metric(run.metric).needs, labels.head_type
+    needs = get_metric(run.metric).needs
     names = [str(target if isinstance(target, str) else "prediction")]
-    if head == "multilabel_classification" or head == "multiclass_classification" and needs == "probabilities":
-        names = labels.label_names
+    if labels.task.column_each(needs): names = labels.label_names
     cell: Any = labels.classes[0] if needs == "labels" and labels.classes else 0.5
     return pd.DataFrame({run.config.data.id_column or "id": [0], **dict.fromkeys(names, cell)})
 
@@ -215,7 +223,7 @@ def _decisions(run: FinishedRun) -> dict[str, Any]:
     elif value is not None and run.cv.get("tta", "none") != "none":
         run.notes.append("the threshold was found for varied texts, and the bundle predicts the plain ones")
     ratings = low is not None
-    return {"threshold": 0.5 if value is None or ratings else value, "cuts": value if ratings else None, "low": low}
+    return {"threshold": None if ratings else value, "cuts": value if ratings else None, "low": low}
 
 
 def describe_submission(
@@ -223,24 +231,23 @@ def describe_submission(
     sample: str | Path | None = None,   # the competition's sample file, if it is somewhere else
 ) -> dict[str, Any]:                    # what `bundle_inference.decide` reads
     "What the submission looks like. Raises `SubmissionError` for a sample that the classes do not fit."
-    head, classes = run.labels.head_type, list(run.labels.classes)
+    task, classes = run.labels.task, list(run.labels.classes)
     name, shown = choose_sample(run, sample)
     wanted = read_sample(shown)
     style = run.config.kaggle.submission_style
     if run.cv or run.config.kaggle.competition_metric is not None:  # a metric was named; else the sample decides alone
-        style = submission_style(style, run.metric, head)
-    kind, many = wanted.style(head, style), len(wanted.targets) > 1
+        style = submission_style(style, run.metric, task.name)
+    kind, many = wanted.style(task, style), len(wanted.targets) > 1
     numbers = np.arange(max(1, len(classes)))
-    values = np.zeros(1) if head == "regression" else np.eye(len(classes))      # one row a class, sure of it
-    predictions = Predictions(values, get_task(head), numbers, classes or None)
-    table = build_submission(predictions, shown, style=style, ids=numbers)
-    cells, order = table.iloc[:, 1:], []
-    written = None
-    if many or head == "multilabel_classification" and kind != "names": order = cells.to_numpy(float).argmax(0).tolist()
+    values = np.zeros(1) if task.targets == "values" else np.eye(len(classes))      # one row a class, sure of it
+    table = build_submission(Predictions(values, task, numbers, classes or None), shown, style=style, ids=numbers)
+    cells, written, order = table.iloc[:, 1:], None, [task.positive or 0]
+    if many or task.targets == "columns" and kind != "names": order = cells.to_numpy(float).argmax(0).tolist()
     elif kind in ("labels", "names") and classes: written = [_json_value(cell) for cell in cells.iloc[:, 0]]
-    else: order = [1]
+    rule = _decisions(run)
+    if many and task.targets == "classes": rule["threshold"] = None     # a column a class shows the likeliest
     return {"sample": name, "id_column": wanted.id_column, "columns": list(wanted.targets), "kind": kind,
-            "cells": written, "order": order, **_decisions(run)}
+            "cells": written, "order": order, **rule}
 
 
 def _json_value(value: Any) -> Any:
@@ -253,12 +260,11 @@ def describe(
     sample: str | Path | None = None,   # the competition's sample file, if it is somewhere else
 ) -> dict[str, Any]:                    # the contents of bundle.json
     "All that `bundle_inference` needs to know."
-    data, kaggle, labels = run.config.data, run.config.kaggle, run.labels
+    data, kaggle = run.config.data, run.config.kaggle
     test = (data.test_path or "test.csv").removeprefix(DEMO)
     facts = {
         "name": run.folder.resolve().name, "competition": kaggle.competition_name, "test_file": Path(test).name,
-        "encoding": data.encoding, "text": describe_texts(run), "max_length": data.max_length,
-        "pad_id": Tokenizer.load(run.model).pad_id, "head_type": labels.head_type, "classes": list(labels.classes),
+        "format": _format(run), "text": describe_texts(run), "max_length": data.max_length,
         "id_column": data.id_column, "models": [f"models/{name}" for name in run.models if run.shares["models"]],
         "linear": [f"partners/{name}" for name in run.linear], "weights": run.shares,
         "logarithms": run.metric == "rmsle" and min(run.shares.values()) > 0,
@@ -430,15 +436,58 @@ def _write_metadata(folder: Path, facts: dict[str, Any], dataset: str | None) ->
         "enable_internet": False, "dataset_sources": [name],
         "competition_sources": [facts["competition"]] if facts["competition"] else []})
 
+# %% ../../nbs/kaggle/08_bundle.ipynb #code-copy
+CODE = "bundle_inference"       # what the package in a bundle is called
+
+
+def package_sources(
+    *roots: str,            # modules below the package, such as "kaggle.bundle_inference"
+) -> dict[str, str]:        # module -> source
+    "The source of modules of this package and of all that they import from it when they are imported."
+    sources: dict[str, str] = {}
+    waiting = list(roots)
+    while waiting:
+        if (name := waiting.pop()) in sources: continue
+        inner = f"{name.replace('.', '/')}.py"
+        sources[name] = source = resources.files(_DIST).joinpath(inner).read_text(encoding="utf-8")
+        for node in (node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)):
+            module = node.module or ""
+            if node.level: waiting.append(".".join([*name.split(".")[:-node.level], module]))
+            elif module.startswith(f"{_DIST}."): waiting.append(module.removeprefix(f"{_DIST}."))
+    return sources
+
+
+def write_code(
+    folder: Path,       # the bundle
+    task: Task,         # of the run
+) -> None:
+    "Write the package `bundle_inference`. Raises `BundleError` for a task that is no part of this package."
+    place = task.spec if isinstance(task.spec, str) else task.spec["type"]
+    if ":" in place: raise BundleError(f"the task {place} is code of your own, which a bundle does not have")
+    root = f"kaggle.{CODE}"
+    for name, source in package_sources(root, type(task).__module__.removeprefix(f"{_DIST}.")).items():
+        path = folder / CODE / f"{name.replace('.', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / "__init__.py").touch()
+        if name != root: source = source.replace(_DIST, CODE)   # the root names the package where it is installed
+        kept = [line for line in source.splitlines() if not line.startswith(("# %%", "# AUTOGENERATED"))]
+        path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    (folder / CODE / "__init__.py").write_text(f"from .{root} import predict as predict\n", encoding="utf-8")
+
 # %% ../../nbs/kaggle/08_bundle.ipynb #1506ef82
-def inference_code() -> str:
-    "The source of `kaggle.bundle_inference`, without the marks of its notebook."
-    lines = Path(bundle_inference.__file__).read_text(encoding="utf-8").splitlines()
-    return "\n".join(line for line in lines if not line.startswith(("# %%", "# AUTOGENERATED"))) + "\n"
+def _describe_model(source: Path, target: Path) -> None:
+    "Write config.json, and the PyTorch code of a pooling that `transformers` lacks."
+    saved = read_description(source)
+    pooling = PoolingSpec(saved.pooling or "cls", saved.pooling_options or {})
+    values = described(saved.architecture, saved.config, pooling, saved.head)
+    _write_json(target / "config.json", values)
+    if "auto_map" in values:
+        (target / f"{POOLED_CODE}.py").write_text(pytorch_code(saved.architecture), encoding="utf-8")
 
 
 def _fill(building: Path, run: FinishedRun, facts: dict[str, Any]) -> None:
-    "Models, tokenizer, labels, description and module."
+    "Models, tokenizer, labels, description and code."
+    tokenizer = Tokenizer.load(run.model)
     if run.linear: (building / "partners").mkdir()
     for name, path in run.linear.items(): shutil.copyfile(path, building / "partners" / name)
     for name, source in run.models.items():
@@ -447,10 +496,12 @@ def _fill(building: Path, run: FinishedRun, facts: dict[str, Any]) -> None:
         target.mkdir(parents=True)
         for file in MODEL_FILES:
             if (source / file).is_file(): shutil.copyfile(source / file, target / file)
-    Tokenizer.load(run.model).save(building)
+        _describe_model(source, target)
+        bundle_inference.check_ids(target, tokenizer)
+    tokenizer.save(building)
     run.labels.save(building)
     _write_json(building / "bundle.json", facts)
-    (building / "bundle_inference.py").write_text(inference_code(), encoding="utf-8")
+    write_code(building, run.labels.task)
 
 
 def check_target(folder: Path) -> None:
@@ -492,5 +543,6 @@ def bundle(
             (building / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
             _write_json(building / "inference.ipynb", inference_notebook(facts))
             _write_metadata(building, facts, dataset)
+    except InferenceError as error: raise BundleError(f"{run_folder}: {error}") from error
     except OSError as error: raise BundleError(f"{target}: the bundle could not be written: {error}") from error
     return Bundle(target, facts)
