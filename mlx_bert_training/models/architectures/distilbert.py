@@ -10,7 +10,6 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-
 from ..architecture import Architecture
 from mlx_bert_training.models.layers import (
     ACTIVATIONS,
@@ -23,6 +22,7 @@ from mlx_bert_training.models.layers import (
     recomputed,
     split_key,
 )
+
 from ..ops import attention, dropout
 
 # %% auto #0
