@@ -154,8 +154,8 @@ def check_pooling(
     "Raises `UnknownNameError` or `RegistryError`, and `WeightsError` where a file names code that the caller does not."
     if name: POOLINGS.get(name)
     elif saved.pooling and ":" in saved.pooling:
-        raise WeightsError(f"the weights were saved with pooling {saved.pooling!r}, which is code outside this package; "
-                           f"where you trust it, say so with pooling={saved.pooling!r}")
+        raise WeightsError(f"the weights were saved with pooling {saved.pooling!r}, which is code outside this "
+                           f"package; where you trust it, say so with pooling={saved.pooling!r}")
     elif saved.pooling: POOLINGS.get(saved.pooling)
 
 # %% ../../nbs/models/09_create.ipynb #9da7a4df

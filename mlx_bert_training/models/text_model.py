@@ -144,7 +144,9 @@ class TextModel(HeadFacts):
         part = architecture.pooler(config) if native else create_pooling(pooling.name, size, pooling.options)
         place(self, self._pooling_path, part)
         width = pooled_size(part, pooling.name, size)
-        if head: place(self, self._output_path, ClassificationHead(width, head.num_labels, architecture.head_dropout(config)))
+        if head:
+            output = ClassificationHead(width, head.num_labels, architecture.head_dropout(config))
+            place(self, self._output_path, output)
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
                  token_type_ids: mx.array | None = None) -> mx.array:

@@ -358,7 +358,7 @@ def test_later_heads_say_so(name):
 
 
 @pytest.mark.parametrize("setting", [
-    {"model_type": "roberta"}, {"position_embedding_type": "relative_key_query"}, {"is_decoder": True},
+    {"model_type": "gpt2"}, {"position_embedding_type": "relative_key_query"}, {"is_decoder": True},
     {"add_cross_attention": True}, {"hidden_act": "silu"}, {"quantization_config": {"bits": 4}},
 ])
 def test_settings_that_would_change_the_arithmetic_are_refused(setting):

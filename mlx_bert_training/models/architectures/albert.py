@@ -10,8 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+
 from ..architecture import Architecture
 from .bert import BertSelfAttention
+from .electra import NarrowEmbeddings
 from mlx_bert_training.models.layers import (
     ACTIVATIONS,
     LayerNorm,
@@ -22,8 +24,6 @@ from mlx_bert_training.models.layers import (
     recomputed,
     split_key,
 )
-
-from .electra import NarrowEmbeddings
 from ..ops import dropout
 
 # %% auto #0

@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+
 from ..architecture import Architecture
 from mlx_bert_training.models.layers import (
     ACTIVATIONS,
@@ -22,7 +23,6 @@ from mlx_bert_training.models.layers import (
     recomputed,
     split_key,
 )
-
 from ..ops import attention, dropout
 
 # %% auto #0

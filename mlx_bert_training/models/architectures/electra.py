@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+
 from ..architecture import Architecture
 from .bert import BertConfig, BertEmbeddings, BertStack
 from mlx_bert_training.models.layers import (
@@ -21,7 +22,6 @@ from mlx_bert_training.models.layers import (
     fresh_key,
     recomputed,
 )
-
 from ..ops import dropout, gelu
 
 # %% auto #0

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import mlx.nn as nn
+
 from ..architecture import Architecture
 from .bert import BertConfig, BertEmbeddings, BertEncoder
 from ..layers import Linear, ModelError
-
 from ..ops import dropout
 
 # %% auto #0
