@@ -25,7 +25,7 @@ from ..weights import WeightsError, read_safetensors
 
 # %% auto #0
 __all__ = ['PRESETS', 'PEFT_PREFIX', 'LoraLinear', 'LoraOptions', 'lora_options', 'matches', 'chosen_modules', 'freeze',
-           'trained', 'lora', 'dora', 'add_lora', 'new_parts', 'save_adapter', 'adapted', 'adapter_weights',
+           'trained', 'new_parts', 'lora', 'dora', 'add_lora', 'save_adapter', 'adapted', 'adapter_weights',
            'load_adapter']
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #46dd3e90
@@ -154,6 +154,20 @@ def trained(
     return tuple(sum(value.size for _, value in tree_flatten(tree))  # type: ignore[return-value]
                  for tree in (model.trainable_parameters(), model.parameters()))
 
+# %% ../../../nbs/models/adapters/01_lora.ipynb #fa807b95
+def new_parts(
+    model: TextModel,
+) -> list[str]:                     # paths of its modules
+    "What is trained in full: pooler or pooling, and the last layer."
+    paths = [model._pooling_path, model._output_path] if model.head_spec else [model._pooling_path]
+    paths = [path for path in paths if _is_module(model, path)]
+    return [path for path in paths if not any(path.startswith(other + ".") for other in paths if other != path)]
+
+
+def _is_module(model: nn.Module, path: str) -> bool:
+    try: return isinstance(at(model, path), nn.Module)
+    except (AttributeError, KeyError): return False
+
 # %% ../../../nbs/models/adapters/01_lora.ipynb #5f096e10
 def lora(
     model: TextModel,               # changed in place
@@ -191,20 +205,6 @@ def add_lora(
     for path in new_parts(model): at(model, path).unfreeze()
     model.adapter = settings
     mx.eval(model.parameters())
-
-# %% ../../../nbs/models/adapters/01_lora.ipynb #fa807b95
-def new_parts(
-    model: TextModel,
-) -> list[str]:                     # paths of its modules
-    "What is trained in full: pooler or pooling, and the last layer."
-    paths = [model._pooling_path, model._output_path] if model.head_spec else [model._pooling_path]
-    paths = [path for path in paths if _is_module(model, path)]
-    return [path for path in paths if not any(path.startswith(other + ".") for other in paths if other != path)]
-
-
-def _is_module(model: nn.Module, path: str) -> bool:
-    try: return isinstance(at(model, path), nn.Module)
-    except (AttributeError, KeyError): return False
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #0843443e
 PEFT_PREFIX = "base_model.model."
