@@ -15,7 +15,9 @@ from typing import Any
 import mlx.core as mx
 
 from .. import runtime
+from ..declaration.kinds import split_kind
 from ..errors import unknown_name
+from .adapters.lora import freeze as freeze_modules
 from mlx_bert_training.models.architecture import (
     Architecture,
     architecture_of,
@@ -33,8 +35,6 @@ from mlx_bert_training.models.weights import (
     load_weights,
     resolve_pretrained,
 )
-from ..declaration.kinds import split_kind
-from .adapters.lora import freeze as freeze_modules
 from ..tasks.kinds import canonical_head_type
 
 # %% auto #0
@@ -187,7 +187,8 @@ def fill(
 def load(model: TextModel, folder: Path, saved: SavedModel, new_head: bool) -> WeightsReport:
     "Load what the folder has; a head may be new, the encoder and its pooler may not."
     architecture = model.architecture
-    kept, pooler = saved.head and model.head_spec and not new_head, architecture.plain_name(architecture.pooler_path) + "."
+    kept = saved.head and model.head_spec and not new_head
+    pooler = architecture.plain_name(architecture.pooler_path) + "."
     fresh, drop = [] if kept else ["classifier.", "pooling."], []
     if not kept and not architecture.pooler_in_encoder: fresh.append(pooler)
     if new_head or not model.head_spec: drop.append("classifier.")

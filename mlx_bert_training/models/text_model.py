@@ -187,9 +187,9 @@ def summary(
     shown = {"architecture": model.architecture.name, "layers": f"{layers} of size {hidden}, {heads} heads",
              "parameters": f"{n / 1e6:.1f} million" if n >= 1e6 else f"{n:,}", **trained_part(model, n),
              "pooling": model.pooling_name}
-    if model.head_spec:
-        names = ", ".join(model.head_spec.label_names) if model.head_spec.label_names else ""
-        shown["head"] = f"{model.head_spec.head_type}, {model.head_spec.num_labels} output{'s' * (model.head_spec.num_labels > 1)}"
+    if head := model.head_spec:
+        names = ", ".join(head.label_names) if head.label_names else ""
+        shown["head"] = f"{head.head_type}, {head.num_labels} output{'s' * (head.num_labels > 1)}"
         shown["head"] += f" ({names})" if names else ""
     folder = model.report.folder
     shown["weights"] = folder.name if folder else "random"

@@ -106,7 +106,8 @@ def lora_options(
     options = replace(PRESETS[preset], **changes)
     if not isinstance(options.rank, int) or options.rank < 1:
         raise ModelError(f"rank of an adapter must be a whole number above 0, not {options.rank!r}")
-    if not 0 <= options.dropout < 1: raise ModelError(f"dropout of an adapter must be in [0, 1), not {options.dropout!r}")
+    if not 0 <= options.dropout < 1:
+        raise ModelError(f"dropout of an adapter must be in [0, 1), not {options.dropout!r}")
     return options
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #46385f41
@@ -219,8 +220,9 @@ def save_adapter(
     if not isinstance(settings, LoraOptions) or not layers: raise ModelError("the model has no adapter to save")
     folder, base = Path(folder).expanduser(), model.report.folder
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"peft_type": "LORA", "task_type": "SEQ_CLS" if model.head_spec else "FEATURE_EXTRACTION", "r": settings.rank,
-              "lora_alpha": settings.alpha, "lora_dropout": settings.dropout, "use_dora": settings.use_dora,
+    task = "SEQ_CLS" if model.head_spec else "FEATURE_EXTRACTION"
+    config = {"peft_type": "LORA", "task_type": task, "r": settings.rank, "lora_alpha": settings.alpha,
+              "lora_dropout": settings.dropout, "use_dora": settings.use_dora,
               "target_modules": list(layers), "modules_to_save": new_parts(model), "bias": "none",
               "fan_in_fan_out": False, "inference_mode": True, "base_model_name_or_path": str(base) if base else None}
     described = json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -278,5 +280,5 @@ def load_adapter(
 
 
 _PLAIN: dict[str, tuple[Any, ...]] = {  # the values of PEFT's settings that are computed
-    "peft_type": ("LORA",), "bias": ("none",), "fan_in_fan_out": (False,), "use_rslora": (False,), "rank_pattern": ({},),
-    "alpha_pattern": ({},), "layers_to_transform": ([],), "lora_bias": (False,)}
+    "peft_type": ("LORA",), "bias": ("none",), "fan_in_fan_out": (False,), "use_rslora": (False,),
+    "rank_pattern": ({},), "alpha_pattern": ({},), "layers_to_transform": ([],), "lora_bias": (False,)}

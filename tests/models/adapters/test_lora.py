@@ -9,6 +9,7 @@ from mlx_bert_training import Callback, create_model, create_trainer
 from mlx_bert_training.models import ModelError, WeightsError
 from mlx_bert_training.models.adapters.lora import adapted, load_adapter, new_parts, save_adapter, trained
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 IDS = mx.array(np.random.default_rng(0).integers(5, 60, (3, 9)))
 
 
@@ -19,8 +20,8 @@ def trainable(model): return dict(tree_flatten(model.trainable_parameters()))
 def shaken(model):
     "The model with other values of everything that is trained."
     mx.random.seed(3)
-    model.load_weights([(name, value + 0.1 * mx.random.normal(value.shape)) for name, value in trainable(model).items()],
-                       strict=False)
+    other = [(name, value + 0.1 * mx.random.normal(value.shape)) for name, value in trainable(model).items()]
+    model.load_weights(other, strict=False)
     return model.eval()
 
 
@@ -79,13 +80,12 @@ class StopAt(Callback):
     def __init__(self, step): self.step = step
 
     def on_batch_end(self, trainer, state):
-        if state.global_step == self.step: raise KeyboardInterrupt
+        if state.step == self.step: raise KeyboardInterrupt
 
 
 def declaration(folder, name, kind):
     return {
-        "model": {"config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
-                  "adapter": kind},
+        "model": {"config": SMALL, "adapter": kind},
         "data": {"train_path": "demo:german_credit/train.csv", "target_column": "risk", "id_column": "id",
                  "max_length": 24, "max_train_rows": 120, "template": "{purpose} of {credit_amount}"},
         "optimizer": {"learning_rate": 1e-2}, "training": {"num_epochs": 2, "save_strategy": "steps", "save_steps": 2},
