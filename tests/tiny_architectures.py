@@ -8,6 +8,11 @@ import numpy as np
 
 _BERT = dict(vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
              max_position_embeddings=530)
+_DEBERTA = {**_BERT, "type_vocab_size": 0, "relative_attention": True, "pos_att_type": "c2p|p2c",
+            "position_biased_input": False, "norm_rel_ebd": "layer_norm", "pooler_hidden_size": 16}
+_MODERN = dict(vocab_size=60, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24,
+               max_position_embeddings=530, pad_token_id=0, local_attention=8,
+               global_attn_every_n_layers=2)
 # name: (module and attribute of the architecture, configuration under Hugging Face's names); a new one is one line
 CASES = {
     "roberta": ("roberta:ARCHITECTURE", _BERT),
@@ -18,6 +23,14 @@ CASES = {
     "albert": ("albert:ARCHITECTURE", {**_BERT, "embedding_size": 10, "num_hidden_layers": 4}),
     "albert-groups": ("albert:ARCHITECTURE", {**_BERT, "embedding_size": 10, "num_hidden_layers": 5,
                                               "num_hidden_groups": 2, "inner_group_num": 2}),
+    "deberta-v2": ("deberta_v2:ARCHITECTURE", {**_DEBERTA, "max_relative_positions": 6, "type_vocab_size": 2,
+                                               "position_biased_input": True}),
+    "deberta-v2-conv": ("deberta_v2:ARCHITECTURE", {**_DEBERTA, "position_buckets": 8, "share_att_key": True,
+                                                    "conv_kernel_size": 3, "conv_act": "gelu"}),
+    "deberta-v3": ("deberta_v2:ARCHITECTURE", {**_DEBERTA, "position_buckets": 8, "share_att_key": True}),
+    "modernbert": ("modernbert:ARCHITECTURE", _MODERN),
+    "modernbert-mean": ("modernbert:ARCHITECTURE", {**_MODERN, "classifier_pooling": "mean", "num_hidden_layers": 4,
+                                                    "global_attn_every_n_layers": 3}),
 }
 
 
@@ -45,7 +58,9 @@ def texts(case: str, lengths=(9, 6, 1), left: bool = False, seed: int = 0):
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     "Values of a parameter, wide enough to be far from linear, the same wherever its name in Hugging Face's file is."
     rng = np.random.RandomState(crc32(name.encode()))   # a generator whose stream is fixed for good
-    return (rng.standard_normal(shape) * 0.3 + (len(shape) == 1) * 0.5).astype(np.float32)
+    is_norm = len(shape) == 1 and name.endswith("weight")
+    # biases are small: what all tokens have in common would make them equal after the many layers of `albert-groups`
+    return (rng.standard_normal(shape) * (0.05 if len(shape) == 1 else 0.2) + is_norm).astype(np.float32)
 
 
 def their_name(arch, name: str) -> str:

@@ -95,7 +95,8 @@ RENAMED = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "La
 IGNORED = {
     r"embeddings\.(position_ids|token_type_ids)$": "a constant, not a parameter",
     r"(cls|lm_head|predictions|sop_classifier|generator_predictions|generator_lm_head|discriminator_predictions"
-    r"|lm_predictions|mask_predictions|vocab_transform|vocab_layer_norm|vocab_projector|decoder)\b": "a pretraining head",
+    r"|lm_predictions|mask_predictions|vocab_transform|vocab_layer_norm|vocab_projector|decoder)\b":
+        "a pretraining head",
     r"pooler\.": "only cls pooling uses the pooler",
 }
 REFUSED: dict[str, tuple[Any, ...]] = {"is_decoder": (False,), "add_cross_attention": (False,),

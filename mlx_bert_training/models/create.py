@@ -15,7 +15,9 @@ from typing import Any
 import mlx.core as mx
 
 from .. import runtime
-from ..errors import not_yet, unknown_name
+from ..declaration.kinds import split_kind
+from ..errors import unknown_name
+from .adapters.lora import freeze as freeze_modules
 from mlx_bert_training.models.architecture import (
     Architecture,
     architecture_of,
@@ -25,7 +27,7 @@ from mlx_bert_training.models.architecture import (
 )
 from .heads import PROBLEM_TYPES, check_head
 from .layers import ModelError, initialize
-from .registry import ARCHITECTURES, POOLINGS
+from .registry import ADAPTERS, ARCHITECTURES, POOLINGS
 from .text_model import HeadSpec, PoolingSpec, TextModel
 from mlx_bert_training.models.weights import (
     WeightsError,
@@ -36,8 +38,8 @@ from mlx_bert_training.models.weights import (
 from ..tasks.kinds import canonical_head_type
 
 # %% auto #0
-__all__ = ['SMALL', 'MODEL_TYPES', 'LATER_MODEL_TYPES', 'SavedModel', 'read_description', 'saved_head', 'settle_head',
-           'check_model_type', 'choose_architecture', 'check_pooling', 'fill', 'load', 'create_model']
+__all__ = ['SMALL', 'MODEL_TYPES', 'WITH_LORA', 'SavedModel', 'read_description', 'saved_head', 'settle_head', 'check_model_type',
+           'choose_architecture', 'check_pooling', 'settle_trained', 'fill', 'load', 'create_model']
 
 # %% ../../nbs/models/09_create.ipynb #69be2009
 @dataclass(frozen=True)
@@ -117,20 +119,17 @@ def settle_head(
 # %% ../../nbs/models/09_create.ipynb #148f8534
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
 MODEL_TYPES = ("bert_core", "bert_with_head", "modernbert_core", "modernbert_with_head", "core", "with_head")
-LATER_MODEL_TYPES = tuple(
-    f"{kind}{part}_with_lora" for kind in ("bert", "modernbert") for part in ("", "_core", "_with_head"))
+WITH_LORA = "_with_lora"    # after one of these: with the adapter "lora"
 
 
 def check_model_type(
     model_type: str,        # as a declaration gives it
 ) -> str | None:            # the architecture of a random model; None: the usual one
-    "Raises `UnknownNameError`, or `NotYetAvailableError` for a name of a later release."
-    kind = "modernbert" if model_type.startswith("modernbert") else None
-    today = [name for name in MODEL_TYPES if not name.startswith("modernbert") or "modernbert" in ARCHITECTURES]
-    if model_type in LATER_MODEL_TYPES or (model_type in MODEL_TYPES and model_type not in today):
-        raise not_yet(f"model type {model_type!r}", "Today: " + ", ".join(today))
-    if model_type not in today: raise unknown_name("model type", model_type, today)
-    return kind
+    "Raises `UnknownNameError`."
+    plain = model_type.removesuffix(WITH_LORA)
+    if plain not in MODEL_TYPES:
+        raise unknown_name("model type", model_type, [*MODEL_TYPES, *(name + WITH_LORA for name in MODEL_TYPES)])
+    return "modernbert" if plain.startswith("modernbert") else None
 
 # %% ../../nbs/models/09_create.ipynb #201f36d8
 def choose_architecture(
@@ -154,11 +153,24 @@ def check_pooling(
     "Raises `UnknownNameError` or `RegistryError`, and `WeightsError` where a file names code that the caller does not."
     if name: POOLINGS.get(name)
     elif saved.pooling and ":" in saved.pooling:
-        raise WeightsError(f"the weights were saved with pooling {saved.pooling!r}, which is code outside this package; "
-                           f"where you trust it, say so with pooling={saved.pooling!r}")
+        raise WeightsError(f"the weights were saved with pooling {saved.pooling!r}, which is code outside this "
+                           f"package; where you trust it, say so with pooling={saved.pooling!r}")
     elif saved.pooling: POOLINGS.get(saved.pooling)
 
 # %% ../../nbs/models/09_create.ipynb #9da7a4df
+def settle_trained(
+    model: TextModel,                               # filled
+    adapter: str | Mapping[str, Any] | None,        # a kind of adapter
+    patterns: Sequence[str],                        # of modules to freeze
+    seed: int,                                      # of the adapter's first values
+) -> None:                                          # raises `UnknownNameError`, `RegistryError` or `ModelError`
+    "Say what of a model is trained."
+    if adapter:
+        name, options = split_kind(adapter)
+        ADAPTERS.get(name)(model, seed=seed, **options)
+    if patterns: freeze_modules(model, [patterns] if isinstance(patterns, str) else patterns)
+
+
 def fill(
     model: TextModel,           # just built
     folder: Path | None,        # where its weights are; None: nowhere
@@ -175,10 +187,11 @@ def fill(
 def load(model: TextModel, folder: Path, saved: SavedModel, new_head: bool) -> WeightsReport:
     "Load what the folder has; a head may be new, the encoder and its pooler may not."
     architecture = model.architecture
-    kept, pooler = saved.head and model.head and not new_head, architecture.plain_name(architecture.pooler_path) + "."
+    kept = saved.head and model.head_spec and not new_head
+    pooler = architecture.plain_name(architecture.pooler_path) + "."
     fresh, drop = [] if kept else ["classifier.", "pooling."], []
     if not kept and not architecture.pooler_in_encoder: fresh.append(pooler)
-    if new_head or not model.head: drop.append("classifier.")
+    if new_head or not model.head_spec: drop.append("classifier.")
     if not kept and model.pooling_name != saved.pooling: drop.append("pooling.")
     try: report = load_weights(model, folder, architecture, fresh, drop)
     except WeightsError as e:
@@ -203,6 +216,8 @@ def create_model(
     config: Mapping[str, Any] | None = None,            # fields of the configuration, and `model_type`
     dropout_rate: float | None = None,                  # of hidden states, attention and head; None: as configured
     label_names: Sequence[str] | None = None,           # one for each output, kept with the model
+    adapter: str | Mapping[str, Any] | None = None,     # "lora", "dora", "module:Name" or {type, options}; None: none
+    freeze: Sequence[str] = (),                         # patterns of modules that are not trained
     seed: int = 0,                                      # of new weights; the global random stream is not touched
     new_head: bool = False,                             # start a new head where the weights come with one
 ) -> TextModel:
@@ -210,12 +225,13 @@ def create_model(
 
     What neither the caller nor the weights say is a binary head on cls pooling.
 
-    Raises `UnknownNameError`, `NotYetAvailableError` (names of a later release), `ModelError` (sizes that cannot be)
+    Raises `UnknownNameError`, `NotYetAvailableError` (heads of a later release), `ModelError` (sizes that cannot be)
     and `WeightsError` (weights that are not found or do not fit).
     """
     changes = dict(config or {})
     named = changes.pop("model_type", None)
     check_model_type(model_type)
+    if adapter: ADAPTERS.get(split_kind(adapter)[0])
     if pooling: POOLINGS.get(pooling)
     folder = resolve_pretrained(pretrained) if pretrained is not None else None
     saved = choose_architecture(model_type, folder, named)
@@ -224,11 +240,13 @@ def create_model(
     check_memory(saved.architecture, settings)
     check_pooling(pooling, saved)
     head = None
-    if model_type.endswith("core"):
+    if model_type.removesuffix(WITH_LORA).endswith("core"):
         if head_type or num_labels or label_names: raise ModelError(f"{model_type} has no head; bert_with_head has")
     else: head, pooling = settle_head(saved, head_type, num_labels, label_names, pooling, new_head)
     pooling = pooling or saved.pooling or "cls"
     options = pooling_options or (saved.pooling_options if pooling == saved.pooling else None)
     model = TextModel(saved.architecture, settings, PoolingSpec(pooling, options), head)
     fill(model, folder, saved, new_head, seed)
+    if not adapter and model_type.endswith(WITH_LORA): adapter = "lora"
+    settle_trained(model, adapter, freeze, seed)
     return model

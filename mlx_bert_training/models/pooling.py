@@ -99,7 +99,8 @@ def create_pooling(
     found = POOLINGS.get(name)
     takes = inspect.signature(found).parameters
     wrong = [option for option in options or () if option not in takes]
-    if wrong: raise unknown_name(f"option of pooling {name}:", wrong[0], list(takes)[1 if isinstance(found, type) else 2:])
+    known = list(takes)[1 if isinstance(found, type) else 2:]
+    if wrong: raise unknown_name(f"option of pooling {name}:", wrong[0], known)
     if isinstance(found, type): return found(hidden_size, **(options or {}))
     return partial(found, **options) if options else found
 

@@ -11,26 +11,27 @@ from typing import Any
 
 from ..declaration.kinds import split_kind
 from ..declaration.options import Kind, Section, option
-from .registry import ARCHITECTURES, POOLINGS
+from .registry import ADAPTERS, ARCHITECTURES, POOLINGS
 from ..tasks.registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['LATER_TASKS', 'LATER_MODELS', 'SENTENCE_ENCODERS', 'ModelConfig']
+__all__ = ['LATER_TASKS', 'SENTENCE_ENCODERS', 'MODELS', 'ModelConfig']
 
 # %% ../../nbs/models/00_section.ipynb #65387a20
 LATER_TASKS = ("ordinal_regression", "quantile_regression", "ranking")
-LATER_MODELS = ("bert_core_with_lora", "bert_with_head_with_lora",
-                "modernbert_core_with_lora", "modernbert_with_head_with_lora")
 SENTENCE_ENCODERS = ("all-MiniLM-", "sentence-transformers/all-")    # how names begin that were trained on the mean
 _OUTPUTS = {"binary_classification": 2, "regression": 1}    # of tasks that leave no choice
+
+
+_PLAIN = ("bert_with_head", "bert_core", "modernbert_with_head", "modernbert_core", "with_head", "core")
+MODELS = (*_PLAIN, *(f"{name}_with_lora" for name in _PLAIN))   # the latter: with the adapter "lora"
 
 
 @dataclass
 class ModelConfig(Section):
     "What is trained."
     type: Kind = option("bert_with_head", "architecture, with a head or without",
-                        choices=("bert_with_head", "bert_core", "modernbert_with_head", "modernbert_core", "with_head",
-                                 "core"), registry=ARCHITECTURES, later=LATER_MODELS)
+                        choices=MODELS, registry=ARCHITECTURES)
     pretrained: str | None = option(None, "a folder, a known name or a hub id; null: random weights", path=True)
     config: dict[str, Any] = option(dict, "sizes of the encoder, where they differ from the default or pretrained ones")
     head_type: Kind = option("binary_classification", "the task", registry=TASKS, aliases=TASK_ALIASES,
@@ -39,6 +40,9 @@ class ModelConfig(Section):
     pooling: Kind | None = option(None, "token vectors into one; null: as saved, else cls, but mean for all-MiniLM",
                                   registry=POOLINGS)
     dropout_rate: float = option(0.1, "dropout in encoder and head", ge=0, lt=1)
+    adapter: Kind | None = option(None, "train small matrices beside frozen ones; null: train the whole",
+                                  registry=ADAPTERS)
+    freeze: list[str] = option(list, "patterns of modules that are not trained, such as embeddings or layer.[0-5]")
     new_head: bool = option(False, "start a new head where the pretrained weights come with one for another task")
 
     def settle(self) -> None:

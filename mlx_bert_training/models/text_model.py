@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -26,7 +26,7 @@ from .weights import WeightsReport, write_model_folder
 
 # %% auto #0
 __all__ = ['POOLED_CODE', 'PYTORCH_POOLINGS', 'HeadSpec', 'PoolingSpec', 'place', 'at', 'ModelFacts', 'HeadFacts', 'TextModel',
-           'summary', 'check_tokenizer', 'described', 'pytorch_code', 'save_model']
+           'summary', 'trained_part', 'check_tokenizer', 'described', 'pytorch_code', 'merged', 'save_model']
 
 # %% ../../nbs/models/08_text_model.ipynb #054c8f62
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class PoolingSpec:
 # %% ../../nbs/models/08_text_model.ipynb #4887649a
 def place(module: nn.Module, path: str, part: Any) -> None:
     "Put a part where a dotted path says."
-    *outer, last = path.split(".")
-    for name in outer: module = getattr(module, name)
-    setattr(module, last, part)
+    outer, _, last = path.rpartition(".")
+    setattr(at(module, outer) if outer else module, last, part)
 
 
 def at(module: nn.Module, path: str) -> Any:
-    "What is at a dotted path."
-    for name in path.split("."): module = getattr(module, name)
-    return module
+    "What is at a dotted path; a number is a place in a list."
+    found: Any = module
+    for name in path.split("."): found = found[int(name)] if isinstance(found, list) else getattr(found, name)
+    return found
 
 # %% ../../nbs/models/08_text_model.ipynb #bccc221d
 class ModelFacts(nn.Module):
@@ -63,7 +63,7 @@ class ModelFacts(nn.Module):
     architecture: Architecture
     config: Any
     pooling_spec: PoolingSpec
-    head: HeadSpec | None
+    head_spec: HeadSpec | None    # not `head`, which is where ModernBERT keeps its pooler
     report = WeightsReport()    # what became of pretrained weights
 
     @property
@@ -126,8 +126,8 @@ class HeadFacts(ModelFacts):
         return list(names) if names else None
 
     def _head(self) -> HeadSpec:
-        if self.head is None: raise AttributeError("this model has no head")
-        return self.head
+        if self.head_spec is None: raise AttributeError("this model has no head")
+        return self.head_spec
 
 # %% ../../nbs/models/08_text_model.ipynb #67895f67
 class TextModel(HeadFacts):
@@ -135,7 +135,7 @@ class TextModel(HeadFacts):
 
     def __init__(self, architecture: Architecture, config: Any, pooling: PoolingSpec, head: HeadSpec | None = None):
         super().__init__()
-        self.architecture, self.config, self.pooling_spec, self.head = architecture, config, pooling, head
+        self.architecture, self.config, self.pooling_spec, self.head_spec = architecture, config, pooling, head
         place(self, architecture.prefix, architecture.encoder(config))
         native = pooling.name == "cls" and (head is not None or architecture.pooler_in_encoder)
         self._pooling_path = architecture.pooler_path if native else "pooling"
@@ -144,11 +144,13 @@ class TextModel(HeadFacts):
         part = architecture.pooler(config) if native else create_pooling(pooling.name, size, pooling.options)
         place(self, self._pooling_path, part)
         width = pooled_size(part, pooling.name, size)
-        if head: place(self, self._output_path, ClassificationHead(width, head.num_labels, architecture.head_dropout(config)))
+        if head:
+            output = ClassificationHead(width, head.num_labels, architecture.head_dropout(config))
+            place(self, self._output_path, output)
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
                  token_type_ids: mx.array | None = None) -> mx.array:
-        if self.head is None: return self.encoder(input_ids, attention_mask, token_type_ids)
+        if self.head_spec is None: return self.encoder(input_ids, attention_mask, token_type_ids)
         return at(self, self._output_path)(self.embed(input_ids, attention_mask, token_type_ids))
 
     def embed(self, input_ids: mx.array, attention_mask: mx.array | None = None,
@@ -183,14 +185,27 @@ def summary(
     layers, hidden, heads = (model.architecture.size(model.config, name)
                              for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
     shown = {"architecture": model.architecture.name, "layers": f"{layers} of size {hidden}, {heads} heads",
-             "parameters": f"{n / 1e6:.1f} million" if n >= 1e6 else f"{n:,}", "pooling": model.pooling_name}
-    if model.head:
-        names = ", ".join(model.head.label_names) if model.head.label_names else ""
-        shown["head"] = f"{model.head.head_type}, {model.head.num_labels} output{'s' * (model.head.num_labels > 1)}"
+             "parameters": f"{n / 1e6:.1f} million" if n >= 1e6 else f"{n:,}", **trained_part(model, n),
+             "pooling": model.pooling_name}
+    if head := model.head_spec:
+        names = ", ".join(head.label_names) if head.label_names else ""
+        shown["head"] = f"{head.head_type}, {head.num_labels} output{'s' * (head.num_labels > 1)}"
         shown["head"] += f" ({names})" if names else ""
     folder = model.report.folder
     shown["weights"] = folder.name if folder else "random"
     return shown
+
+
+def trained_part(
+    model: ModelFacts,
+    count: int,                 # of all its parameters
+) -> dict[str, str]:            # empty where everything is trained
+    "How much of a model is trained, and what weights, gradients and Adam's two moments of it take in float32."
+    trained = sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
+    if trained == count: return {}
+    memory, whole = 4 * (count + 3 * trained) / 2**20, 16 * count / 2**20
+    return {"trained": f"{trained:,} ({trained / count:.1%}); weights, gradients and Adam {memory:,.1f} MiB "
+                       f"instead of {whole:,.1f}"}
 
 
 def check_tokenizer(
@@ -219,8 +234,10 @@ def described(
 ) -> dict[str, Any]:            # the contents of config.json
     "A model in Hugging Face's words, with a few of ours."
     hub = architecture.hub
-    values = {**asdict(config), "model_type": architecture.name, "architectures": [f"{hub}Model"],
-              "pooling": pooling.name}
+    # a size that is left to follow another is left out, for Hugging Face reads null as a size
+    left_open = {f.name for f in fields(config) if f.default is None and getattr(config, f.name) is None}
+    known = {name: value for name, value in asdict(config).items() if name not in left_open}
+    values = {**known, "model_type": architecture.name, "architectures": [f"{hub}Model"], "pooling": pooling.name}
     if pooling.options: values["pooling_options"] = dict(pooling.options)
     if head is None: return values
     names = head.label_names or tuple(f"LABEL_{i}" for i in range(head.num_labels))
@@ -247,6 +264,19 @@ def pytorch_code(
     return Template(code).substitute(hub=architecture.hub, name=architecture.name, prefix=architecture.prefix)
 
 
+def merged(
+    model: nn.Module,
+) -> dict[str, mx.array]:       # by name
+    "A model's tensors, each adapter multiplied out into the matrix that it stands beside."
+    tensors = dict(tree_flatten(model.parameters()))
+    for path, layer in model.named_modules():
+        if not hasattr(layer, "merged_weight"): continue
+        kept = {f"{path}.weight": layer.merged_weight(), f"{path}.bias": tensors.get(f"{path}.bias")}
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{path}.")}
+        tensors |= {name: value for name, value in kept.items() if value is not None}
+    return tensors
+
+
 def save_model(
     model: TextModel,
     folder: str | os.PathLike[str],                             # created where needed
@@ -255,12 +285,12 @@ def save_model(
     """Save configuration, weights and tokenizer so that `create_model(pretrained=folder)` gives the same model.
 
     `transformers` reads it with `AutoModelForSequenceClassification.from_pretrained(folder)`; where the pooling is not
-    `cls`, with `trust_remote_code=True`, for its code is then in the folder.
+    `cls`, with `trust_remote_code=True`, for its code is then in the folder. An adapter is merged into the weights.
     """
     tokenizer_folder = tokenizer_folder or model.report.folder
-    config = described(model.architecture, model.config, model.pooling_spec, model.head)
+    config = described(model.architecture, model.config, model.pooling_spec, model.head_spec)
     texts = {f"{POOLED_CODE}.py": pytorch_code(model.architecture)} if "auto_map" in config else {}
-    tensors = dict(tree_flatten(model.parameters()))
-    if not model.head:  # a bare encoder's tensors have no prefix
+    tensors = merged(model)
+    if not model.head_spec:  # a bare encoder's tensors have no prefix
         tensors = {name.removeprefix(f"{model.architecture.prefix}."): value for name, value in tensors.items()}
     return write_model_folder(folder, config, tensors, tokenizer_folder, texts)

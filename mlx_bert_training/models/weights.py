@@ -170,7 +170,8 @@ def hub_folder(
     patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES]
     folder = Path(snapshot_download(name, allow_patterns=patterns))
     if any(folder.glob("model*.safetensors")): return folder
-    return Path(snapshot_download(name, allow_patterns=[*patterns, "pytorch_model*.bin", "pytorch_model.bin.index.json"]))
+    patterns += ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+    return Path(snapshot_download(name, allow_patterns=patterns))
 
 
 TOKENIZER_FILES = (
@@ -230,7 +231,8 @@ def read_tensors(
             raise WeightsError(str(e)) from e
         except (SafetensorError, RuntimeError, OSError, ValueError) as e:
             raise WeightsError(f"{file} cannot be read; is the download complete? {type(e).__name__}: {e}") from e
-        if twice := set(read) & set(tensors): raise WeightsError(f"{file} repeats tensors of another shard", sorted(twice))
+        twice = set(read) & set(tensors)
+        if twice: raise WeightsError(f"{file} repeats tensors of another shard", sorted(twice))
         tensors.update(read)
     return tensors
 

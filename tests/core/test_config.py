@@ -191,9 +191,14 @@ def test_short_head_names():
     assert KaggleConfig(competition_type="multilabel").competition_type == "multilabel_classification"
 
 
-@pytest.mark.parametrize("name", ["modernbert_with_head_with_lora", "bert_with_head_with_lora"])
-def test_names_of_a_later_release_say_so(name):
-    refused(lambda: ModelConfig(type=name), "not part of this release yet")
+@pytest.mark.parametrize("name", ["modernbert_with_head", "bert_with_head_with_lora", "modernbert_core_with_lora"])
+def test_names_of_models_with_adapters(name):
+    assert ModelConfig(type=name).type == name
+    refused(lambda: ModelConfig(adapter="lore"), "lora")
+
+
+def test_names_of_a_later_release_say_so():
+    refused(lambda: ModelConfig(head_type="ranking"), "not part of this release yet")
 
 
 def test_false_is_no_where_no_is_a_choice():

@@ -329,7 +329,14 @@ def test_what_a_model_tells_of_itself():
 
 @pytest.mark.parametrize("arguments, error, words", [
     (dict(model_type="bert_with_hed"), UnknownNameError, "bert_with_head"),
-    (dict(model_type="bert_with_head_with_lora"), NotYetAvailableError, "lora"),
+    (dict(model_type="bert_with_head_with_lore"), UnknownNameError, "with_lora"),
+    (dict(adapter="lore"), UnknownNameError, "lora"),
+    (dict(adapter={"type": "lora", "options": {"preset": "ballanced"}}), UnknownNameError, "balanced"),
+    (dict(adapter={"type": "lora", "options": {"rang": 3}}), UnknownNameError, "rank"),
+    (dict(adapter={"type": "lora", "options": {"rank": 0}}), ModelError, "above 0"),
+    (dict(adapter={"type": "lora", "options": {"modules": "qwery"}}), ModelError, "there are: .*query"),
+    (dict(adapter={"type": "lora", "options": {"modules": "("}}), ModelError, "regular expressions"),
+    (dict(freeze=["embedings"]), ModelError, "embeddings"),
     (dict(pooling="avg"), UnknownNameError, "pooling 'avg'"),
     (dict(head_type="multi"), UnknownNameError, "head type 'multi'"),
     (dict(head_type="multiclass"), ModelError, "needs num_labels"),
@@ -358,7 +365,7 @@ def test_later_heads_say_so(name):
 
 
 @pytest.mark.parametrize("setting", [
-    {"model_type": "roberta"}, {"position_embedding_type": "relative_key_query"}, {"is_decoder": True},
+    {"model_type": "gpt2"}, {"position_embedding_type": "relative_key_query"}, {"is_decoder": True},
     {"add_cross_attention": True}, {"hidden_act": "silu"}, {"quantization_config": {"bits": 4}},
 ])
 def test_settings_that_would_change_the_arithmetic_are_refused(setting):

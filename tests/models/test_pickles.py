@@ -84,7 +84,8 @@ def test_a_pickle_that_runs_something_is_refused_and_has_not_run(tmp_path, write
 
 
 @pytest.mark.parametrize("program", [
-    b"cbuiltins\neval\n(V1\ntR.", b"cos\nsystem\n(Vtrue\ntR.", b"ctorch\nload\n(tR.", b"ctorch.storage\n_load_from_bytes\n.",
+    b"cbuiltins\neval\n(V1\ntR.", b"cos\nsystem\n(Vtrue\ntR.",
+    b"ctorch\nload\n(tR.", b"ctorch.storage\n_load_from_bytes\n.",
     b"cnumpy.core.multiarray\n_reconstruct\n.", b"c__main__\nX\n.", b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.",
     b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93.", b"(S'os'\nS'system'\nios\nsystem\n.",
     b"ccollections\nnamedtuple\n.", b"\x80\x02\x82\x01.",

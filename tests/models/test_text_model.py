@@ -45,7 +45,8 @@ PLACE = f"{__name__}:TOY"
 def importable(monkeypatch):
     import sys
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or __import__("types").ModuleType(__name__))
-    for name in ("TOY", "Both", "flat"): monkeypatch.setattr(sys.modules[__name__], name, globals()[name], raising=False)
+    for name in ("TOY", "Both", "flat"):
+        monkeypatch.setattr(sys.modules[__name__], name, globals()[name], raising=False)
 
 
 def test_a_pooling_by_its_place_with_options_of_another_size(tmp_path):

@@ -77,7 +77,7 @@ def test_a_saved_model_comes_back_without_being_told(tmp_path, pooling, head):
     model = create_model(pooling=pooling, config=sizes, dropout_rate=0.2, **head)
     assert model.save_pretrained(tmp_path / "model") == tmp_path / "model"
     again = create_model(pretrained=tmp_path / "model", seed=9)
-    assert (again.head, again.pooling_name, again.config) == (model.head, pooling, model.config)
+    assert (again.head_spec, again.pooling_name, again.config) == (model.head_spec, pooling, model.config)
     assert mx.array_equal(logits(model), logits(again))
     assert again.report.fresh == () and again.report.ignored == {}
     assert (tmp_path / "model" / "modeling_pooled_bert.py").exists() == (pooling != "cls")

@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from tiny_architectures import CASES, architecture, configuration, texts
+from tiny_architectures import CASES, architecture, configuration, texts, weight
 
 torch = pytest.importorskip("torch", reason="torch is not installed; it is the other side of this comparison")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed; it is what we compare with")
@@ -40,12 +40,11 @@ def ours(arch, name):
 def pair(request):
     "The same random model here and there, without dropout."
     arch, config = architecture(request.param), configuration(request.param)
-    torch.manual_seed(0)
     theirs = getattr(transformers, f"{arch.hub}Config")(**CASES[request.param][1], num_labels=3,
                                                         attn_implementation="eager")
     twin = getattr(transformers, f"{arch.hub}ForSequenceClassification")(theirs).eval()
     with torch.no_grad():   # wide weights, so that attention and GELU are far from linear and a mistake shows
-        for p in twin.parameters(): p.copy_(torch.randn_like(p) * 0.3 + (p.ndim == 1) * 0.5)
+        for n, p in twin.named_parameters(): p.copy_(torch.tensor(weight(n, tuple(p.shape))))
     model = Classifier(arch, config, 3)
     model.load_weights([(ours(arch, n), mx.array(p.detach().numpy())) for n, p in twin.named_parameters()], strict=True)
     return request.param, model.eval(), twin
@@ -66,14 +65,20 @@ def test_hidden_states_logits_and_gradients(pair):
         with torch.no_grad():
             hidden = getattr(twin, architecture(case).prefix)(**there)[0].numpy()
         difference = (np.array(model.encoder(*here)) - hidden) * mask[..., None]
+        assert hidden[mask > 0].std(axis=0).max() > 0.1 or mask.sum() < 3    # tokens differ
         worst["hidden"] = max(worst["hidden"], np.abs(difference).max())
-        twin.zero_grad()
         out = twin(**there).logits
-        direction = np.linspace(-1, 1, out.numel(), dtype=np.float32).reshape(out.shape)
-        (out * torch.tensor(direction)).sum().backward()
-        loss = nn.value_and_grad(model, lambda m, a=here, d=mx.array(direction): (m(*a) * d).sum())
-        gradients = dict(tree_flatten(loss(model)[1]))
         worst["logits"] = max(worst["logits"], np.abs(np.array(model(*here)) - out.detach().numpy()).max())
+        twin.zero_grad()
+        if kind.get("left"):    # the classifier reads padding there, so the states of real tokens are differentiated
+            direction = np.linspace(-1, 1, hidden.size, dtype=np.float32).reshape(hidden.shape) * mask[..., None]
+            (getattr(twin, architecture(case).prefix)(**there)[0] * torch.tensor(direction)).sum().backward()
+            loss = nn.value_and_grad(model, lambda m, a=here, d=direction: (m.encoder(*a) * mx.array(d)).sum())
+        else:
+            direction = np.linspace(-1, 1, out.numel(), dtype=np.float32).reshape(out.shape)
+            (out * torch.tensor(direction)).sum().backward()
+            loss = nn.value_and_grad(model, lambda m, a=here, d=direction: (m(*a) * mx.array(d)).sum())
+        gradients = dict(tree_flatten(loss(model)[1]))
         expected = {ours(architecture(case), n): p.grad.numpy() for n, p in twin.named_parameters()
                     if p.grad is not None}
         largest = max(np.abs(g).max() for g in expected.values())

@@ -33,7 +33,7 @@ def test_hidden_states_and_logits(model, side):
         np.testing.assert_allclose(np.array(hidden * mask[..., None]), expected[f"{side}_hidden"], atol=1e-4)
         np.testing.assert_allclose(np.array(model.output(model.pooler(hidden, mask))), expected[f"{side}_logits"],
                                    atol=1e-4)
-        assert np.abs(expected[f"{side}_logits"]).max() > 0.1   # the comparison would mean little among zeros
+        assert expected[f"{side}_hidden"][0].std(axis=0).max() > 0.1    # among equal tokens it would mean little
 
 
 def test_the_first_token_alone(model):
@@ -57,6 +57,7 @@ def test_recomputing_changes_no_gradient(model):
 
 
 def test_a_text_that_is_too_long_is_refused(model):
+    if not getattr(model.encoder.config, "position_biased_input", True): pytest.skip("distances alone set no limit")
     limit = architecture(model.case).max_tokens(model.encoder.config)
     with pytest.raises(ModelError, match=f"at most {limit}"):
         model.encoder(mx.full((1, limit + 1), 7, dtype=mx.int32))
