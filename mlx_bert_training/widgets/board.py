@@ -16,7 +16,6 @@ from ..callbacks.progress import Progress, clock, render_bar, render_evaluations
 from ..core.state import TrainerState
 from ..core.steering import Intervention
 from ..figures import new_figure
-from ..tasks.metrics import probabilities
 from .charts import COLORS, Chart, Line
 from .error_report import ErrorReport
 from .recorder import Recorder
@@ -104,14 +103,13 @@ def error_report(trainer: Any) -> ErrorReport | None:
     "What the kept weights get wrong on the validation part; None without an evaluation."
     outputs, data = trainer.outputs, trainer.data
     if outputs is None or outputs.labels is None: return None
-    values = probabilities(outputs.logits, trainer.head_type)
     loader = trainer.val_loader
     texts = getattr(data, "texts", {}).get("validation") if loader is getattr(data, "validation", None) else None
     pairs = zip(*(part for part in texts if part is not None), strict=True) if texts is not None else None
-    ids, regression = getattr(loader, "row_ids", None), trainer.head_type == "regression"
+    ids = getattr(loader, "row_ids", None)
     return ErrorReport(
-        outputs.labels, values[:, 0] if regression else values, trainer.head_type,
-        class_names=None if regression else getattr(trainer.model, "label_names", None),
+        outputs.labels, trainer.task.predictions(outputs.logits), trainer.task,
+        class_names=getattr(trainer.model, "label_names", None),
         texts=None if pairs is None else [" | ".join(pair) for pair in pairs],
         row_ids=outputs.rows if ids is None else ids, title="Errors on the validation part")
 
