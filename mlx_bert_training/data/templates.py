@@ -31,13 +31,14 @@ _PIECE = re.compile(r"""
 def _refusal(rest: str) -> str:
     "Why the template cannot be read on from here."
     if rest[0] == "}": return "a single '}'; a brace itself is written twice"
-    if rest.startswith('{"'): return """a name in quotes ends with a quote, and then comes } or a format, as in {"a: b":>5}"""
+    if rest.startswith('{"'):
+        return """a name in quotes ends with a quote, and then comes } or a format, as in {"a: b":>5}"""
     field, closed, _ = rest[1:].partition("}")
     if not closed: return "a '{' is never closed; a brace itself is written twice"
     name, _, spec = field.partition(":")
     if "{" in spec: return f"the format of {{{name}}} must not hold another field"
-    return f"{{{field}}} is not a column; a name that holds {{, }}, : or ! stands in double quotes, {write_field(field)}, " \
-           "and a conversion such as !r is not needed"
+    return f"{{{field}}} is not a column; a name that holds {{, }}, : or ! stands in double quotes, " \
+           f"{write_field(field)}, and a conversion such as !r is not needed"
 
 
 def _name(column: str) -> str:

@@ -62,7 +62,8 @@ def test_broken_templates(text):
 def test_any_column_can_be_written_in_quotes(column):
     field = write_field(column)
     assert parse_template(f"a {field} b") == [("a ", column, ""), (" b", None, "")]
-    assert RowTemplate(f"{{{{{field}}}}} {write_field(column, '>4')}").render(pd.DataFrame({column: [7]})) == ["{7}    7"]
+    template = RowTemplate(f"{{{{{field}}}}} {write_field(column, '>4')}")
+    assert template.render(pd.DataFrame({column: [7]})) == ["{7}    7"]
 
 
 def test_a_column_with_a_colon_is_taught_by_the_error():
@@ -80,7 +81,7 @@ def test_a_format_as_wide_as_the_memory_is_refused(spec):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ('{"a', "ends with a quote"), ('{"a"b}', "ends with a quote"), ('{""}', "needs the name"), ("{:d}", "needs the name"),
-    ("{a{b}}", "not a column"), ("{text!r:>1000000000}", "a conversion such as !r is not needed")])
+    ('{"a', "ends with a quote"), ('{"a"b}', "ends with a quote"), ('{""}', "needs the name"),
+    ("{:d}", "needs the name"), ("{a{b}}", "not a column"), ("{text!r:>1000000000}", "a conversion such as !r is not needed")])
 def test_what_cannot_be_read_says_what_to_write(text, message):
     with pytest.raises(DataError, match=message): RowTemplate(text)
