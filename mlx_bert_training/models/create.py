@@ -99,9 +99,10 @@ def settle_head(
     count = len(names) if names and num_labels is None else num_labels
     kept = None if new_head else saved.head
     kind = head_type or (kept.head_type if kept else "binary_classification")
-    if kept and ":" in kept.head_type and head_type != kept.head_type:
-        raise WeightsError(f"the weights were saved for the task {kept.head_type!r}, which is code outside this "
-                           f"package; where you trust it, say so with head_type={kept.head_type!r}")
+    place = kept.head_type if kept and ":" in kept.head_type else None
+    if place and place != head_type:
+        raise WeightsError(f"the weights were saved for the task {place!r}, which is code outside this package; where "
+                           f"you trust it, say so with head_type={place!r}")
     if kept and count is None and kind == kept.head_type: count = kept.num_labels
     kind, count = check_head(kind, count)
     if names and len(set(names)) != count:

@@ -36,7 +36,7 @@ def check_head(
     num_labels: int | None,         # None: what the head implies
 ) -> tuple[str, int]:               # the full name or the place, and the number of outputs
     "Settle what a head is; raises `UnknownNameError`, `NotYetAvailableError`, or `ModelError` for a wrong number."
-    if head_type in LATER_HEADS: raise not_yet(f"head {head_type!r}", f"Today there are: {', '.join(TASKS)}.")
+    if {head_type} & set(LATER_HEADS): raise not_yet(f"head {head_type!r}", f"Today there are: {', '.join(TASKS)}.")
     task = get_task(head_type)
     try: outputs = task.num_outputs(num_labels)
     except TaskError as error: raise ModelError(str(error)) from None
