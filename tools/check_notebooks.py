@@ -1,8 +1,9 @@
 """Find notebooks that are hard to read: python tools/check_notebooks.py [NOTEBOOK ...]
 
 Prints exported cells over 42 lines (a dataclass of options may be longer), definitions that no cell shows at work
-before the next export, lines of prose over 120 characters, and descriptions that are cut where they become the docstring
-of a module. Exits 1 where an exported cell is too long and is not in long_cells.txt, which may only become shorter.
+before the next export, lines of prose over 120 characters, and descriptions that are cut where they become the
+docstring of a module. Exits 1 where an exported cell is too long and is not in long_cells.txt, which may only become
+shorter.
 """
 import ast
 import re
@@ -61,7 +62,7 @@ def check(path: Path) -> Iterator[tuple[str, str]]:
     first = cells[0].source if cells else ""
     for sentence in re.findall(r"^>\s*(.+)", first, re.M)[:1]:
         module = re.search(r"^#\|\s*default_exp +(\S+)", "\n".join(c.source for c in cells), re.M)
-        if module and not sentence.rstrip().endswith("."): yield "docstring", sentence
+        if module and not sentence.rstrip().endswith((".", "?")): yield "docstring", sentence
         elif module and len(sentence) > WIDEST - 7: yield "docstring", f"is cut: {sentence}"
 
 

@@ -15,7 +15,7 @@ from .frames import require_columns, where
 from ..errors import DataError, nearest
 
 # %% auto #0
-__all__ = ['Part', 'WIDEST', 'write_field', 'parse_template', 'RowTemplate']
+__all__ = ['Part', 'WIDEST', 'write_field', 'parse_template', 'column_texts', 'RowTemplate']
 
 # %% ../../nbs/data/04_templates.ipynb #0d00fa42
 Part = tuple[str, str | None, str]  # the words before a field, its column, its format specification
@@ -78,12 +78,35 @@ def parse_template(
     if not parts: raise DataError(f"template {text!r} names no column, such as {{age}}.")
     return [*parts, (words, None, "")] if words else parts
 
-# %% ../../nbs/data/04_templates.ipynb #c564697d
+# %% ../../nbs/data/04_templates.ipynb #4558e507
 def _plain(value: Any) -> Any:
     "A value as people write it: 2 instead of 2.0."
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def column_texts(
+    frame: pd.DataFrame,    # its rows
+    column: str,
+    spec: str,              # the format, or ""
+    default: str | None,    # what stands for a missing value; None: that is an error
+) -> list[str]:
+    "The words of a column. Raises `DataError` naming the cell that has none."
+    missing = frame[column].isna().tolist()
+    texts = []
+    for i, value in enumerate(frame[column].tolist()):
+        if missing[i]:
+            if default is None:
+                raise DataError(f"{where(frame, i, column)}: the value is missing; say what stands for it, "
+                                f"such as template_defaults: {{{_name(column)}: unknown}}.")
+            texts.append(str(default))
+            continue
+        try: texts.append(format(_plain(value), spec))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{where(frame, i, column)}: {value!r} does not fit {write_field(column, spec)}: "
+                            f"{error}.") from None
+    return texts
+
+# %% ../../nbs/data/04_templates.ipynb #c564697d
 class RowTemplate:
     """Turns each row of a frame into a text.
 
@@ -106,31 +129,16 @@ class RowTemplate:
 
     def render(self, frame: pd.DataFrame) -> list[str]:
         "One text a row. Raises `DataError` naming file, row and column of what cannot be rendered."
-        known = [str(column) for column in frame.columns]
         for _, column, spec in self._parts:     # {time: text} reads as the column time, to be written as " text"
-            if column and column not in known and f"{column}:{spec}" in known:
-                raise DataError(f"template {self.text!r}: {{{column}:{spec}}} is the column {column!r} with a format; "
-                                f"the column {f'{column}:{spec}'!r} is written {write_field(f'{column}:{spec}')}.")
+            meant = f"{column}:{spec}"
+            if column and column not in frame and meant in frame:
+                raise DataError(f"template {self.text!r}: {{{meant}}} is the column {column!r} with a format; "
+                                f"the column {meant!r} is written {write_field(meant)}.")
         require_columns(frame, self.columns)
         pieces: list[list[str]] = []
         for words, column, spec in self._parts:
             pieces.append([words] * len(frame))
-            if column: pieces.append(self._column(frame, column, spec))
+            if column:
+                default = self.defaults.get(column, self.defaults.get("*"))
+                pieces.append(column_texts(frame, column, spec, default))
         return ["".join(row) for row in zip(*pieces, strict=True)]
-
-    def _column(self, frame: pd.DataFrame, column: str, spec: str) -> list[str]:
-        default = self.defaults.get(column, self.defaults.get("*"))
-        missing = frame[column].isna().tolist()
-        texts = []
-        for i, value in enumerate(frame[column].tolist()):
-            if missing[i]:
-                if default is None:
-                    raise DataError(f"{where(frame, i, column)}: the value is missing; say what stands for it, "
-                                    f"such as template_defaults: {{{_name(column)}: unknown}}.")
-                texts.append(str(default))
-                continue
-            try: texts.append(format(_plain(value), spec))
-            except (ValueError, TypeError) as error:
-                raise DataError(f"{where(frame, i, column)}: {value!r} does not fit {write_field(column, spec)}: "
-                                f"{error}.") from None
-        return texts

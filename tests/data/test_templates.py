@@ -82,6 +82,7 @@ def test_a_format_as_wide_as_the_memory_is_refused(spec):
 
 @pytest.mark.parametrize(("text", "message"), [
     ('{"a', "ends with a quote"), ('{"a"b}', "ends with a quote"), ('{""}', "needs the name"),
-    ("{:d}", "needs the name"), ("{a{b}}", "not a column"), ("{text!r:>1000000000}", "a conversion such as !r is not needed")])
+    ("{:d}", "needs the name"), ("{a{b}}", "not a column"),
+    ("{text!r:>1000000000}", "a conversion such as !r is not needed")])
 def test_what_cannot_be_read_says_what_to_write(text, message):
     with pytest.raises(DataError, match=message): RowTemplate(text)
