@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,11 @@ from .prepare import PreparedData
 from .templates import RowTemplate
 from ..errors import DataError
 from ..tasks.metrics import compute_metrics, default_metrics
-from ..tasks.task import get_task
+from ..tasks.task import Task, get_task
 
 # %% auto #0
-__all__ = ['FEW', 'fit_features', 'majority_logits', 'LinearFit', 'baseline_scores']
+__all__ = ['FEW', 'BASELINES', 'fit_features', 'fit_classes', 'ClassBaselines', 'LabelBaselines', 'ValueBaselines', 'LinearFit',
+           'constant_predictions', 'baseline_scores']
 
 # %% ../../nbs/data/09_baselines.ipynb #f560a44d
 FEW = 50  # so many different values still make a list
@@ -71,50 +72,12 @@ def fit_features(
 _TINY = 1e-6    # probability of what never happened
 
 
-def majority_logits(
-    labels: np.ndarray,     # (N,) or (N, C) of the training part
-    head_type: str,         # how to read them
-    num_labels: int,        # C
-    count: int,             # M
-) -> np.ndarray:            # (M, C), every row the same
-    "What one says without looking at the row: how frequent each class is, or the mean value."
-    if head_type == "regression": row = labels.mean(keepdims=True)
-    elif labels.ndim == 2:
-        share = np.clip(labels.mean(axis=0), _TINY, 1 - _TINY)
-        row = np.log(share / (1 - share))
-    else: row = np.log(np.maximum(np.bincount(labels, minlength=num_labels) / len(labels), _TINY))
-    return np.tile(row, (count, 1)).astype(np.float64)
-
-# %% ../../nbs/data/09_baselines.ipynb #b9587633
-@dataclass(frozen=True)
-class LinearFit:
-    "A logistic regression, one for each label if there are several, or a ridge regression."
-    head_type: str          # how to read the labels
-    weights: np.ndarray     # (F, C)
-    bias: np.ndarray        # (C,), -inf for a class without training rows
-
-    @classmethod
-    def fit(cls, features: Any, labels: np.ndarray, head_type: str, num_labels: int) -> LinearFit:
-        "From features (N, F) and labels (N,) or (N, C)."
-        if head_type == "regression":
-            ridge = Ridge().fit(features, labels)
-            return cls(head_type, ridge.coef_.reshape(-1, 1), np.atleast_1d(ridge.intercept_))
-        if labels.ndim == 1: return cls(head_type, *_fit_classes(features, labels.astype(int), num_labels))
-        columns = [_fit_classes(features, labels[:, c].astype(int), 2) for c in range(num_labels)]
-        return cls(head_type, np.stack([w[:, 1] - w[:, 0] for w, _ in columns], axis=1),
-                   np.array([b[1] - b[0] for _, b in columns]))
-
-    def logits(self, features: Any) -> np.ndarray:
-        "(M, C) from features (M, F)."
-        z = np.asarray(features @ self.weights) + self.bias
-        if self.head_type == "regression": return z
-        if self.head_type == "multilabel_classification": return np.clip(z, np.log(_TINY), -np.log(_TINY))
-        p = np.exp(z - z.max(axis=1, keepdims=True))
-        return np.log(np.clip(p / p.sum(axis=1, keepdims=True), _TINY, 1))
-
-
-def _fit_classes(features: Any, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    "Weights (F, classes) and bias (classes,); of two classes the first has weights of zero."
+def fit_classes(
+    features: Any,          # (N, F)
+    labels: np.ndarray,     # (N,)
+    classes: int,           # C
+) -> tuple[np.ndarray, np.ndarray]:     # weights (F, C), bias (C,)
+    "A logistic regression; of two classes the first has weights of zero, and a class without rows a bias of -inf."
     weights, bias, present = np.zeros((features.shape[1], classes)), np.full(classes, -np.inf), np.unique(labels)
     bias[present] = 0
     if len(present) == 1: return weights, bias
@@ -122,6 +85,96 @@ def _fit_classes(features: Any, labels: np.ndarray, classes: int) -> tuple[np.nd
     fitted = present[1:] if len(present) == 2 else present
     weights[:, fitted], bias[fitted] = model.coef_.T, model.intercept_
     return weights, bias
+
+# %% ../../nbs/data/09_baselines.ipynb #88a4529c
+class ClassBaselines:
+    "How frequent each class is, and one logistic regression over all classes."
+    constant_name: ClassVar[str] = "majority class"
+    linear_name: ClassVar[str] = "logistic regression"
+
+    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
+        "Probabilities (C,); a class that never occurs is next to impossible."
+        shares = np.maximum(np.bincount(labels, minlength=outputs) / len(labels), _TINY)
+        return shares / shares.sum()
+
+    def fit(self, features: Any, labels: np.ndarray, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+        "Weights (F, C) and bias (C,)."
+        return fit_classes(features, labels.astype(int), outputs)
+
+    def bounded(self, logits: np.ndarray) -> np.ndarray:
+        "Logits (M, C) of probabilities that are never quite zero."
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.log(np.clip(p / p.sum(axis=1, keepdims=True), _TINY, 1))
+
+
+class LabelBaselines(ClassBaselines):
+    "How frequent each label is, and a logistic regression for each."
+
+    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
+        "Probabilities (C,), never quite 0 or 1."
+        return np.clip(labels.mean(axis=0), _TINY, 1 - _TINY).astype(np.float64)
+
+    def fit(self, features: Any, labels: np.ndarray, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+        "Weights (F, C) and bias (C,)."
+        fits = [fit_classes(features, labels[:, c].astype(int), 2) for c in range(outputs)]
+        return np.stack([w[:, 1] - w[:, 0] for w, _ in fits], axis=1), np.array([b[1] - b[0] for _, b in fits])
+
+    def bounded(self, logits: np.ndarray) -> np.ndarray:
+        "Log-odds (M, C) of probabilities that are never quite zero or one."
+        return np.clip(logits, np.log(_TINY), -np.log(_TINY))
+
+# %% ../../nbs/data/09_baselines.ipynb #db1b126e
+class ValueBaselines:
+    "The mean, and a ridge regression."
+    constant_name: ClassVar[str] = "mean"
+    linear_name: ClassVar[str] = "ridge regression"
+
+    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
+        "One value ()."
+        return np.asarray(labels.mean(), np.float64)
+
+    def fit(self, features: Any, labels: np.ndarray, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+        "Weights (F, 1) and bias (1,)."
+        ridge = Ridge().fit(features, labels)
+        return ridge.coef_.reshape(-1, 1), np.atleast_1d(ridge.intercept_)
+
+    def bounded(self, logits: np.ndarray) -> np.ndarray:
+        "The values as they are."
+        return logits
+
+
+BASELINES: dict[str, ClassBaselines | ValueBaselines] = {
+    "classes": ClassBaselines(), "columns": LabelBaselines(), "values": ValueBaselines()}     # by `Task.targets`
+
+# %% ../../nbs/data/09_baselines.ipynb #b9587633
+@dataclass(frozen=True)
+class LinearFit:
+    "A logistic regression, one for each label if there are several, or a ridge regression."
+    task: Task
+    weights: np.ndarray     # (F, C)
+    bias: np.ndarray        # (C,), -inf for a class without training rows
+
+    @classmethod
+    def fit(cls, features: Any, labels: np.ndarray, task: str | Task, num_labels: int) -> LinearFit:
+        "From features (N, F) and labels (N,) or (N, C)."
+        task = get_task(task)
+        return cls(task, *BASELINES[task.targets].fit(features, labels, num_labels))
+
+    def predictions(self, features: Any) -> np.ndarray:
+        "Probabilities (M, C) or values (M,) from features (M, F)."
+        logits = np.asarray(features @ self.weights) + self.bias
+        return self.task.predictions(BASELINES[self.task.targets].bounded(logits))
+
+# %% ../../nbs/data/09_baselines.ipynb #7abecced
+def constant_predictions(
+    labels: np.ndarray,     # (N,) or (N, C) of the training part
+    task: str | Task,       # how to read them
+    num_labels: int,        # C
+    count: int,             # M
+) -> np.ndarray:            # (M, C) probabilities or (M,) values, every row the same
+    "What one says without looking at the row: how frequent each class or label is, or the mean value."
+    row = BASELINES[get_task(task).targets].constant(labels, num_labels)
+    return np.repeat(row[None], count, axis=0)
 
 # %% ../../nbs/data/09_baselines.ipynb #1d0700de
 def baseline_scores(
@@ -131,14 +184,12 @@ def baseline_scores(
     "Scores on the validation part of the majority (or mean) and of a linear model fitted on the training part."
     if prepared.train is None or prepared.validation is None or prepared.labels is None:
         raise DataError("baselines need a training and a validation part.")
-    task, classes = prepared.labels.head_type, prepared.labels.num_labels
+    task, outputs = prepared.labels.task, prepared.labels.num_labels
     labels, judged = prepared.train.labels, prepared.validation.labels
     assert labels is not None and judged is not None  # `prepare` gives both parts their labels
-    names = list(metrics) if metrics is not None else default_metrics(task)
+    names, simple = list(metrics) if metrics is not None else default_metrics(task), BASELINES[task.targets]
     _, train, validation = fit_features(prepared)
-    regression = task == "regression"
-    logits = {"mean" if regression else "majority class": majority_logits(labels, task, classes, len(judged)),
-              "ridge regression" if regression else "logistic regression":
-                  LinearFit.fit(train, labels, task, classes).logits(validation)}
-    predictions = {name: get_task(task).predictions(values) for name, values in logits.items()}
+    predictions = {
+        simple.constant_name: constant_predictions(labels, task, outputs, len(judged)),
+        simple.linear_name: LinearFit.fit(train, labels, task, outputs).predictions(validation)}
     return pd.DataFrame({name: compute_metrics(names, task, p, judged) for name, p in predictions.items()}).T

@@ -5,8 +5,8 @@
 # %% ../../nbs/data/04_templates.ipynb #ec91ff5a
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from string import Formatter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,34 +16,98 @@ from .frames import require_columns, where
 from ..errors import DataError, nearest
 
 # %% auto #0
-__all__ = ['Part', 'parse_template', 'RowTemplate', 'Texts', 'read_texts']
+__all__ = ['Part', 'WIDEST', 'write_field', 'parse_template', 'column_texts', 'RowTemplate', 'Texts', 'read_texts']
+
+# %% ../../nbs/data/04_templates.ipynb #0d00fa42
+Part = tuple[str, str | None, str]  # the words before a field, its column, its format specification
+WIDEST = 10_000                     # characters that a format may ask for
+
+_PIECE = re.compile(r"""
+      (?P<words> [^{}]+ )
+    | (?P<brace> \{\{ | \}\} )
+    | \{ (?: "(?P<quoted> (?:[^"]|"")* )" | (?P<bare> (?!")[^{}:!]* ) ) (?: : (?P<spec> [^{}]* ) )? \}
+""", re.VERBOSE)
+
+
+def _refusal(rest: str) -> str:
+    "Why the template cannot be read on from here."
+    if rest[0] == "}": return "a single '}'; a brace itself is written twice"
+    if rest.startswith('{"'):
+        return """a name in quotes ends with a quote, and then comes } or a format, as in {"a: b":>5}"""
+    field, closed, _ = rest[1:].partition("}")
+    if not closed: return "a '{' is never closed; a brace itself is written twice"
+    name, _, spec = field.partition(":")
+    if "{" in spec: return f"the format of {{{name}}} must not hold another field"
+    return f"{{{field}}} is not a column; a name that holds {{, }}, : or ! stands in double quotes, " \
+           f"{write_field(field)}, and a conversion such as !r is not needed"
+
+
+def _name(column: str) -> str:
+    "The name of a column, in double quotes where it needs them."
+    if not re.search('^"|[{}:!]', column): return column
+    return '"' + column.replace('"', '""') + '"'
+
+# %% ../../nbs/data/04_templates.ipynb #08463e2f
+def write_field(
+    column: str,
+    spec: str = "",     # its format
+) -> str:
+    "A field of a template, in quotes if the name needs them."
+    return f"{{{_name(column)}:{spec}}}" if spec else f"{{{_name(column)}}}"
 
 # %% ../../nbs/data/04_templates.ipynb #ad77da6b
-Part = tuple[str, str | None, str]  # the words before a field, its column, its format specification
-
-
 def parse_template(
     text: str,              # such as "A {age}-year-old"
 ) -> list[Part]:
     "The parts of a template. Raises `DataError` for what is not a column name in braces."
-    try: parts = [(words, field, spec or "", conversion) for words, field, spec, conversion in Formatter().parse(text)]
-    except ValueError as error:
-        raise DataError(f"template {text!r}: {error}. A brace itself is written twice.") from None
-    for _, field, spec, conversion in parts:
-        if field is None: continue
-        if not field: raise DataError(f"template {text!r}: {{}} needs the name of a column.")
-        if conversion: raise DataError(f"template {text!r}: write {{{field}}}, without !{conversion}.")
-        if "{" in spec: raise DataError(f"template {text!r}: the format of {{{field}}} must not hold another field.")
-    if not any(field for _, field, _, _ in parts):
-        raise DataError(f"template {text!r} names no column, such as {{age}}.")
-    return [(words, field, spec) for words, field, spec, _ in parts]
+    parts: list[Part] = []
+    words, place = "", 0
+    while place < len(text):
+        found = _PIECE.match(text, place)
+        if found is None: raise DataError(f"template {text!r}: {_refusal(text[place:])}.")
+        place = found.end()
+        if found["words"] or found["brace"]:
+            words += found["words"] or found["brace"][0]
+            continue
+        field = found["bare"] if found["quoted"] is None else found["quoted"].replace('""', '"')
+        if not field: raise DataError(f"template {text!r}: {found[0]} needs the name of a column.")
+        spec = found["spec"] or ""
+        if any(len(number) > 9 or int(number) > WIDEST for number in re.findall("[0-9]+", spec)):
+            raise DataError(f"template {text!r}: the format {spec!r} asks for more than {WIDEST:,} characters.")
+        parts.append((words, field, spec))
+        words = ""
+    if not parts: raise DataError(f"template {text!r} names no column, such as {{age}}.")
+    return [*parts, (words, None, "")] if words else parts
 
-# %% ../../nbs/data/04_templates.ipynb #c564697d
+# %% ../../nbs/data/04_templates.ipynb #4558e507
 def _plain(value: Any) -> Any:
     "A value as people write it: 2 instead of 2.0."
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def column_texts(
+    frame: pd.DataFrame,    # its rows
+    column: str,
+    spec: str,              # the format, or ""
+    default: str | None,    # what stands for a missing value; None: that is an error
+) -> list[str]:
+    "The words of a column. Raises `DataError` naming the cell that has none."
+    missing = frame[column].isna().tolist()
+    texts = []
+    for i, value in enumerate(frame[column].tolist()):
+        if missing[i]:
+            if default is None:
+                raise DataError(f"{where(frame, i, column)}: the value is missing; say what stands for it, "
+                                f"such as template_defaults: {{{_name(column)}: unknown}}.")
+            texts.append(str(default))
+            continue
+        try: texts.append(format(_plain(value), spec))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{where(frame, i, column)}: {value!r} does not fit {write_field(column, spec)}: "
+                            f"{error}.") from None
+    return texts
+
+# %% ../../nbs/data/04_templates.ipynb #c564697d
 class RowTemplate:
     """Turns each row of a frame into a text.
 
@@ -66,29 +130,19 @@ class RowTemplate:
 
     def render(self, frame: pd.DataFrame) -> list[str]:
         "One text a row. Raises `DataError` naming file, row and column of what cannot be rendered."
+        for _, column, spec in self._parts:     # {time: text} reads as the column time, to be written as " text"
+            meant = f"{column}:{spec}"
+            if column and column not in frame and meant in frame:
+                raise DataError(f"template {self.text!r}: {{{meant}}} is the column {column!r} with a format; "
+                                f"the column {meant!r} is written {write_field(meant)}.")
         require_columns(frame, self.columns)
         pieces: list[list[str]] = []
         for words, column, spec in self._parts:
             pieces.append([words] * len(frame))
-            if column: pieces.append(self._column(frame, column, spec))
+            if column:
+                default = self.defaults.get(column, self.defaults.get("*"))
+                pieces.append(column_texts(frame, column, spec, default))
         return ["".join(row) for row in zip(*pieces, strict=True)]
-
-    def _column(self, frame: pd.DataFrame, column: str, spec: str) -> list[str]:
-        default = self.defaults.get(column, self.defaults.get("*"))
-        missing = frame[column].isna().tolist()
-        texts = []
-        for i, value in enumerate(frame[column].tolist()):
-            if missing[i]:
-                if default is None:
-                    raise DataError(f"{where(frame, i, column)}: the value is missing; say what stands for it, "
-                                    f"such as template_defaults: {{{column}: unknown}}.")
-                texts.append(str(default))
-                continue
-            try: texts.append(format(_plain(value), spec))
-            except (ValueError, TypeError) as error:
-                raise DataError(f"{where(frame, i, column)}: {value!r} does not fit {{{column}:{spec}}}: "
-                                f"{error}.") from None
-        return texts
 
 # %% ../../nbs/data/04_templates.ipynb #texts-68168
 class Texts(NamedTuple):

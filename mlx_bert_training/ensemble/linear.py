@@ -87,9 +87,9 @@ def linear_member(
         steps, features, others = fit_features(_of_fold(data, train, held))
         scale = TargetTransform.fit(transform, like.targets[train])
         classes = like.predictions.shape[1] if like.predictions.ndim == 2 else 1
-        fit = LinearFit.fit(features, scale.forward(like.targets[train]), like.head_type, classes)
+        fit = LinearFit.fit(features, scale.forward(like.targets[train]), like.task, classes)
         if folder is not None: save_linear(describe_linear(steps, fit, scale), folder / f"linear-{fold}.json.gz")
-        values = like.task.predictions(fit.logits(others))
+        values = fit.predictions(others)
         if like.task.targets == "values": values = scale.inverse(values)
         predictions[held] = values[:len(held)]
         tests.append(values[len(held):])

@@ -21,7 +21,7 @@ from ..core.evaluator import run_all
 from ..core.step import InferenceStep
 from ..data.loader import MULTIPLE, BucketedLoader, TextDataset
 from ..data.prepare import PreparedData
-from ..data.templates import RowTemplate, Texts, parse_template, read_texts
+from ..data.templates import RowTemplate, Texts, parse_template, read_texts, write_field
 from ..data.tokenization import Encoded, Tokenizer
 from ..errors import MLXBertError, unknown_name
 from ..tasks.metrics import get_metric
@@ -57,7 +57,7 @@ def _pieces(template: str, clauses: bool) -> tuple[list[str], list[int]]:
 
     def braces(match: re.Match[str]) -> str:
         _, field, spec = parts[int(match[1])]
-        return f"{{{field}:{spec}}}" if spec else f"{{{field}}}"
+        return write_field(str(field), spec)
 
     movable = [i for i in range(0, len(pieces), 2) if _FIELD.search(pieces[i])]
     return [_FIELD.sub(braces, piece.replace("{", "{{").replace("}", "}}")) for piece in pieces], movable

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'CURVES', 'CV_FILES', 'in_nobodys_way', 'how_it_ended', 'log_beginning', 'run_tags', 'log_trained_model',
-           'registry_names', 'LateReader', 'log_scores', 'log_fold_models', 'MLflowCallback']
+           'registry_names', 'LateReader', 'log_scores', 'log_fold_models', 'Tracker', 'PointTracker', 'RunBeginner',
+           'TrainingTracker', 'MLflowCallback']
 
 # %% ../../nbs/integrations/06_mlflow.ipynb #9eed0b6a
 @contextmanager
@@ -168,13 +169,9 @@ def log_fold_models(run: RunLog, trainer: Any, settings: MLflowConfig) -> None:
     run.model(partial(save_model, config=trainer.config, data=data, members=members, rule=rule), 0,
               *registry_names(settings))
 
-# %% ../../nbs/integrations/06_mlflow.ipynb #22939088
-CURVES = ("learning_curve.png", "metrics.jsonl")
-CV_FILES = ("cv.json", "cv.png", "folds.csv", "leaks.txt", "adversarial.txt", "oof")
-
-
-class MLflowCallback(Callback):
-    "Logs a run to MLflow. Raises `MissingExtraError` without mlflow, `TrackingError` for an address of no use."
+# %% ../../nbs/integrations/06_mlflow.ipynb #6956649c
+class Tracker(Callback):
+    "What is tracked, and where it goes. Raises `MissingExtraError` without mlflow, `TrackingError` for a bad address."
 
     order = 110
 
@@ -200,24 +197,23 @@ class MLflowCallback(Callback):
         run = self.cv or self.run
         return run.run_id if run else None
 
-    def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
-        "Begin a run, or take up the one of the checkpoint."
-        key, self._resumed, self.run = self._resumed if state.step else None, None, None
-        folder, self._rows = Path(trainer.output_dir), len(state.history)
-        if not self._in_cv: self.cv = None
-        with in_nobodys_way("the run"):
-            whole = self.cv if self._in_cv else None
-            to = whole.to if whole else self._destination(trainer.config, folder)
-            place = str(folder.resolve().relative_to(to.folder)) if whole else "."
-            self.run = RunLog(to, key, whole.key if whole else None)
-            self.run.seen = to.known_points(key, state.step) if key else {}
-            self.run.begin(place.removeprefix("folds/") if whole else self.config.run_name or folder.name, place,
-                           {} if whole else run_tags(self.config))
-            log_beginning(self.run, trainer.config, self.config, None if whole else trainer.data)
-            self._training = True
-            if not whole: self._start_sampler(self.run)
-        every = self.config.log_metrics_every_n_steps
-        self._late = LateReader(every) if every and self.run else None
+    def log_files(self, *paths: Path) -> None:
+        "Log files beside those that are always logged, also after the end of the run."
+        if self.run is None: return
+        for path in paths: self.run.file(Path(path))
+
+    def close(self) -> bool:
+        "Wait until everything is sent, not for ever; returns whether it is."
+        run = self.cv or self.run
+        return run is None or run.to.close()
+
+    def _destination(self, config: BaseTrainerConfig, folder: Path) -> Destination:
+        uri = tracking_uri(self.config.tracking_uri, config.environment.output_dir)
+        return Destination(folder.resolve(), uri, self.config.experiment_name or config.environment.experiment_name)
+
+# %% ../../nbs/integrations/06_mlflow.ipynb #f07e0df3
+class PointTracker(Tracker):
+    "Logs the points and checkpoints of a training that goes on."
 
     def on_step(self, trainer: Any, state: TrainerState) -> None:
         "Log what was noted before, and note where this update stands, if a point is due."
@@ -245,6 +241,58 @@ class MLflowCallback(Callback):
         path = Path(str(state.last_checkpoint))
         with in_nobodys_way("a checkpoint"): self.run.snapshot(path, f"checkpoints/{path.name}")
 
+    def _log_rows(self, state: TrainerState) -> None:
+        rows, self._rows = state.history[self._rows:], len(state.history)
+        if not rows or self.run is None: return
+        with in_nobodys_way("a row"):
+            for row in rows:
+                if self._late is not None and "loss" in row: continue       # these points are logged more often
+                self.run.points(row["step"], {name: value for name, value in row.items() if name != "step"})
+
+    def _read_late(self) -> None:
+        if self._late is None or self.run is None or (point := self._late.read()) is None: return
+        with in_nobodys_way("a row"): self.run.points(*point)
+
+# %% ../../nbs/integrations/06_mlflow.ipynb #12f7341e
+CURVES = ("learning_curve.png", "metrics.jsonl")
+CV_FILES = ("cv.json", "cv.png", "folds.csv", "leaks.txt", "adversarial.txt", "oof")
+
+
+class RunBeginner(PointTracker):
+    "Begins the run of a training, and watches the machine while it goes on."
+
+    def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
+        "Begin a run, or take up the one of the checkpoint."
+        key, self._resumed, self.run = self._resumed if state.step else None, None, None
+        folder, self._rows = Path(trainer.output_dir), len(state.history)
+        if not self._in_cv: self.cv = None
+        with in_nobodys_way("the run"):
+            whole = self.cv if self._in_cv else None
+            to = whole.to if whole else self._destination(trainer.config, folder)
+            place = str(folder.resolve().relative_to(to.folder)) if whole else "."
+            self.run = RunLog(to, key, whole.key if whole else None)
+            self.run.seen = to.known_points(key, state.step) if key else {}
+            self.run.begin(place.removeprefix("folds/") if whole else self.config.run_name or folder.name, place,
+                           {} if whole else run_tags(self.config))
+            log_beginning(self.run, trainer.config, self.config, None if whole else trainer.data)
+            self._training = True
+            if not whole: self._start_sampler(self.run)
+        every = self.config.log_metrics_every_n_steps
+        self._late = LateReader(every) if every and self.run else None
+
+    def _start_sampler(self, run: RunLog) -> None:
+        if not self.config.log_system_metrics: return
+        try: self._sampler = SystemSampler(run)
+        except ImportError: log.info("MLflow: system metrics need psutil")
+
+    def _stop_sampler(self) -> None:
+        if self._sampler is not None: self._sampler.stop()
+        self._sampler = None
+
+# %% ../../nbs/integrations/06_mlflow.ipynb #c3ef944a
+class TrainingTracker(RunBeginner):
+    "Logs one training, from its declaration to its model."
+
     def on_train_end(self, trainer: Any, state: TrainerState) -> None:
         "Log the scores of the weights that were kept, files and model, and end the run."
         if not self._training or self.run is None: return
@@ -267,6 +315,24 @@ class MLflowCallback(Callback):
             self._log_rows(state)
             self.run.tags({"stop_reason": state.stop_reason})
         self._end_training(how_it_ended(sys.exc_info()[1]))
+
+    def _end_training(self, status: str) -> None:
+        self._training = False
+        with in_nobodys_way("the end of the run"):
+            if not self._in_cv: self._stop_sampler()
+            if self.run is not None: self.run.end(status)
+            if not self._in_cv: self.close()
+
+    def _end_cv(self, status: str) -> None:
+        self._in_cv = False
+        with in_nobodys_way("the end of the run"):
+            self._stop_sampler()
+            if self.cv is not None: self.cv.end(status)
+            self.close()
+
+# %% ../../nbs/integrations/06_mlflow.ipynb #22939088
+class MLflowCallback(TrainingTracker):
+    "Logs a run to MLflow, or a cross-validation with all its folds."
 
     def on_cv_begin(self, trainer: Any, state: TrainerState) -> None:
         "Begin the run of the whole, or take it up again."
@@ -300,53 +366,4 @@ class MLflowCallback(Callback):
             if self.config.log_artifacts: self.cv.file(trainer.submission.path)
             self.cv.tags({f"submission.{name}": value for name, value in entry.items()})
             self.cv.points(0, {name: value for name, value in entry.items() if name.endswith("score")})
-            self.close()
-
-    def log_files(self, *paths: Path) -> None:
-        "Log files beside those that are always logged, also after the end of the run."
-        if self.run is None: return
-        for path in paths: self.run.file(Path(path))
-
-    def close(self) -> bool:
-        "Wait until everything is sent, not for ever; returns whether it is."
-        run = self.cv or self.run
-        return run is None or run.to.close()
-
-    def _destination(self, config: BaseTrainerConfig, folder: Path) -> Destination:
-        uri = tracking_uri(self.config.tracking_uri, config.environment.output_dir)
-        return Destination(folder.resolve(), uri, self.config.experiment_name or config.environment.experiment_name)
-
-    def _log_rows(self, state: TrainerState) -> None:
-        rows, self._rows = state.history[self._rows:], len(state.history)
-        if not rows or self.run is None: return
-        with in_nobodys_way("a row"):
-            for row in rows:
-                if self._late is not None and "loss" in row: continue       # these points are logged more often
-                self.run.points(row["step"], {name: value for name, value in row.items() if name != "step"})
-
-    def _read_late(self) -> None:
-        if self._late is None or self.run is None or (point := self._late.read()) is None: return
-        with in_nobodys_way("a row"): self.run.points(*point)
-
-    def _start_sampler(self, run: RunLog) -> None:
-        if not self.config.log_system_metrics: return
-        try: self._sampler = SystemSampler(run)
-        except ImportError: log.info("MLflow: system metrics need psutil")
-
-    def _stop_sampler(self) -> None:
-        if self._sampler is not None: self._sampler.stop()
-        self._sampler = None
-
-    def _end_training(self, status: str) -> None:
-        self._training = False
-        with in_nobodys_way("the end of the run"):
-            if not self._in_cv: self._stop_sampler()
-            if self.run is not None: self.run.end(status)
-            if not self._in_cv: self.close()
-
-    def _end_cv(self, status: str) -> None:
-        self._in_cv = False
-        with in_nobodys_way("the end of the run"):
-            self._stop_sampler()
-            if self.cv is not None: self.cv.end(status)
             self.close()

@@ -36,9 +36,7 @@ from .mlflow_store import quiet
 from .spool import link_or_copy
 from ..models.create import create_model
 from ..tasks.decisions import OrdinalCuts, Threshold
-from ..tasks.metrics import probabilities
 from ..tasks.targets import TargetTransform
-from ..tasks.task import get_task
 
 # %% auto #0
 __all__ = ['FACTS', 'LOADER', 'input_columns', 'save_served', 'RowPredictor', 'check_rows', 'make_signature', 'save_model']
@@ -131,17 +129,16 @@ class RowPredictor:
     def predict(self, rows: pd.DataFrame) -> Predictions:
         "Probabilities or values, the mean over folds and then over repeats."
         runtime.claim_mlx()
-        head, loader = self.labels.head_type, self.loader(rows)
+        task, loader = self.labels.task, self.loader(rows)
         def values(step: InferenceStep, transform: TargetTransform) -> np.ndarray:
-            found = probabilities(transform.inverse(run_all(step, loader).logits), head)
-            return found[:, 0] if head == "regression" else found
+            return task.predictions(transform.inverse(run_all(step, loader).logits))
         with self._lock: means = [np.mean([values(*member) for member in repeat], axis=0) for repeat in self.members]
         mean = np.mean(means, axis=0)
         if "cuts" in self.facts and mean.ndim == 2:
             cuts = OrdinalCuts(np.array(self.facts["cuts"]), self.facts["low"])
             mean = np.eye(mean.shape[1])[cuts.apply(mean) - cuts.low]
         target = self.labels.columns[0] if len(self.labels.columns) == 1 else "prediction"
-        return Predictions(mean, get_task(head), np.arange(len(rows)), list(self.labels.classes) or None, target)
+        return Predictions(mean, task, np.arange(len(rows)), list(self.labels.classes) or None, target)
 
     def __call__(self, rows: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
         "Decided labels and probabilities. A model of one text column takes a list of texts too."
@@ -151,10 +148,10 @@ class RowPredictor:
             rows = pd.DataFrame({names[0]: list(rows)})
         predictions = self.predict(rows.reset_index(drop=True))
         threshold = np.array(self.facts.get("threshold", 0.5))
-        many = predictions.head_type == "multilabel_classification"
         frame = predictions.to_frame(probabilities=True).iloc[:, 1:]
         decided = predictions.labels(threshold if threshold.ndim else float(threshold))     # type: ignore[arg-type]
-        if many: return pd.DataFrame(decided, columns=frame.columns).join(frame.add_prefix("probability_"))
+        if self.labels.task.targets == "columns":
+            return pd.DataFrame(decided, columns=frame.columns).join(frame.add_prefix("probability_"))
         return frame.assign(**{frame.columns[0]: decided})
 
 # %% ../../nbs/integrations/04_mlflow_model.ipynb #60a85d73

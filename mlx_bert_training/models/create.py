@@ -25,7 +25,7 @@ from mlx_bert_training.models.architecture import (
     config_from_file,
     config_with,
 )
-from .heads import PROBLEM_TYPES, check_head
+from .heads import check_head
 from .layers import ModelError, initialize
 from .registry import ADAPTERS, ARCHITECTURES, POOLINGS
 from .text_model import HeadSpec, PoolingSpec, TextModel
@@ -35,7 +35,7 @@ from mlx_bert_training.models.weights import (
     load_weights,
     resolve_pretrained,
 )
-from ..tasks.kinds import canonical_head_type
+from ..tasks.task import get_task
 
 # %% auto #0
 __all__ = ['SMALL', 'MODEL_TYPES', 'WITH_LORA', 'SavedModel', 'read_description', 'saved_head', 'settle_head', 'check_model_type',
@@ -85,7 +85,7 @@ def saved_head(
     by_problem = {"regression": "regression", "multi_label_classification": "multilabel_classification"}
     kind = values.get("head_type") or by_problem.get(values.get("problem_type") or "", by_count)
     if all(name == f"LABEL_{i}" for i, name in enumerate(names)): names = ()
-    return HeadSpec(canonical_head_type(kind), count, names or None)
+    return HeadSpec(kind if ":" in kind else get_task(kind).name, count, names or None)
 
 # %% ../../nbs/models/09_create.ipynb #317babd9
 def settle_head(
@@ -101,13 +101,17 @@ def settle_head(
     count = len(names) if names and num_labels is None else num_labels
     kept = None if new_head else saved.head
     kind = head_type or (kept.head_type if kept else "binary_classification")
+    place = kept.head_type if kept and ":" in kept.head_type else None
+    if place and place != head_type:
+        raise WeightsError(f"the weights were saved for the task {place!r}, which is code outside this package; where "
+                           f"you trust it, say so with head_type={place!r}")
     if kept and count is None and kind == kept.head_type: count = kept.num_labels
     kind, count = check_head(kind, count)
     if names and len(set(names)) != count:
         raise ModelError(f"label_names needs {count} different names, one for each output, not: {', '.join(names)}")
     if not kept: return HeadSpec(kind, count, names), pooling or saved.pooling or "cls"
     problems = []
-    if PROBLEM_TYPES[kind] != PROBLEM_TYPES[kept.head_type]:
+    if get_task(kind).problem_type != get_task(kept.head_type).problem_type:
         problems.append(f"head_type: {kind}, saved {kept.head_type}")
     if count != kept.num_labels: problems.append(f"num_labels: {count}, saved {kept.num_labels}")
     if names and kept.label_names and names != kept.label_names:

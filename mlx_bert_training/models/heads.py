@@ -10,10 +10,11 @@ import mlx.core as mx
 from ..errors import not_yet
 from .layers import Linear, ModelError
 from .ops import dropout
-from ..tasks.kinds import HEAD_TYPES, canonical_head_type
+from ..tasks.registry import TASKS
+from ..tasks.task import TaskError, get_task
 
 # %% auto #0
-__all__ = ['LATER_HEADS', 'PROBLEM_TYPES', 'ClassificationHead', 'check_head']
+__all__ = ['LATER_HEADS', 'ClassificationHead', 'check_head']
 
 # %% ../../nbs/models/05_heads.ipynb #468d854c
 class ClassificationHead(Linear):
@@ -28,25 +29,15 @@ class ClassificationHead(Linear):
 
 # %% ../../nbs/models/05_heads.ipynb #466ce51d
 LATER_HEADS = ("ordinal_regression", "quantile_regression", "ranking")
-PROBLEM_TYPES = {  # Hugging Face's word for each head
-    "binary_classification": "single_label_classification", "multiclass_classification": "single_label_classification",
-    "multilabel_classification": "multi_label_classification", "regression": "regression",
-}
 
 
 def check_head(
-    head_type: str,                 # full or short name
+    head_type: str,                 # name of a task, full or short, or `module:Name`
     num_labels: int | None,         # None: what the head implies
-) -> tuple[str, int]:               # the full name, and the number of outputs
+) -> tuple[str, int]:               # the full name or the place, and the number of outputs
     "Settle what a head is; raises `UnknownNameError`, `NotYetAvailableError`, or `ModelError` for a wrong number."
-    if head_type in LATER_HEADS: raise not_yet(f"head {head_type!r}", f"Today there are: {', '.join(HEAD_TYPES)}.")
-    head_type = canonical_head_type(head_type)
-    fixed = {"binary_classification": 2, "regression": 1}.get(head_type)
-    least = 2 if head_type == "multiclass_classification" else 1
-    if num_labels is None and fixed is None:
-        raise ModelError(f"{head_type} needs num_labels, the number of its classes")
-    if fixed and num_labels not in (None, fixed):
-        raise ModelError(f"{head_type} has {fixed} output{'s' * (fixed > 1)}, so num_labels cannot be {num_labels!r}")
-    if num_labels is not None and (not isinstance(num_labels, int) or num_labels < least):
-        raise ModelError(f"{head_type} needs num_labels of at least {least}, not {num_labels!r}")
-    return head_type, fixed or num_labels  # type: ignore[return-value]
+    if {head_type} & set(LATER_HEADS): raise not_yet(f"head {head_type!r}", f"Today there are: {', '.join(TASKS)}.")
+    task = get_task(head_type)
+    try: outputs = task.num_outputs(num_labels)
+    except TaskError as error: raise ModelError(str(error)) from None
+    return head_type if ":" in head_type else task.name, outputs

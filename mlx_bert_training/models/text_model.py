@@ -19,10 +19,11 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from .architecture import Architecture
-from .heads import PROBLEM_TYPES, ClassificationHead
+from .heads import ClassificationHead
 from .layers import ModelError
 from .pooling import create_pooling, first_token, pooled_size
 from .weights import WeightsReport, write_model_folder
+from ..tasks.task import get_task
 
 # %% auto #0
 __all__ = ['POOLED_CODE', 'PYTORCH_POOLINGS', 'HeadSpec', 'PoolingSpec', 'place', 'at', 'ModelFacts', 'HeadFacts', 'TextModel',
@@ -242,7 +243,7 @@ def described(
     if head is None: return values
     names = head.label_names or tuple(f"LABEL_{i}" for i in range(head.num_labels))
     values |= {"architectures": [f"{hub}ForSequenceClassification"], "head_type": head.head_type,
-               "problem_type": PROBLEM_TYPES[head.head_type], "id2label": {str(i): n for i, n in enumerate(names)},
+               "problem_type": get_task(head.head_type).problem_type, "id2label": {str(i): n for i, n in enumerate(names)},
                "label2id": {n: i for i, n in enumerate(names)}}
     if pooling.name == "cls": return values
     values |= {"model_type": f"pooled_{architecture.name}", "architectures": [f"Pooled{hub}ForSequenceClassification"]}

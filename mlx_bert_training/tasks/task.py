@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from ..errors import DataError, MLXBertError
+from ..errors import DataError, MLXBertError, unknown_name
 from .decisions import Threshold, ThresholdError, rounding
 from .forms import FORMS, TargetForm
 from .registry import TASK_ALIASES, TASKS
@@ -243,7 +243,9 @@ def get_task(
     "The task of that name; an unknown one raises `UnknownNameError` with the nearest."
     if isinstance(task, Task): return task
     name, options = (task, {}) if isinstance(task, str) else (task["type"], task.get("options") or {})
-    made = TASKS.get(TASK_ALIASES.get(name, name))
+    name = TASK_ALIASES.get(name, name)
+    if name not in TASKS and ":" not in name: raise unknown_name("task", name, [*TASKS, *TASK_ALIASES])
+    made = TASKS.get(name)
     if isinstance(made, Task): return made
     if not (isinstance(made, type) and issubclass(made, Task)):
         raise TaskError(f"{name!r} is not a task: a subclass of mlx_bert_training.tasks.task.Task is expected")

@@ -5,6 +5,7 @@
 # %% ../../nbs/widgets/02_data_sections.ipynb #bcd17434
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,15 +18,15 @@ from ..data.prepare import PreparedData, Texts
 from ..data.templates import RowTemplate
 from ..errors import MLXBertError
 from ..figures import new_figure
-from ..tasks.metrics import MULTILABEL, REGRESSION
 from ..validation.adversarial import AdversarialReport
 from .section import Section, axis_names, cell_text, few_ticks, shorten
 
 # %% auto #0
-__all__ = ['PARTS', 'column_table', 'overview_section', 'target_parts', 'balance_table', 'together_table', 'pairs_table',
-           'value_table', 'draw_balance', 'draw_together', 'draw_values', 'targets_section', 'whole_lengths',
-           'length_table', 'keep_table', 'bucket_table', 'draw_lengths', 'lengths_section', 'column_drift',
-           'drift_table', 'draw_drift', 'drift_section']
+__all__ = ['PARTS', 'TARGET_SECTIONS', 'column_table', 'overview_section', 'target_parts', 'balance_table', 'together_table',
+           'pairs_table', 'value_table', 'draw_balance', 'draw_together', 'draw_values', 'class_section',
+           'label_section', 'value_section', 'targets_section', 'whole_lengths', 'length_table', 'keep_table',
+           'bucket_table', 'draw_lengths', 'lengths_section', 'column_drift', 'drift_table', 'draw_drift',
+           'drift_section']
 
 # %% ../../nbs/widgets/02_data_sections.ipynb #bcf73857
 PARTS = {"train": ("#2F86D0", "", "-"), "validation": ("#0A8F68", "...", ":"), "test": ("#D55E00", "///", "--")}
@@ -158,36 +159,54 @@ def draw_values(parts: dict[str, np.ndarray], name: str) -> Any:
     return fig
 
 # %% ../../nbs/widgets/02_data_sections.ipynb #29f811e1
-def targets_section(data: PreparedData) -> Section:
-    "Class balance, how labels occur together, or the spread of values. Raises `MLXBertError` without targets."
-    parts = target_parts(data)
-    labels, y = data.labels, next(iter(parts.values()))
+def class_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
+    "How the rows are spread over the classes."
+    table, (column,) = balance_table(data), data.labels.columns         # type: ignore[union-attr]
+    counts, total = table.iloc[:, 0], len(next(iter(parts.values())))
+    notes = [f"{total:,} rows of {len(table)} classes. Always saying {counts.idxmax()} would be right in "
+             f"{counts.max() / total:.1%} of them.",
+             f"The rarest class, {counts.idxmin()}, has {counts.min():,} rows."]
+    return Section("Targets", notes, {"Class balance": table},
+                   {"share of the rows by class": partial(draw_balance, table, column)})
+
+
+def label_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
+    "How frequent each label is, how many a row has, and which occur together."
+    table, y, labels = balance_table(data), next(iter(parts.values())), data.labels
     assert labels is not None
-    if labels.head_type == REGRESSION:
-        name, table = labels.columns[0], value_table(parts)
-        bent = table["skewness"].iloc[0]
-        notes = [f"{name} lies between {cell_text(float(y.min()))} and {cell_text(float(y.max()))}."]
-        if bent > 1 and y.min() >= 0:
-            notes.append(f"A long tail to the right (skewness {bent:.1f}, of the logarithms {skew(np.log1p(y)):.1f}): "
-                         "kaggle.target_transform: log1p trains on the logarithms.")
-        return Section("Targets", notes, {"Values": table}, {f"histogram of {name}": partial(draw_values, parts, name)})
-    table = balance_table(data)
-    name = labels.columns[0] if len(labels.columns) == 1 else "label"
-    pictures = {"share of the rows by class": partial(draw_balance, table, name)}
-    counts = table.iloc[:, 0]
-    if labels.head_type != MULTILABEL:
-        most, least = counts.idxmax(), counts.idxmin()
-        notes = [f"{len(y):,} rows of {len(table)} classes. Always saying {most} would be right in "
-                 f"{counts.max() / len(y):.1%} of them.", f"The rarest class, {least}, has {counts.min():,} rows."]
-        return Section("Targets", notes, {"Class balance": table}, pictures)
     number = pd.Series(y.sum(1).astype(int)).value_counts().sort_index()
     each = pd.DataFrame({"rows": number, "share": number / len(y)}).rename_axis("labels of a row")
     notes = [f"{len(y):,} rows with {y.sum(1).mean():.2f} of {len(table)} labels on average; "
              f"{(y.sum(1) == 0).mean():.1%} have none."]
-    frequent = sorted(np.argsort(-counts.to_numpy(), kind="stable")[:30].tolist())
-    pictures["which labels occur together"] = partial(draw_together, together_table(y, labels.label_names), frequent)
-    return Section("Targets", notes, {"Balance": table, "Labels of a row": each.reset_index(),
-                                      "Most often together": pairs_table(y, labels.label_names)}, pictures)
+    name = labels.columns[0] if len(labels.columns) == 1 else "label"
+    frequent = sorted(np.argsort(-table.iloc[:, 0].to_numpy(), kind="stable")[:30].tolist())
+    return Section(
+        "Targets", notes,
+        {"Balance": table, "Labels of a row": each.reset_index(),
+         "Most often together": pairs_table(y, labels.label_names)},
+        {"share of the rows by class": partial(draw_balance, table, name),
+         "which labels occur together": partial(draw_together, together_table(y, labels.label_names), frequent)})
+
+# %% ../../nbs/widgets/02_data_sections.ipynb #c7a43fa1
+def value_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
+    "The spread of the values, and what to do about a long tail."
+    table, (column,), y = value_table(parts), data.labels.columns, next(iter(parts.values()))   # type: ignore[union-attr]
+    bent = table["skewness"].iloc[0]
+    notes = [f"{column} lies between {cell_text(float(y.min()))} and {cell_text(float(y.max()))}."]
+    if bent > 1 and y.min() >= 0:
+        notes.append(f"A long tail to the right (skewness {bent:.1f}, of the logarithms {skew(np.log1p(y)):.1f}): "
+                     "kaggle.target_transform: log1p trains on the logarithms.")
+    return Section("Targets", notes, {"Values": table}, {f"histogram of {column}": partial(draw_values, parts, column)})
+
+
+TARGET_SECTIONS: dict[str, Callable[[PreparedData, dict[str, np.ndarray]], Section]] = {
+    "classes": class_section, "columns": label_section, "values": value_section}    # by `Task.targets`
+
+
+def targets_section(data: PreparedData) -> Section:
+    "Class balance, how labels occur together, or the spread of values. Raises `MLXBertError` without targets."
+    parts = target_parts(data)
+    return TARGET_SECTIONS[data.labels.task.targets](data, parts)       # type: ignore[union-attr]
 
 # %% ../../nbs/widgets/02_data_sections.ipynb #7b1be8cb
 _ENDLESS = 10**9

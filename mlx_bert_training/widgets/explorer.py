@@ -74,7 +74,7 @@ def oof_errors(
     "What is wrong out of fold; rows that were never validated are left out."
     used = np.flatnonzero(oof.folds >= 0)
     ids = oof.row_ids[used]
-    return ErrorReport(oof.targets[used], oof.predictions[used], oof.head_type, oof.class_names,
+    return ErrorReport(oof.targets[used], oof.predictions[used], oof.task, oof.class_names,
                        training_texts(data, ids), ids, threshold, title=f"Errors out of fold of {oof.name}")
 
 

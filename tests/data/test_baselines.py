@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mlx_bert_training.core.config import BaseTrainerConfig, DataConfig, ModelConfig
-from mlx_bert_training.data.baselines import LinearFit, baseline_scores, majority_logits
+from mlx_bert_training.data.baselines import LinearFit, baseline_scores, constant_predictions
 from mlx_bert_training.data.prepare import prepare
 from mlx_bert_training.errors import DataError, UnknownNameError
 from mlx_bert_training.tasks.metrics import default_metrics
@@ -92,9 +92,10 @@ def test_baselines_judge_the_same_rows_as_the_model(prepared):
 
 def test_class_without_training_rows_is_next_to_impossible():
     fit = LinearFit.fit(np.arange(4.0)[:, None], np.array([0, 0, 2, 2]), "multiclass_classification", 3)
-    logits = fit.logits(np.array([[0.0], [3.0]]))
-    assert logits.argmax(axis=1).tolist() == [0, 2] and (logits[:, 1] < -10).all()
-    assert majority_logits(np.array([0, 0, 2]), "multiclass_classification", 3, 2).argmax(axis=1).tolist() == [0, 0]
+    predictions = fit.predictions(np.array([[0.0], [3.0]]))
+    assert predictions.argmax(axis=1).tolist() == [0, 2] and (predictions[:, 1] < np.exp(-10)).all()
+    same = constant_predictions(np.array([0, 0, 2]), "multiclass_classification", 3, 2)
+    assert same.argmax(axis=1).tolist() == [0, 0] and np.allclose(same.sum(axis=1), 1)
 
 
 def test_errors(prepared):
@@ -108,13 +109,14 @@ def test_errors(prepared):
 def test_two_arrays_say_what_scikit_learn_says(head, classes):
     features, labels = RNG.normal(size=(N, 3)), RNG.integers(0, classes, N)
     expected = LogisticRegression(max_iter=2000).fit(features, labels).predict_proba(features)
-    assert np.allclose(np.exp(LinearFit.fit(features, labels, head, classes).logits(features)), expected, atol=1e-6)
+    assert np.allclose(LinearFit.fit(features, labels, head, classes).predictions(features), expected, atol=1e-6)
 
 
 def test_labels_that_are_all_the_same_are_sure():
     features = RNG.normal(size=(N, 2))
-    same = LinearFit.fit(features, np.zeros(N, int), "binary_classification", 2).logits(features)
-    assert np.allclose(np.exp(same), [1, 0], atol=1e-5)
+    same = LinearFit.fit(features, np.zeros(N, int), "binary_classification", 2).predictions(features)
+    assert np.allclose(same, [1, 0], atol=1e-5)
     labels = np.stack([np.zeros(N, int), np.ones(N, int), RNG.integers(0, 2, N)], axis=1)
-    many = LinearFit.fit(features, labels, "multilabel_classification", 3).logits(features)
-    assert (many[:, 0] < -10).all() and (many[:, 1] > 10).all() and (np.abs(many[:, 2]) < 10).all()
+    many = LinearFit.fit(features, labels, "multilabel_classification", 3).predictions(features)
+    odds = np.log(many / (1 - many))
+    assert (odds[:, 0] < -10).all() and (odds[:, 1] > 10).all() and (np.abs(odds[:, 2]) < 10).all()

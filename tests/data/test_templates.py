@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from mlx_bert_training.data.frames import read_frame
-from mlx_bert_training.data.templates import RowTemplate
+from mlx_bert_training.data.templates import RowTemplate, parse_template, write_field
 from mlx_bert_training.errors import DataError
 
 
@@ -56,3 +56,33 @@ def test_a_column_may_have_a_dot_in_its_name():
 @pytest.mark.parametrize("text", ["no field", "{}", "{age", "age}", "{age!r}", "{age:{width}}"])
 def test_broken_templates(text):
     with pytest.raises(DataError, match="template"): RowTemplate(text)
+
+
+@pytest.mark.parametrize("column", ["time: text", "wow!", "a{b}", "{", 'say "hi": now', '"quoted"', "x!r:>5"])
+def test_any_column_can_be_written_in_quotes(column):
+    field = write_field(column)
+    assert parse_template(f"a {field} b") == [("a ", column, ""), (" b", None, "")]
+    template = RowTemplate(f"{{{{{field}}}}} {write_field(column, '>4')}")
+    assert template.render(pd.DataFrame({column: [7]})) == ["{7}    7"]
+
+
+def test_a_column_with_a_colon_is_taught_by_the_error():
+    frame = pd.DataFrame({"time: text": ["noon"], "wow!": ["x"]})
+    with pytest.raises(DataError, match=r"the column 'time: text' is written \{\"time: text\"\}"):
+        RowTemplate("{time: text}").render(frame)
+    with pytest.raises(DataError, match=r"stands in double quotes, \{\"wow!\"\}"): RowTemplate("{wow!}")
+    with pytest.raises(DataError, match=r"such as template_defaults: \{\"time: text\": unknown\}"):
+        RowTemplate('{"time: text"}').render(pd.DataFrame({"time: text": [None]}))
+
+
+@pytest.mark.parametrize("spec", [">10001", ">1000000000", ".99999f", "9" * 5000])
+def test_a_format_as_wide_as_the_memory_is_refused(spec):
+    with pytest.raises(DataError, match="more than 10,000 characters"): RowTemplate(f"{{text:{spec}}}")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('{"a', "ends with a quote"), ('{"a"b}', "ends with a quote"), ('{""}', "needs the name"),
+    ("{:d}", "needs the name"), ("{a{b}}", "not a column"),
+    ("{text!r:>1000000000}", "a conversion such as !r is not needed")])
+def test_what_cannot_be_read_says_what_to_write(text, message):
+    with pytest.raises(DataError, match=message): RowTemplate(text)

@@ -15,6 +15,7 @@ from mlx_bert_training.models.architectures.bert import BertConfig, BertLayer
 from mlx_bert_training.models.heads import LATER_HEADS
 from mlx_bert_training.models.layers import additive_mask, recomputed
 from mlx_bert_training.models.registry import POOLINGS
+from mlx_bert_training.models.weights import WeightsError
 from mlx_bert_training.tasks.kinds import HEAD_TYPES
 
 SIZES: dict[str, Any] = dict(vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
@@ -338,7 +339,7 @@ def test_what_a_model_tells_of_itself():
     (dict(adapter={"type": "lora", "options": {"modules": "("}}), ModelError, "regular expressions"),
     (dict(freeze=["embedings"]), ModelError, "embeddings"),
     (dict(pooling="avg"), UnknownNameError, "pooling 'avg'"),
-    (dict(head_type="multi"), UnknownNameError, "head type 'multi'"),
+    (dict(head_type="multi"), UnknownNameError, "task 'multi'"),
     (dict(head_type="multiclass"), ModelError, "needs num_labels"),
     (dict(head_type="multiclass", num_labels=1), ModelError, "at least 2"),
     (dict(head_type="binary", num_labels=3), ModelError, "2 outputs"),
@@ -384,3 +385,11 @@ def test_activations_differ(activation):
     logits = run(make(config=SIZES | {"hidden_act": activation}))
     others = [run(make(config=SIZES | {"hidden_act": a})) for a in ("gelu", "gelu_new", "relu") if a != activation]
     assert not any(mx.array_equal(logits, other) for other in others)
+
+
+def test_a_task_from_outside_is_saved_by_its_place_and_loaded_only_when_asked_for(tmp_path):
+    place = "mlx_bert_training.tasks.multiclass:Multiclass"      # a place, as that of a task of one's own
+    create_model(head_type=place, num_labels=3, config=SIZES).save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="code outside this package"): create_model(pretrained=tmp_path)
+    model = create_model(pretrained=tmp_path, head_type=place)
+    assert (model.head_type, model.num_labels) == (place, 3)

@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score, log_loss
 from mlx_bert_training.errors import MLXBertError
 from mlx_bert_training.figures import new_figure
 from mlx_bert_training.widgets import ErrorReport
-from mlx_bert_training.widgets.error_report import group_classes, most_confused
+from mlx_bert_training.widgets.error_tables import group_classes, most_confused
 from mlx_bert_training.widgets.section import Section, axis_names, page_html, table_html, table_text
 
 PNG = b"\x89PNG\r\n"
@@ -175,7 +175,7 @@ def test_grouping_keeps_the_sums_and_the_worst_classes():
     (([0], [[0.5, 0.5]], "binary", ["a", "b", "c"]), "3 class names for 2 classes"),
     (([0], [[0.5, 0.5]], "binary", None, ["a", "b"]), "2 texts for 1 rows"),
     (([0], [[0.5, 0.5]], "binary", None, None, [1, 2]), "2 row ids for 1 rows"),
-    (([0], [[0.5, 0.5]], "binry"), "Did you mean 'binary_classification'|unknown head type")])
+    (([0], [[0.5, 0.5]], "binry"), "unknown task 'binry'. Did you mean 'binary'")])
 def test_arrays_that_do_not_go_together_are_refused(arguments, message):
     with pytest.raises(MLXBertError, match=message): ErrorReport(*arguments)
 

@@ -1,0 +1,82 @@
+"""Find notebooks that are hard to read: python tools/check_notebooks.py [NOTEBOOK ...]
+
+Prints exported cells over 42 lines (a dataclass of options may be longer), definitions that no cell shows at work
+before the next export, lines of prose over 120 characters, and descriptions that are cut where they become the
+docstring of a module. Exits 1 where an exported cell is too long and is not in long_cells.txt, which may only become
+shorter.
+"""
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+
+LONGEST, WIDEST = 42, 120
+KNOWN = set(Path(__file__).with_name("long_cells.txt").read_text(encoding="utf-8").splitlines())
+
+
+def definitions(source: str) -> list[str]:
+    "The public classes and functions of a cell."
+    try: body = ast.parse(source).body
+    except SyntaxError: return []
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return [node.name for node in body if isinstance(node, kinds) and not node.name.startswith("_")]
+
+
+def only_options(source: str) -> bool:
+    "Whether a cell is a class of `option(...)` fields."
+    return "= option(" in source
+
+
+def exported(source: str) -> bool: return bool(re.search(r"^#\s*\|\s*exports?\b", source, re.M))
+
+
+def is_shown(source: str) -> bool:
+    "Whether a cell of code is run for a reader: any code but imports alone."
+    try: body = ast.parse("\n".join(line for line in source.splitlines() if not line.startswith(("%", "!")))).body
+    except SyntaxError: return True
+    return any(not isinstance(node, (ast.Import, ast.ImportFrom)) for node in body)
+
+
+def check(path: Path) -> Iterator[tuple[str, str]]:
+    "Kind and text of each finding."
+    cells = nbformat.read(path, as_version=4).cells
+    waiting: list[str] = []     # definitions that nothing has shown yet
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            for line in cell.source.splitlines():
+                if len(line) > WIDEST and not line.lstrip().startswith(("|", "![")):
+                    yield "prose", f"{len(line)} characters: {line[:60]} ..."
+        elif exported(cell.source):
+            found, lines = definitions(cell.source), len(cell.source.splitlines())
+            if lines > LONGEST and not only_options(cell.source):
+                yield "long", f"{lines} lines: {', '.join(found) or cell.source.splitlines()[1]}"
+            if waiting: yield "unshown", ", ".join(waiting)
+            waiting = found
+        elif cell.cell_type == "code" and is_shown(cell.source): waiting = []
+    if waiting: yield "unshown", ", ".join(waiting)
+    first = cells[0].source if cells else ""
+    for sentence in re.findall(r"^>\s*(.+)", first, re.M)[:1]:
+        module = re.search(r"^#\|\s*default_exp +(\S+)", "\n".join(c.source for c in cells), re.M)
+        if module and not sentence.rstrip().endswith((".", "?")): yield "docstring", sentence
+        elif module and len(sentence) > WIDEST - 7: yield "docstring", f"is cut: {sentence}"
+
+
+def main(paths: list[Path]) -> int:
+    bad = 0
+    for path in paths:
+        for kind, text in check(path):
+            known = kind == "long" and f"{path.as_posix()}: {text.split(': ', 1)[1]}" in KNOWN
+            if not known: print(f"{path}: {kind}: {text}")
+            bad += kind == "long" and not known
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    root = get_config().nbs_path
+    given = [Path(p) for p in sys.argv[1:]]
+    sys.exit(main(given or sorted(p.relative_to(Path.cwd()) for p in nbglob(root, as_path=True))))
