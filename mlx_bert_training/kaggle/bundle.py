@@ -234,7 +234,8 @@ def describe_submission(
     written = None
     if many or head == "multilabel_classification" and kind != "names": order = cells.to_numpy(float).argmax(0).tolist()
     elif kind in ("labels", "names") and classes: written = [_json_value(cell) for cell in cells.iloc[:, 0]]
-    else: order = [1]
+    elif classes: order = cells.to_numpy(float).argmax(0).tolist()     # the class that the one column is for
+    else: order = [0]
     return {"sample": name, "id_column": wanted.id_column, "columns": list(wanted.targets), "kind": kind,
             "cells": written, "order": order, **_decisions(run)}
 

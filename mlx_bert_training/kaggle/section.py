@@ -33,6 +33,9 @@ class SubmissionOptions(Section):
     submission_style: str = option("auto", "auto: what the metric needs", choices=("auto", "labels", "probabilities"))
     sample_path: str | None = option(None, "shows the format; null: sample_submission.csv beside test_path", path=True)
     submission_message: str | None = option(None, "message with a submission; null: the run's name and score")
+    allow_constant: bool = option(False, "write a submission of which every row says the same")
+    trust_ids: str | None = option(None, "whose ids are submitted; null: test file and sample must agree",
+                                   choices=("test", "sample"))
     auto_submit: bool = option(False, "submit without being asked")
     score_timeout: float = option(900.0, "seconds to wait for the score of a submission", gt=0)
 

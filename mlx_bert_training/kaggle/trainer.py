@@ -27,7 +27,7 @@ from ..ensemble.final import put_together
 from ..ensemble.thresholds import ThresholdResult, search_threshold
 from ..errors import MLXBertError
 from .client import KaggleClient
-from .delivery import SubmissionFile, send_final, write_final
+from .delivery import SubmissionFile, check_before_training, send_final, write_final
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model
 from mlx_bert_training.stages.plan import (
     check_ratings,
@@ -278,6 +278,8 @@ def cross_validate(
 ) -> CVResult:                      # with everything but the time
     "Folds, pseudo-labels, augmentation, ensemble and threshold, as the declaration says."
     plan, result = plan_cv(trainer, loader)
+    check_before_training(plan.config, trainer.data, getattr(plan.test, "row_ids", None), task=trainer.task,
+                          metric=plan.metric, class_names=plan.class_names)
     kaggle, environment = plan.config.kaggle, plan.config.environment
     name = environment.run_name or kaggle.competition_name or environment.experiment_name
     folder = result.output_dir = trainer.cv_folder = open_cv_folder(plan, environment.output_dir, name)
