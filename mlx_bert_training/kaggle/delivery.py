@@ -21,7 +21,7 @@ from ..core.results import Predictions
 from ..data.delimited import TableFormat
 from ..data.frames import resolve_path
 from ..data.prepare import PreparedData
-from .client import KaggleClient, KaggleSubmitError
+from .client import KaggleClient, KaggleSubmitError, run_tag
 from .ledger import Ledger, LedgerEntry, config_hash, file_sha256
 from mlx_bert_training.kaggle.submission import (
     SampleFormat,
@@ -210,6 +210,37 @@ def check_before_training(
 LEDGER_FILE = "ledger.jsonl"
 
 
+def _same_file(ledger: Ledger, entry: LedgerEntry) -> list[LedgerEntry]:
+    "The lines of these bytes in this competition."
+    return [e for e in ledger.entries()
+            if e.competition == entry.competition and e.file_sha256 == entry.file_sha256]
+
+
+def _own_line(ledger: Ledger, entry: LedgerEntry) -> LedgerEntry | None:
+    "The line of this run for this file. Another run that came to the same bytes has its own line, and its own CV score."
+    own = [e for e in _same_file(ledger, entry)
+           if (e.run_dir, e.cv_mean) == (entry.run_dir, entry.cv_mean) and (e.ref or not entry.ref)]
+    return own[-1] if own else None
+
+
+def _send_once(ledger: Ledger, entry: LedgerEntry, competition: str, file: Path,
+               client: KaggleClient) -> LedgerEntry:
+    "Send a file unless it was sent before: the intent is on the disk first, and is looked up after a kill."
+    before, tag = _same_file(ledger, entry), run_tag()
+    for attempt in [e for e in before if e.tag and not e.ref]:
+        found = client.find(competition, attempt.tag)
+        if found is not None: before.append(ledger.append(replace(attempt, ref=found.ref, time="")))
+        elif attempt.run_dir == entry.run_dir: tag = attempt.tag    # it did not arrive, and is tried again
+    sent = [e for e in before if e.ref]
+    if sent:
+        log.info("this very file is submission %s already", sent[-1].ref)
+        known = {name: getattr(sent[-1], name) for name in ("ref", "tag", "public_score", "private_score")}
+        return _own_line(ledger, replace(entry, **known)) or ledger.append(replace(entry, **known))
+    ledger.append(replace(entry, tag=tag))
+    made = client.submit(competition, file, entry.message, tag)
+    return ledger.append(replace(entry, tag=tag, ref=made.ref))     # on the disk before anything else can fail
+
+
 def send_final(
     submission: SubmissionFile,     # written and checked
     config: KaggleTrainerConfig,    # says where to, and how long to wait
@@ -217,17 +248,12 @@ def send_final(
 ) -> SubmissionFile:                # with number and score, as far as they are known
     "Enter a submission into the ledger; send it and wait for its score where `auto_submit` asks for it."
     kaggle, ledger, entry = config.kaggle, Ledger(submission.copy.parent / LEDGER_FILE), submission.entry
-    before = [e for e in ledger.entries() if e.competition == entry.competition and e.file_sha256 == entry.file_sha256]
-    sent = [e for e in before if e.ref]
-    if sent or before and not kaggle.auto_submit:
-        if sent: log.info("this very file is submission %s already", sent[-1].ref)
-        return replace(submission, entry=(sent or before)[-1])
     if not kaggle.auto_submit or kaggle.competition_name is None:
-        return replace(submission, entry=ledger.append(entry))
+        return replace(submission, entry=_own_line(ledger, entry) or ledger.append(entry))
     client = client or KaggleClient()
-    made = client.submit(kaggle.competition_name, submission.copy, entry.message)
-    entry = ledger.append(replace(entry, ref=made.ref))     # on the disk before anything else can fail
-    try: scored = client.wait_for_score(made.ref, timeout=kaggle.score_timeout)
+    with ledger.sending(): entry = _send_once(ledger, entry, kaggle.competition_name, submission.copy, client)
+    if entry.public_score is not None: return replace(submission, entry=entry)
+    try: scored = client.wait_for_score(int(entry.ref or 0), timeout=kaggle.score_timeout)
     except KaggleSubmitError as error:
         log.warning("%s", error)
         return replace(submission, entry=entry)

@@ -319,10 +319,12 @@ def _stale(wanted: SampleFormat, test_name: str, test_ids: Sequence[str]) -> str
     counts = f"{wanted.name} has {len(in_sample)} ids and {test_name} has {len(in_test)}"
     if not gone:
         return (f"{counts}: the sample is out of date and the test file is right. {len(new)} test rows are missing "
-                f"from the sample, the first is {wanted.id_column} = {new[0]!r}. Download it again, or kaggle.trust_ids: test")
+                f"from the sample, the first is {wanted.id_column} = {new[0]!r}. Download it again, or "
+                "kaggle.trust_ids: test")
     if not new:
         return (f"{counts}: the test file is incomplete and the sample is right. {len(gone)} ids of the sample are not "
-                f"in it, the first is {wanted.id_column} = {gone[0]!r}. Use the whole test file. (trust='sample' checks a finished file.)")
+                f"in it, the first is {wanted.id_column} = {gone[0]!r}. Use the whole test file. "
+                "(trust='sample' checks a finished file.)")
     return (f"{counts}, and {len(new)} of the test ids are not in the sample (first {new[0]!r}), {len(gone)} the other "
             f"way round (first {gone[0]!r}): they are of two versions of the data. The test file decides what is "
             "scored: download both again, or kaggle.trust_ids: test")
