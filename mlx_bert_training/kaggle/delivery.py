@@ -217,7 +217,7 @@ def _same_file(ledger: Ledger, entry: LedgerEntry) -> list[LedgerEntry]:
 
 
 def _own_line(ledger: Ledger, entry: LedgerEntry) -> LedgerEntry | None:
-    "The line of this run for this file. Another run that came to the same bytes has its own line, and its own CV score."
+    "The line of this run for this file. Another run that came to the same bytes has its own line and CV score."
     own = [e for e in _same_file(ledger, entry)
            if (e.run_dir, e.cv_mean) == (entry.run_dir, entry.cv_mean) and (e.ref or not entry.ref)]
     return own[-1] if own else None

@@ -283,7 +283,8 @@ def test_ctrl_c_in_a_script(tmp_path, lines):
 @pytest.mark.parametrize("lines", [FRONT, BACK], ids=["train", "start"])
 def test_sigterm_in_a_script_saves_and_ends_with_143(tmp_path, lines):
     script = SCRIPT.format(tests=os.path.dirname(os.path.dirname(__file__)), folder=str(tmp_path), lines=lines)
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", script], text=True, **pipes)
     assert process.stdout.readline() == "ready\n"
     wait_for((tmp_path / "toy" / "config.yaml").exists)
     time.sleep(0.3)
