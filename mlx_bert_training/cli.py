@@ -61,8 +61,8 @@ def explore(args: argparse.Namespace) -> None:
     from mlx_bert_training.widgets.explorer import CompetitionExplorer
     refuse_overwriting(args.output, args.config, args.oof)
     explorer = CompetitionExplorer(args.config, args.oof, **parse_overrides(args.overrides))
-    data = explorer.config.data
-    refuse_overwriting(args.output, data.train_path, data.validation_path, data.test_path)
+    data = explorer.config.data if explorer.config is not None else None
+    if data is not None: refuse_overwriting(args.output, data.train_path, data.validation_path, data.test_path)
     print(explorer.save_html(args.output))
 
 

@@ -17,7 +17,8 @@ CASES = {
                         "UnknownNameError: unknown metric 'acuracy'. Did you mean 'accuracy'?"),
     "a file that is not there": ("from mlx_bert_training.data.frames import read_frame\nread_frame('nothing.csv')",
                                  "DataError: no file nothing.csv"),
-    "a declaration": ("from mlx_bert_training import get_trainer_config\nget_trainer_config('no-such-preset')", "Error: "),
+    "a declaration": ("from mlx_bert_training import get_trainer_config\nget_trainer_config("
+                      "'no-such-preset')", "Error: "),
 }
 
 

@@ -173,7 +173,7 @@ class KaggleClient:
                                         f"{found.error or 'no reason given'}", found)
             if time.monotonic() + poll > end:
                 raise KaggleSubmitError(f"submission {ref} is not scored after {timeout:.0f} s. It counts; ask again "
-                                        f"with wait_for_score({ref})", found)
+                                        f"with KaggleClient().wait_for_score({ref})", found)
             time.sleep(poll)
             poll = min(poll * 1.5, 60.0)
 
@@ -319,8 +319,8 @@ def find_competition_files(
         if _holds(place, wanted): return place
     looked = f"looked in {', '.join(map(str, places))}"
     if not download:
-        raise KaggleNotFoundError(f"no files of {slug}: {looked}, and downloading is switched off. Switch it on, or "
-                                  f"put {', '.join(wanted) or 'the files'} into {folder}")
+        raise KaggleNotFoundError(f"no files of {slug}: {looked}, and downloading is switched off: declare "
+                                  f"kaggle.download_data: true, or put {', '.join(wanted) or 'the files'} into {folder}")
     (client or KaggleClient()).download(slug, folder)
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:

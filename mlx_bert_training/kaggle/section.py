@@ -29,7 +29,8 @@ class CompetitionFiles(Section):
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         if self.competition_name is not None:
             *before, name = self.competition_name.rstrip("/").split("/")     # of an address, the last part
-            why = name_problem(name) or (".." in before and "is the last part of the competition's address")
+            why = name_problem(name)
+            if ".." in before: why = "is the last part of the competition's address"
             if why: yield "kaggle.competition_name", why
         if self.data_dir is not None and (why := folder_problem(self.data_dir)): yield "kaggle.data_dir", why
 

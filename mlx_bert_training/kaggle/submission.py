@@ -86,8 +86,10 @@ def _cells(path: Path, form: TableFormat) -> tuple[list[str], list[list[str]]]:
     "Header and rows of a delimited file, a blank line being an empty row. Raises `DataError`."
     text = read_text(path, form.encoding)
     form = settle_format(path, text, form)
-    quoting = csv.QUOTE_NONE if form.quoting == "none" else csv.QUOTE_MINIMAL
-    try: table = list(csv.reader(io.StringIO(text, newline=""), delimiter=str(form.separator), quoting=quoting))
+    lines, separator = io.StringIO(text, newline=""), str(form.separator)
+    letters = form.quoting == "none"    # a quote is one
+    reader = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE if letters else csv.QUOTE_MINIMAL)
+    try: table = list(reader)
     except csv.Error as error: raise DataError(f"{path}: {error}") from error
     while not any(table[-1]): table.pop()       # blank lines at the end
     width = len(table[0])

@@ -186,7 +186,8 @@ def choose_folds(
     if strategy == "auto" and (kaggle.competition_type == "time_series" or kaggle.time_column): strategy = "time_series"
     return make_folds(labels, strategy, kaggle.cv_folds, config.environment.seed, repeats=kaggle.cv_repeats,
                       task=head_type, groups=_column(data, kaggle.group_column), duplicates=copies,
-                      order=_column(data, kaggle.time_column) if strategy == "time_series" else None, row_ids=ids)
+                      order=_column(data, kaggle.time_column) if strategy == "time_series" else None, row_ids=ids,
+                      class_names=data.labels.classes if data is not None and data.labels is not None else None)
 
 
 def _given_folds(path: Path, ids: Any, rows: int) -> Folds:
