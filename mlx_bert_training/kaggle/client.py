@@ -320,7 +320,8 @@ def find_competition_files(
     looked = f"looked in {', '.join(map(str, places))}"
     if not download:
         raise KaggleNotFoundError(f"no files of {slug}: {looked}, and downloading is switched off: declare "
-                                  f"kaggle.download_data: true, or put {', '.join(wanted) or 'the files'} into {folder}")
+                                  f"kaggle.download_data: true, or put {', '.join(wanted) or 'the files'} "
+                                  f"into {folder}")
     (client or KaggleClient()).download(slug, folder)
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:

@@ -277,8 +277,8 @@ def _check_sizes(n: int, n_folds: int, classes: np.ndarray | None, clusters: np.
         name = class_names[int(rare)] if class_names is not None else rare.item() if hasattr(rare, "item") else rare
         fewer = f"kaggle.cv_folds: {counts.min()} (n_folds={counts.min()}), or " if counts.min() > 1 else ""
         other = "kfold" if clusters is None else "group"
-        raise DataError(f"class {name!r} has {counts.min()} {unit}, fewer than {n_folds} folds. Give it more, join it to "
-                        f"another, or declare {fewer}kaggle.cv_strategy: {other}, which does not spread the classes.")
+        raise DataError(f"class {name!r} has {counts.min()} {unit}, fewer than {n_folds} folds. Give it more, join it "
+                        f"to another, or declare {fewer}kaggle.cv_strategy: {other}, which does not spread the classes.")
 
 # %% ../../nbs/validation/02_folds.ipynb #bdfd3890
 def choose_strategy(
@@ -375,7 +375,8 @@ def make_folds(
                                for given, source in ((groups, "groups"), (duplicates, "duplicates"))))
     if splitter.needs_clusters and clusters is None:
         raise DataError(f"strategy {chosen!r} needs groups: kaggle.group_column names their column (`groups` in code).")
-    if splitter.by_time and repeats > 1: raise DataError(f"strategy {chosen!r} has no seed: declare kaggle.cv_repeats: 1.")
+    if splitter.by_time and repeats > 1:
+        raise DataError(f"strategy {chosen!r} has no seed: declare kaggle.cv_repeats: 1.")
     _check_sizes(n, n_folds, values if splitter.needs == "classes" else None, None if splitter.by_time else clusters,
                  class_names)
     assignment = _repeated(splitter, SplitRows(n, values, clusters, order), n_folds, seed, repeats)
