@@ -273,12 +273,12 @@ def _check_sizes(n: int, n_folds: int, classes: np.ndarray | None, clusters: np.
     table = pd.DataFrame({"class": classes, "unit": np.arange(n) if clusters is None else clusters})
     counts = table.groupby("class", sort=False)["unit"].nunique()
     if counts.min() < n_folds:
-        rare = counts.idxmin()
+        rare: Any = counts.idxmin()
         name = class_names[int(rare)] if class_names is not None else rare.item() if hasattr(rare, "item") else rare
         fewer = f"kaggle.cv_folds: {counts.min()} (n_folds={counts.min()}), or " if counts.min() > 1 else ""
         other = "kfold" if clusters is None else "group"
         raise DataError(f"class {name!r} has {counts.min()} {unit}, fewer than {n_folds} folds. Give it more, join it "
-                        f"to another, or declare {fewer}kaggle.cv_strategy: {other}, which does not spread the classes.")
+                        f"to another, or declare {fewer}kaggle.cv_strategy: {other}, which does not spread classes.")
 
 # %% ../../nbs/validation/02_folds.ipynb #bdfd3890
 def choose_strategy(
