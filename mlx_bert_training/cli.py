@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,16 +16,29 @@ from .core.control import RunStopped
 from .errors import DataError, MLXBertError
 
 # %% auto #0
-__all__ = ['Command', 'train', 'run', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'info', 'fetch', 'presets',
-           'config', 'add_runs', 'add_looks', 'add_facts', 'build_parser', 'main']
+__all__ = ['Command', 'settle_resume', 'train', 'run', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow', 'predict',
+           'bundle', 'info', 'fetch', 'presets', 'config', 'add_runs', 'add_looks', 'add_facts', 'build_parser', 'main']
 
 # %% ../nbs/12_cli.ipynb #c8428bc4
-def train(args: argparse.Namespace) -> None:
+def settle_resume(args: argparse.Namespace) -> None:
+    "`--resume` may stand before an override or the declaration, neither of which is a checkpoint."
+    said = args.resume
+    if said is None or said == "latest" or os.path.isdir(said): return
+    if "=" in said: args.overrides.insert(0, said)
+    elif args.config is None: args.config = said
+    else: return
+    args.resume = "latest"
+
+
+def train(args: argparse.Namespace) -> int:
     "Run a declaration: data, training, baselines, predictions."
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.run import run_training
+    settle_resume(args)
     overrides = parse_overrides(args.overrides)
-    print(run_training(args.config, resume_from=args.resume, replay=args.replay or (), **overrides))
+    done = run_training(args.config, resume_from=args.resume, replay=args.replay or (), **overrides)
+    print(done)
+    return 128 + done.trainer.control.signal if done.trainer.control.signal else 0      # 130 after an interrupt
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,11 +48,21 @@ def run(args: argparse.Namespace) -> None:
     print(run_competition(args.config, **parse_overrides(args.overrides)))
 
 # %% ../nbs/12_cli.ipynb #75855c33
+def refuse_overwriting(output: str, *inputs: str | None) -> None:
+    "Raise `DataError` for an output that is one of the inputs, under whatever name."
+    for path in inputs:
+        same = path is not None and os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output)
+        if same: raise DataError(f"-o {output} would overwrite {path}, which is read: say another file")
+
+
 def explore(args: argparse.Namespace) -> None:
     "Write a page about the data of a declaration: targets, lengths, leaks, drift, and errors out of fold."
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.widgets.explorer import CompetitionExplorer
+    refuse_overwriting(args.output, args.config, args.oof)
     explorer = CompetitionExplorer(args.config, args.oof, **parse_overrides(args.overrides))
+    data = explorer.config.data if explorer.config is not None else None
+    if data is not None: refuse_overwriting(args.output, data.train_path, data.validation_path, data.test_path)
     print(explorer.save_html(args.output))
 
 
@@ -73,6 +97,7 @@ def mlflow(args: argparse.Namespace) -> None:
 def predict(args: argparse.Namespace) -> None:
     "Predict a file with the model of a finished run."
     from mlx_bert_training.run import predict_file
+    refuse_overwriting(args.output, args.file)
     predictions = predict_file(args.run, args.file)
     print(predictions.save(args.output))
 
@@ -190,14 +215,17 @@ def build_parser() -> argparse.ArgumentParser:
 # %% ../nbs/12_cli.ipynb #97474939
 def main(arguments: Sequence[str] | None = None) -> int:
     "Entry point of `mlx-bert`; returns the exit code."
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    args, more = parser.parse_known_args(arguments)
+    strange = [word for word in more if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
+    if strange: parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    if more: args.overrides += more     # overrides that stand behind an option
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        args.function(args)
+        return args.function(args) or 0
     except MLXBertError as error:
         print(error, file=sys.stderr)
         return 130 if isinstance(error, RunStopped) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0

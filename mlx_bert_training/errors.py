@@ -5,6 +5,7 @@
 # %% ../nbs/01_errors.ipynb #8f9d2245
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -15,6 +16,14 @@ __all__ = ['MLXBertError', 'DataError', 'CheckpointError', 'TrainingError', 'Unk
 # %% ../nbs/01_errors.ipynb #71b2d540
 class MLXBertError(Exception):
     "Anything this package refuses to do, with a message written for the person who has to mend it."
+
+    def _render_traceback_(self) -> list[str]:
+        "For IPython, which shows the message alone unless `%xmode Verbose` or `%xmode Plain` asks for more."
+        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+        tracebacks = getattr(shell, "InteractiveTB", None)
+        if getattr(tracebacks, "mode", "") in ("Verbose", "Plain", "Docs"):
+            return list(tracebacks.structured_traceback(type(self), self, self.__traceback__))    # type: ignore[union-attr]
+        return [f"{type(self).__name__}: {self}", "(%xmode Verbose, and then %tb, shows where it was raised.)"]
 
 
 class DataError(MLXBertError, ValueError):

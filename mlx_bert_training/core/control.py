@@ -5,6 +5,7 @@
 # %% ../../nbs/core/10_control.ipynb #acc2cf2c
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -17,8 +18,10 @@ from typing import Any
 
 from ..errors import MLXBertError, unknown_name
 
+log = logging.getLogger(__name__)
+
 # %% auto #0
-__all__ = ['WHEN', 'KEEP', 'ControlError', 'RunStopped', 'Request', 'RunControl', 'graceful_interrupt']
+__all__ = ['log', 'WHEN', 'KEEP', 'ControlError', 'RunStopped', 'Request', 'RunControl', 'graceful_interrupt']
 
 # %% ../../nbs/core/10_control.ipynb #aa6bf115
 WHEN, KEEP = ("now", "epoch"), ("best", "last")
@@ -52,6 +55,7 @@ class RunControl:
         self._requests: deque[Request] = deque()
         self._go, self._lock, self._depth = threading.Event(), threading.Lock(), 0
         self._go.set()
+        self.signal: int | None = None      # the signal that stopped the run, if one did
         self.listeners: list[Callable[[], None]] = []   # called by the run when it has done what was asked
 
     def pause(self, source: str = "code") -> None:
@@ -110,7 +114,9 @@ class RunControl:
     @contextmanager
     def running(self) -> Iterator[None]:
         "For the run: requests are followed inside, and forgotten at the end of the outermost."
-        with self._lock: self._depth += 1
+        with self._lock:
+            if self._depth == 0: self.signal = None
+            self._depth += 1
         try: yield
         finally:
             with self._lock:
@@ -120,23 +126,30 @@ class RunControl:
                     self._go.set()
 
 # %% ../../nbs/core/10_control.ipynb #4ef74c4b
+_TERMINATED = 128 + signal.SIGTERM      # what a shell says of a process that was ended by this signal
+
+
 @contextmanager
 def graceful_interrupt(
     control: RunControl,    # is asked to stop
 ) -> Iterator[None]:
-    "Inside, the first interrupt asks for a stop, and the second raises `KeyboardInterrupt`."
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN     # a shell's job in the background
-    if ignored or threading.current_thread() is not threading.main_thread():
+    """Inside, the first interrupt asks for a stop, and the second raises `KeyboardInterrupt`.
+    SIGTERM asks for the same stop, after which the process ends with code 143."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed = False
 
     def interrupted(number: int, frame: Any) -> None:
-        nonlocal pressed
-        if pressed: raise KeyboardInterrupt
-        pressed = True
-        control.stop(source="interrupt")
+        if control.signal is not None: raise SystemExit(_TERMINATED) if number == signal.SIGTERM else KeyboardInterrupt
+        control.signal = number
+        control.stop(source="interrupt" if number == signal.SIGINT else "SIGTERM")
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in before if before[number] is not signal.SIG_IGN]   # a shell's job in the background
+    for number in heard: signal.signal(number, interrupted)
     try: yield
-    finally: signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+    finally:
+        for number in heard: signal.signal(number, before[number] or signal.SIG_DFL)
+        if signal.SIGTERM in heard and control.signal == signal.SIGTERM and before[signal.SIGTERM] == signal.SIG_DFL:
+            log.warning("asked to terminate (SIGTERM): the run has stopped; the next one can go on from its checkpoint")
+            raise SystemExit(_TERMINATED)

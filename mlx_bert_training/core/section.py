@@ -15,7 +15,8 @@ from ..declaration.options import Kind, Section, option
 from ..tasks.registry import LOSSES, METRICS, TASKS
 
 # %% auto #0
-__all__ = ['OptimizerConfig', 'SchedulerConfig', 'task_checks', 'evaluation_checks', 'TrainingSection', 'EnvironmentConfig']
+__all__ = ['OptimizerConfig', 'SchedulerConfig', 'task_checks', 'evaluation_checks', 'TrainingSection', 'name_problem',
+           'folder_problem', 'EnvironmentConfig']
 
 # %% ../../nbs/core/00_section.ipynb #0b482037
 @dataclass
@@ -146,6 +147,23 @@ class TrainingSection(Section):
         for rules in (task_checks, evaluation_checks): yield from rules(self, whole)
 
 # %% ../../nbs/core/00_section.ipynb #f4ce6992
+_LONGEST = 200      # bytes of a name: file systems take 255, and endings and numbers are added
+
+
+def name_problem(name: str) -> str | None:
+    "Why this cannot be the name of one folder or file; None if it can."
+    if name in ("", ".", "..") or set(name) & set("/\\") or not name.isprintable():
+        return "is the name of one folder: no / or \\, no control characters, and not empty, . or .."
+    return f"is longer than {_LONGEST} bytes" if len(name.encode(errors="replace")) > _LONGEST else None
+
+
+def folder_problem(path: str) -> str | None:
+    "Why this cannot be the path of a folder; None if it can."
+    if not path or "\0" in path: return "cannot be a path: it is empty, or holds a NUL character"
+    longest = max(path.split("/"), key=len)
+    return "has a part longer than 255 bytes" if len(longest.encode(errors="replace")) > 255 else None
+
+
 @dataclass
 class EnvironmentConfig(Section):
     "Where a run happens and what it is called."
@@ -156,3 +174,8 @@ class EnvironmentConfig(Section):
     device: str = option("auto", "auto: the GPU if there is one", choices=("auto", "cpu", "gpu"))
     compile: bool = option(True, "compile the training step")
     trainer: str = option("base", "what trains", registry=TRAINERS)
+
+    def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
+        for key in ("run_name", "experiment_name"):
+            if (name := getattr(self, key)) is not None and (why := name_problem(name)): yield f"environment.{key}", why
+        if why := folder_problem(self.output_dir): yield "environment.output_dir", why

@@ -244,6 +244,7 @@ def describe_submission(
     cells, written, order = table.iloc[:, 1:], None, [task.positive or 0]
     if many or task.targets == "columns" and kind != "names": order = cells.to_numpy(float).argmax(0).tolist()
     elif kind in ("labels", "names") and classes: written = [_json_value(cell) for cell in cells.iloc[:, 0]]
+    elif classes: order = cells.to_numpy(float).argmax(0).tolist()     # the class that the one column is for
     rule = _decisions(run)
     if many and task.targets == "classes": rule["threshold"] = None     # a column a class shows the likeliest
     return {"sample": name, "id_column": wanted.id_column, "columns": list(wanted.targets), "kind": kind,

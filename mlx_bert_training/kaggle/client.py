@@ -136,9 +136,14 @@ class KaggleClient:
         "Fetch a competition's files into `folder`, unless they are there and unchanged. Returns the folder."
         return _download(self, competition_slug(competition), Path(folder), force, max_bytes)
 
-    def submit(self, competition: str, file: str | Path, message: str = "") -> Submission:
-        "Send a file once, whatever the network does. Raises a `KaggleError` when it did not count, or may not have."
-        return _submit(self, competition_slug(competition), Path(file), message)
+    def submit(self, competition: str, file: str | Path, message: str = "", tag: str | None = None) -> Submission:
+        """Send a file once, whatever the network does. Raises a `KaggleError` when it did not count, or may not have.
+        `tag`, one of `run_tag`, marks it: whoever wrote the tag down first can look the submission up by it."""
+        return _submit(self, competition_slug(competition), Path(file), message, tag or run_tag())
+
+    def find(self, competition: str, tag: str) -> Submission | None:
+        "The submission with this tag; None if Kaggle has none. Raises a `KaggleError` if it cannot be asked."
+        return next((s for s in self.submissions(competition) if f"[{tag}]" in s.description), None)
 
     def limits(self, competition: str) -> SubmissionLimits:
         "Submissions sent and left today."
@@ -168,7 +173,7 @@ class KaggleClient:
                                         f"{found.error or 'no reason given'}", found)
             if time.monotonic() + poll > end:
                 raise KaggleSubmitError(f"submission {ref} is not scored after {timeout:.0f} s. It counts; ask again "
-                                        f"with wait_for_score({ref})", found)
+                                        f"with KaggleClient().wait_for_score({ref})", found)
             time.sleep(poll)
             poll = min(poll * 1.5, 60.0)
 
@@ -249,10 +254,10 @@ def _download(client: KaggleClient, slug: str, folder: Path, force: bool, max_by
 BEFORE = ("IntrospectToken", "StartSubmissionUpload", "upload")    # if one of these fails, nothing was submitted
 
 
-def _submit(client: KaggleClient, slug: str, path: Path, message: str) -> Submission:
+def _submit(client: KaggleClient, slug: str, path: Path, message: str, tag: str) -> Submission:
     "Send a file once."
     if not path.is_file() or not path.stat().st_size: raise KaggleSubmitError(f"{path}: no such file, or an empty one")
-    tag, policy = run_tag(), client.policy
+    policy = client.policy
     text, trouble = f"{message.strip()[:MESSAGE_LENGTH]} [{tag}]".lstrip(), ""
     for attempt in range(policy.attempts):
         pause = policy.pause(attempt)
@@ -314,8 +319,9 @@ def find_competition_files(
         if _holds(place, wanted): return place
     looked = f"looked in {', '.join(map(str, places))}"
     if not download:
-        raise KaggleNotFoundError(f"no files of {slug}: {looked}, and downloading is switched off. Switch it on, or "
-                                  f"put {', '.join(wanted) or 'the files'} into {folder}")
+        raise KaggleNotFoundError(f"no files of {slug}: {looked}, and downloading is switched off: declare "
+                                  f"kaggle.download_data: true, or put {', '.join(wanted) or 'the files'} "
+                                  f"into {folder}")
     (client or KaggleClient()).download(slug, folder)
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:

@@ -285,6 +285,8 @@ class Connection:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()): return function()
         except SystemExit: error: KaggleError = no_credentials()
         except KaggleError as own: error = own
+        except NameError as missing:    # in a notebook there is no exit(), with which the client ends a process
+            error = no_credentials() if missing.name in ("exit", "quit") else explain(missing, what, competition)
         except Exception as other: error = explain(other, what, competition, self.secrets)
         raise error
 

@@ -18,12 +18,21 @@ import pandas as pd
 
 from ..core.config import KaggleTrainerConfig
 from ..core.results import Predictions
+from ..data.delimited import TableFormat
 from ..data.frames import resolve_path
 from ..data.prepare import PreparedData
-from .client import KaggleClient, KaggleSubmitError
+from .client import KaggleClient, KaggleSubmitError, run_tag
 from .files import find_sample
 from .ledger import Ledger, LedgerEntry, file_sha256
-from .submission import SampleFormat, build_submission, read_sample, write_submission
+from mlx_bert_training.kaggle.submission import (
+    SampleFormat,
+    build_submission,
+    check_ids,
+    describe_columns,
+    read_sample,
+    read_test_ids,
+    write_submission,
+)
 from ..stages.identity import config_hash
 from ..stages.results import CVResult
 from ..tasks.decisions import Threshold
@@ -34,7 +43,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'LEDGER_FILE', 'submission_style', 'default_sample', 'SubmissionFile', 'settings_hash', 'default_message',
-           'write_final', 'send_final']
+           'table_format', 'write_final', 'check_before_training', 'send_final']
 
 # %% ../../nbs/kaggle/05_delivery.ipynb #88a0bee9
 def submission_style(
@@ -76,8 +85,9 @@ class SubmissionFile(os.PathLike):
         return self.entry.public_score
 
     def to_frame(self) -> pd.DataFrame:
-        "The rows as they stand in the file."
-        return pd.read_csv(self.path)
+        "The rows as they stand in the file; ids are text."
+        frame, ids = pd.read_csv(self.path), pd.read_csv(self.path, usecols=[0], dtype=str, keep_default_na=False)
+        return frame.assign(**{str(frame.columns[0]): ids.iloc[:, 0].astype(object)})
 
     def _summary(self) -> str:
         entry = self.entry
@@ -108,15 +118,32 @@ def default_message(result: CVResult) -> str:
     return f"{score}, {result.combined.description} {result.combined.caution}".rstrip()
 
 # %% ../../nbs/kaggle/05_delivery.ipynb #d3li7e01
+def table_format(config: KaggleTrainerConfig) -> TableFormat:
+    "How the files of a declaration are written."
+    data = config.data
+    return TableFormat(data.encoding, data.separator, data.decimal, data.quoting)
+
+
 def _with_sample_ids(
     predictions: Predictions, wanted: SampleFormat, config: KaggleTrainerConfig, data: PreparedData | None,
 ) -> tuple[Predictions, Any]:
     "Predictions by the ids that the sample calls for, and where the test ids stand."
     rows = data.frames["test"] if data is not None and "test" in data.frames else None
     if rows is None or wanted.id_column not in rows: return predictions, predictions.row_ids
-    predictions = replace(predictions, row_ids=rows[wanted.id_column].to_numpy())
-    if config.data.test_path is None: return predictions, predictions.row_ids
-    return predictions, resolve_path(config.data.test_path, config.source)
+    if config.data.test_path is None:
+        predictions = replace(predictions, row_ids=rows[wanted.id_column].to_numpy())
+        return predictions, predictions.row_ids
+    file = resolve_path(config.data.test_path, config.source)
+    _, ids = read_test_ids(file, wanted.id_column, table_format(config))    # as they stand there, not as numbers
+    return replace(predictions, row_ids=np.array(ids, dtype=object)), file
+
+
+def _trusted(predictions: Predictions, wanted: SampleFormat, trust: str | None) -> tuple[Predictions, list[Any] | None]:
+    "The predictions that are submitted, and the order of their ids if it is not the sample's."
+    if trust == "test": return predictions, predictions.row_ids.tolist()
+    if trust is None: return predictions, None
+    kept = np.flatnonzero(np.isin(np.array([str(i) for i in predictions.row_ids]), wanted.ids))
+    return replace(predictions, row_ids=predictions.row_ids[kept], values=predictions.values[kept]), None
 
 
 def _ledger_entry(result: CVResult, config: KaggleTrainerConfig, copy: Path) -> LedgerEntry:
@@ -137,21 +164,82 @@ def write_final(
     kaggle, found = config.kaggle, find_sample(config)
     sample: Path | pd.DataFrame = default_sample(result, config) if found is None else found
     if found is None: log.warning("there is no sample_submission.csv: the format follows from metric and test ids")
-    wanted = read_sample(sample)
+    form = table_format(config)
+    wanted = read_sample(sample, form)
     predictions = result.predictions(config.data.id_column, config.data.target_column)
     predictions, ids = _with_sample_ids(predictions, wanted, config, data)
     style = submission_style(kaggle.submission_style, result.metric, predictions.head_type)
     threshold: Any = result.rule.value if isinstance(result.rule, Threshold) else 0.5       # (C,) for many labels
-    frame = build_submission(predictions, sample, style=style, threshold=threshold)
-    path = write_submission(frame, result.output_dir / "submission.csv", sample, ids, style=style,
-                            task=predictions.head_type, class_names=predictions.class_names)
+    predictions, order = _trusted(predictions, wanted, kaggle.trust_ids)
+    frame = build_submission(predictions, sample, style=style, threshold=threshold, ids=order, form=form)
+    path = write_submission(frame, result.output_dir / "submission.csv", sample, ids, style=style, form=form,
+                            task=predictions.head_type, class_names=predictions.class_names,
+                            allow_constant=kaggle.allow_constant, trust=kaggle.trust_ids)
     copy = Path(kaggle.submission_dir) / f"{result.output_dir.name}.csv"
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, copy)
     return SubmissionFile(path, copy, _ledger_entry(result, config, copy))
 
+# %% ../../nbs/kaggle/05_delivery.ipynb #0626de12
+def check_before_training(
+    config: KaggleTrainerConfig,        # names sample and test file
+    data: PreparedData | None,          # the rows, if they come from files
+    row_ids: Any,                       # (N,) of the test rows; None: there are none
+    *,
+    task: str | Task,                   # what is predicted
+    metric: str,                        # of the competition
+    class_names: list[Any] | None,      # as they stand in the file
+) -> str:                               # what the target columns will hold; "" without a sample
+    "Raise `SubmissionError` for what makes a submission impossible whatever is predicted, and log what it will hold."
+    sample = find_sample(config)
+    if row_ids is None or sample is None: return ""
+    known, form, kaggle = get_task(task), table_format(config), config.kaggle
+    wanted = read_sample(sample, form)
+    count, classes = len(row_ids), len(class_names or [0])
+    values = np.eye(classes)[np.arange(count) % classes] if known.targets != "values" else np.zeros(count)
+    made_up = Predictions(values, known, np.asarray(row_ids), class_names)
+    made_up, ids = _with_sample_ids(made_up, wanted, config, data)
+    if kaggle.trust_ids is None: check_ids(wanted, ids, form)
+    made_up, order = _trusted(made_up, wanted, kaggle.trust_ids)
+    style = submission_style(kaggle.submission_style, metric, known)
+    build_submission(made_up, sample, style=style, ids=order, form=form)
+    says = describe_columns(wanted, known, class_names, style)
+    log.info("%s", says)
+    return says
+
 # %% ../../nbs/kaggle/05_delivery.ipynb #d12e3a41
 LEDGER_FILE = "ledger.jsonl"
+
+
+def _same_file(ledger: Ledger, entry: LedgerEntry) -> list[LedgerEntry]:
+    "The lines of these bytes in this competition."
+    return [e for e in ledger.entries()
+            if e.competition == entry.competition and e.file_sha256 == entry.file_sha256]
+
+
+def _own_line(ledger: Ledger, entry: LedgerEntry) -> LedgerEntry | None:
+    "The line of this run for this file. Another run that came to the same bytes has its own line and CV score."
+    own = [e for e in _same_file(ledger, entry)
+           if (e.run_dir, e.cv_mean) == (entry.run_dir, entry.cv_mean) and (e.ref or not entry.ref)]
+    return own[-1] if own else None
+
+
+def _send_once(ledger: Ledger, entry: LedgerEntry, competition: str, file: Path,
+               client: KaggleClient) -> LedgerEntry:
+    "Send a file unless it was sent before: the intent is on the disk first, and is looked up after a kill."
+    before, tag = _same_file(ledger, entry), run_tag()
+    for attempt in [e for e in before if e.tag and not e.ref]:
+        found = client.find(competition, attempt.tag)
+        if found is not None: before.append(ledger.append(replace(attempt, ref=found.ref, time="")))
+        elif attempt.run_dir == entry.run_dir: tag = attempt.tag    # it did not arrive, and is tried again
+    sent = [e for e in before if e.ref]
+    if sent:
+        log.info("this very file is submission %s already", sent[-1].ref)
+        known = {name: getattr(sent[-1], name) for name in ("ref", "tag", "public_score", "private_score")}
+        return _own_line(ledger, replace(entry, **known)) or ledger.append(replace(entry, **known))
+    ledger.append(replace(entry, tag=tag))
+    made = client.submit(competition, file, entry.message, tag)
+    return ledger.append(replace(entry, tag=tag, ref=made.ref))     # on the disk before anything else can fail
 
 
 def send_final(
@@ -161,17 +249,12 @@ def send_final(
 ) -> SubmissionFile:                # with number and score, as far as they are known
     "Enter a submission into the ledger; send it and wait for its score where `auto_submit` asks for it."
     kaggle, ledger, entry = config.kaggle, Ledger(submission.copy.parent / LEDGER_FILE), submission.entry
-    before = [e for e in ledger.entries() if e.competition == entry.competition and e.file_sha256 == entry.file_sha256]
-    sent = [e for e in before if e.ref]
-    if sent or before and not kaggle.auto_submit:
-        if sent: log.info("this very file is submission %s already", sent[-1].ref)
-        return replace(submission, entry=(sent or before)[-1])
     if not kaggle.auto_submit or kaggle.competition_name is None:
-        return replace(submission, entry=ledger.append(entry))
+        return replace(submission, entry=_own_line(ledger, entry) or ledger.append(entry))
     client = client or KaggleClient()
-    made = client.submit(kaggle.competition_name, submission.copy, entry.message)
-    entry = ledger.append(replace(entry, ref=made.ref))     # on the disk before anything else can fail
-    try: scored = client.wait_for_score(made.ref, timeout=kaggle.score_timeout)
+    with ledger.sending(): entry = _send_once(ledger, entry, kaggle.competition_name, submission.copy, client)
+    if entry.public_score is not None: return replace(submission, entry=entry)
+    try: scored = client.wait_for_score(int(entry.ref or 0), timeout=kaggle.score_timeout)
     except KaggleSubmitError as error:
         log.warning("%s", error)
         return replace(submission, entry=entry)

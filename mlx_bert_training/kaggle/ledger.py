@@ -12,6 +12,8 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from pathlib import Path
@@ -46,6 +48,7 @@ class LedgerEntry:
     config_hash: str = ""               # of the declaration, see `config_hash`
     file: str = ""
     file_sha256: str = ""
+    tag: str = ""                       # in Kaggle's description; with a tag and no ref it may have been sent
     time: str = ""                      # UTC, ISO 8601; filled in when it is added
 
 
@@ -149,6 +152,12 @@ def plot_scores(
     return fig
 
 # %% ../../nbs/kaggle/06_ledger.ipynb #df308ed4
+def _completed(entry: LedgerEntry, later: LedgerEntry) -> LedgerEntry:
+    "A submission with what became known of it later."
+    said = {name: value for name, value in asdict(later).items() if value not in (None, "") and name != "time"}
+    return LedgerEntry(**asdict(entry) | said)
+
+
 class Ledger:
     "The submissions of a project, in a file that is only ever added to. Shows itself as a table in a notebook."
 
@@ -166,17 +175,35 @@ class Ledger:
         except OSError as error: raise DataError(f"{self.path}: the ledger cannot be written: {error}") from error
         return entry
 
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        "Inside, no other process sends a submission of this ledger; a second one waits."
+        path = self.path.with_name(f".{self.path.name}.lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error: raise DataError(f"{path}: the ledger cannot be locked: {error}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally: os.close(handle)       # and with it the lock, also where the process is killed
+
     def entries(self) -> list[LedgerEntry]:
-        "The submissions, the oldest first; lines with the same competition and ref are one submission."
+        "The submissions of each run, the oldest first; lines with the same number, or tag, and run are one."
         read, problems = _read(self.path)
         for problem in problems: log.warning("%s; skipped", problem)
-        merged: dict[Any, LedgerEntry] = {}
-        for position, entry in enumerate(read):
-            key = (entry.competition, entry.ref) if entry.ref else position
-            if key not in merged: merged[key] = entry
-            else: merged[key] = LedgerEntry(**asdict(merged[key]) | {
-                name: value for name, value in asdict(entry).items() if value not in (None, "") and name != "time"})
-        return list(merged.values())
+        merged: list[LedgerEntry] = []
+        places: dict[Any, list[int]] = {}       # of the lines with a number or a tag
+        for entry in read:
+            names = [(entry.competition, name) for name in (entry.ref, entry.tag) if name]
+            known = {i for name in names for i in places.get(name, ())}
+            own = {i for i in known if not (entry.run_dir and merged[i].run_dir) or merged[i].run_dir == entry.run_dir}
+            for i in own: merged[i] = _completed(merged[i], entry)
+            if not own:     # another run that came to the same file has its own CV score
+                own = {len(merged)}
+                merged.append(entry)
+            for name in names: places[name] = sorted({*places.get(name, ()), *own})
+        return merged
 
     def problems(self) -> list[str]:
         "Lines that cannot be read."

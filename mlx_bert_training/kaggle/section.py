@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.section import folder_problem, name_problem
 from ..declaration.options import Section, option
 from ..ensemble.section import EnsembleOptions, PseudoLabelOptions, ThresholdOptions, TTAOptions
 from ..stages.section import CompetitionOptions
@@ -25,6 +26,14 @@ class CompetitionFiles(Section):
     download_data: bool = option(True, "fetch the competition's files if they are not there")
     data_dir: str | None = option(None, "folder of the competition's files; null: data/competition_name", path=True)
 
+    def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
+        if self.competition_name is not None:
+            *before, name = self.competition_name.rstrip("/").split("/")     # of an address, the last part
+            why = name_problem(name)
+            if ".." in before: why = "is the last part of the competition's address"
+            if why: yield "kaggle.competition_name", why
+        if self.data_dir is not None and (why := folder_problem(self.data_dir)): yield "kaggle.data_dir", why
+
 # %% ../../nbs/kaggle/00_section.ipynb #9139ec12
 @dataclass
 class SubmissionOptions(Section):
@@ -33,12 +42,16 @@ class SubmissionOptions(Section):
     submission_style: str = option("auto", "auto: what the metric needs", choices=("auto", "labels", "probabilities"))
     sample_path: str | None = option(None, "shows the format; null: sample_submission.csv beside test_path", path=True)
     submission_message: str | None = option(None, "message with a submission; null: the run's name and score")
+    allow_constant: bool = option(False, "write a submission of which every row says the same")
+    trust_ids: str | None = option(None, "whose ids are submitted; null: test file and sample must agree",
+                                   choices=("test", "sample"))
     auto_submit: bool = option(False, "submit without being asked")
     score_timeout: float = option(900.0, "seconds to wait for the score of a submission", gt=0)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         if self.auto_submit and whole.kaggle.competition_name is None:
             yield "kaggle.auto_submit kaggle.competition_name", "where to? Set kaggle.competition_name"
+        if why := folder_problem(self.submission_dir): yield "kaggle.submission_dir", why
 
 # %% ../../nbs/kaggle/00_section.ipynb #49467281
 @dataclass
@@ -47,5 +60,6 @@ class KaggleConfig(SubmissionOptions, TTAOptions, PseudoLabelOptions, ThresholdO
     "What a competition adds to a run."
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
-        for part in (SubmissionOptions, TTAOptions, EnsembleOptions, LeakOptions, FoldOptions, CompetitionOptions):
+        for part in (CompetitionFiles, SubmissionOptions, TTAOptions, EnsembleOptions, LeakOptions, FoldOptions,
+                     CompetitionOptions):
             yield from part.checks(self, whole)

@@ -5,8 +5,11 @@
 # %% ../../nbs/kaggle/04_submission.ipynb #8269b420
 from __future__ import annotations
 
+import csv
+import io
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +19,15 @@ import numpy as np
 import pandas as pd
 
 from ..core.results import Predictions
-from ..data.frames import read_frame, resolve_path
+from ..data.delimited import TableFormat, has_decimal_comma, settle_format
+from ..data.files import format_suffix, read_text, resolve_path
+from ..data.frames import read_frame
 from ..errors import DataError, MLXBertError, nearest, unknown_name
 from ..tasks.task import Task, get_task
 
 # %% auto #0
-__all__ = ['STYLES', 'MAX_BYTES', 'SubmissionError', 'SampleFormat', 'read_sample', 'build_submission', 'check_submission',
-           'write_submission']
+__all__ = ['STYLES', 'MAX_BYTES', 'SubmissionError', 'SampleFormat', 'read_sample', 'column_class', 'build_submission',
+           'describe_columns', 'read_test_ids', 'check_ids', 'check_submission', 'write_submission']
 
 # %% ../../nbs/kaggle/04_submission.ipynb #28f4ec5f
 class SubmissionError(MLXBertError, ValueError):
@@ -58,24 +63,44 @@ class _Table:
         return self.frame.iloc[:, position].tolist()
 
 
-def _table(source: str | Path | pd.DataFrame, what: str, name: str = "") -> _Table:
-    "Read a CSV file, or take a frame, as text."
+_WRITTEN = TableFormat("utf-8", ",", ".", "standard")     # how a submission is written
+
+
+def _table(source: str | Path | pd.DataFrame, what: str, name: str = "", form: TableFormat = _WRITTEN) -> _Table:
+    "Read a delimited file, or take a frame, as text."
     if isinstance(source, pd.DataFrame):
         frame = source.astype(object).map(_text)
         frame.columns = [str(c) for c in source.columns]
         return _Table(name or what, frame.reset_index(drop=True), False)
     try: path = resolve_path(source)
     except DataError as error: raise SubmissionError(f"the {what}: {error}") from None
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None,
-                            skip_blank_lines=False)
-    except (ValueError, UnicodeDecodeError) as error:     # pandas' parser errors are ValueErrors
-        raise SubmissionError(f"{name or path}: not a UTF-8 CSV file: {str(error).strip()}") from None
-    frame = frame.fillna("")    # a row that is too short
-    while len(frame) > 1 and not any(frame.iloc[-1]): frame = frame.iloc[:-1]   # blank lines at the end
-    frame, header = frame.iloc[1:].reset_index(drop=True), frame.iloc[0].tolist()
-    frame.columns = pd.Index(header)
+    try: header, rows = _cells(path, form)
+    except DataError as error:
+        raise SubmissionError(f"the {what}: {str(error).replace(str(path), name or str(path))}") from None
+    frame = pd.DataFrame(rows, columns=range(len(header)), dtype=object)
+    frame.columns = pd.Index(header, dtype=object)
     return _Table(name or str(path), frame, True)
+
+
+def _cells(path: Path, form: TableFormat) -> tuple[list[str], list[list[str]]]:
+    "Header and rows of a delimited file, a blank line being an empty row. Raises `DataError`."
+    text = read_text(path, form.encoding)
+    form = settle_format(path, text, form)
+    lines, separator = io.StringIO(text, newline=""), str(form.separator)
+    letters = form.quoting == "none"    # a quote is one
+    reader = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE if letters else csv.QUOTE_MINIMAL)
+    try: table = list(reader)
+    except csv.Error as error: raise DataError(f"{path}: {error}") from error
+    while not any(table[-1]): table.pop()       # blank lines at the end
+    width = len(table[0])
+    for row, cells in enumerate(table):
+        if len(cells) > width:
+            raise DataError(f"{path}, row {row}: {len(cells)} cells where the header has {width}")
+    rows = [cells + [""] * (width - len(cells)) for cells in table[1:]]
+    for i in range(1, width if form.separator != "," else 1):
+        if form.decimal == "," or form.decimal is None and has_decimal_comma([row[i] for row in rows if row[i]]):
+            for cells in rows: cells[i] = cells[i].replace(",", ".")
+    return table[0], rows
 
 # %% ../../nbs/kaggle/04_submission.ipynb #273def25
 STYLES = ("auto", "labels", "probabilities")
@@ -108,9 +133,10 @@ class SampleFormat:
 # %% ../../nbs/kaggle/04_submission.ipynb #413f3f55
 def read_sample(
     sample: str | Path | pd.DataFrame,  # sample_submission.csv
+    form: TableFormat = TableFormat(),  # noqa: B008  # how it is written; found in the file by default
 ) -> SampleFormat:                      # what it says
     "The format that a sample submission shows. Raises `SubmissionError` when it has no target or no rows."
-    table = _table(sample, "sample submission")
+    table = _table(sample, "sample submission", form=form)
     names = [str(c) for c in table.frame.columns]
     if len(names) < 2 or not len(table.frame):
         raise SubmissionError(f"{table.name}: a sample submission needs an id column, a target column and rows; this "
@@ -163,6 +189,29 @@ def _label_cells(labels: Sequence[Any], wanted: SampleFormat) -> list[Any]:
                               f"of the predictions are words such as {_text(bad)!r}: use the sample's names for them")
     return cells
 
+# %% ../../nbs/kaggle/04_submission.ipynb #053e07d7
+_SAYS_NOTHING = {"is", "p", "pr", "prob", "probability", "proba", "probabilities", "of", "class", "label", "score",
+                 "pred", "prediction"}
+
+
+def _words(name: str) -> list[str]:
+    "The words of a name in small letters: `prob_isFake` is prob, is, fake."
+    return re.findall(r"[^\W_]+", re.sub(r"(?<=[^\W\d_A-Z])(?=[A-Z])", " ", name).casefold())
+
+
+def column_class(
+    column: str,                    # of a sample, the only target
+    class_names: Sequence[Any],     # of two classes, the second is the positive one
+) -> int | None:                    # None: the name is of no class, or of both
+    "The class that a column is named after."
+    names = [_text(name) for name in class_names]
+    said = [word for word in _words(column) if word not in _SAYS_NOTHING]
+    for fits in (lambda name: name == column, lambda name: name.casefold() == column.casefold(),
+                 lambda name: bool(said) and _words(name) in (said, _words(column))):
+        found = [i for i, name in enumerate(names) if fits(name)]
+        if found: return found[0] if len(found) == 1 else None
+    return None
+
 # %% ../../nbs/kaggle/04_submission.ipynb #78ddb97a
 def _target_cells(predictions: Predictions, wanted: SampleFormat, style: str, threshold: float) -> dict[str, Any]:
     "The target columns, in the order of the predictions."
@@ -181,7 +230,9 @@ def _target_cells(predictions: Predictions, wanted: SampleFormat, style: str, th
         return {wanted.targets[0]: cells}
     if single and task.targets == "classes":
         if kind == "labels": return {wanted.targets[0]: _label_cells(list(predictions.labels(threshold)), wanted)}
-        if task.positive is not None: return {wanted.targets[0]: predictions.positive}
+        if task.positive is not None:
+            named = column_class(wanted.targets[0], names)
+            return {wanted.targets[0]: values[:, task.positive if named is None else named]}
         raise SubmissionError(f"{wanted.name}: one target column cannot hold the probabilities of {len(names)} classes")
     order = _match_columns(wanted.targets, names, wanted.name)
     if kind == "labels" and task.targets == "columns":
@@ -198,9 +249,10 @@ def build_submission(
     style: str = "auto",                        # "labels" or "probabilities" overrule what the sample looks like
     threshold: float = 0.5,                     # of binary and multi-label decisions
     ids: Iterable[Any] | None = None,           # ids and their order; default those of the sample
+    form: TableFormat = TableFormat(),          # noqa: B008  # how the sample is written
 ) -> pd.DataFrame:                              # header, order and types of the sample
     "Predictions in the sample's format. Raises `SubmissionError` when an id or a class has no place in it."
-    wanted = read_sample(sample)
+    wanted = read_sample(sample, form)
     order = list(wanted.ids) if ids is None else [_text(i) for i in ids]
     if not isinstance(predictions, Predictions):
         values = np.asarray(predictions).reshape(len(predictions), -1)
@@ -226,12 +278,34 @@ def build_submission(
     frame = pd.DataFrame({wanted.id_column: have} | _target_cells(predictions, wanted, style, threshold))
     return frame.iloc[[place[row_id] for row_id in order]].reset_index(drop=True)
 
+# %% ../../nbs/kaggle/04_submission.ipynb #faac36b1
+def describe_columns(
+    wanted: SampleFormat,               # of the competition
+    task: str | Task,                   # what is predicted
+    class_names: Sequence[Any] | None,  # of the predictions
+    style: str = "auto",                # as in `build_submission`
+) -> str:                               # a sentence for a log
+    "What will stand in the target columns."
+    known, shown = get_task(task), ", ".join(map(repr, wanted.targets[:10]))
+    kind, names = wanted.style(known, style), list(class_names or [])
+    if known.positive is None or kind != "probabilities" or len(wanted.targets) != 1 or len(names) != 2:
+        return f"submission: {shown} will hold {'labels' if kind == 'names' else kind}"
+    named, positive = column_class(wanted.targets[0], names), _text(names[known.positive])
+    if named is None: why = "the positive class; another one is set by data.positive_class"
+    elif named == known.positive: why = "the positive class, after which it is named"
+    else: why = f"after which it is named; the positive class is {positive!r}"
+    chosen = _text(names[known.positive if named is None else named])
+    return f"submission: {shown} will hold the probability of {chosen!r}, {why}"
+
 # %% ../../nbs/kaggle/04_submission.ipynb #37365266
-def _test_ids(test: str | Path | pd.DataFrame | Iterable[Any], id_column: str) -> tuple[str, list[str]]:
+def read_test_ids(test: str | Path | pd.DataFrame | Iterable[Any], id_column: str,
+              form: TableFormat) -> tuple[str, list[str]]:
     "The name and ids of a test table: a file, a frame, or just the ids."
     if not isinstance(test, (str, Path, pd.DataFrame)): return "the test ids", [_text(i) for i in test]
-    if not isinstance(test, pd.DataFrame) and Path(test).suffix != ".csv": test = read_frame(test)
-    table = _table(test, "test data")
+    name = "" if isinstance(test, pd.DataFrame) else str(test)
+    if name and format_suffix(Path(name)) not in (".csv", ".tsv"):
+        test = read_frame(name, encoding=form.encoding, as_text=[id_column])
+    table = _table(test, "test data", name, form)
     names = [str(c) for c in table.frame.columns]
     if id_column not in names:
         hint = nearest(id_column, names)
@@ -247,13 +321,15 @@ def _stale(wanted: SampleFormat, test_name: str, test_ids: Sequence[str]) -> str
     counts = f"{wanted.name} has {len(in_sample)} ids and {test_name} has {len(in_test)}"
     if not gone:
         return (f"{counts}: the sample is out of date and the test file is right. {len(new)} test rows are missing "
-                f"from the sample, the first is {wanted.id_column} = {new[0]!r}. Download it again, or trust='test'")
+                f"from the sample, the first is {wanted.id_column} = {new[0]!r}. Download it again, or "
+                "kaggle.trust_ids: test")
     if not new:
         return (f"{counts}: the test file is incomplete and the sample is right. {len(gone)} ids of the sample are not "
-                f"in it, the first is {wanted.id_column} = {gone[0]!r}. Use the whole test file, or trust='sample'")
+                f"in it, the first is {wanted.id_column} = {gone[0]!r}. Use the whole test file. "
+                "(trust='sample' checks a finished file.)")
     return (f"{counts}, and {len(new)} of the test ids are not in the sample (first {new[0]!r}), {len(gone)} the other "
             f"way round (first {gone[0]!r}): they are of two versions of the data. The test file decides what is "
-            "scored: download both again, or trust='test'")
+            "scored: download both again, or kaggle.trust_ids: test")
 
 # %% ../../nbs/kaggle/04_submission.ipynb #63d903a9
 def _id_problems(table: _Table, wanted: SampleFormat, ids: Sequence[str], source: str) -> Iterator[str]:
@@ -326,7 +402,7 @@ def _value_problems(table: _Table, wanted: SampleFormat, style: str, task: Task 
             yield problem
         if not allow_constant and len(cells) > 1 and len(set(cells)) == 1:
             yield (f"{table.name}: every row of {column} is {cells[0]!r}; a model with one answer for all has learned "
-                   "nothing (allow_constant=True lets it pass)")
+                   "nothing (kaggle.allow_constant: true lets it pass)")
     if not found and not single and style == "probabilities" and not columns_each:
         sums = np.array(columns, dtype=float).sum(axis=0)
         off = np.flatnonzero(np.abs(sums - 1) > 1e-3)
@@ -335,6 +411,17 @@ def _value_problems(table: _Table, wanted: SampleFormat, style: str, task: Task 
                    f"{f' ({len(off)} such rows)' if len(off) > 1 else ''}")
 
 # %% ../../nbs/kaggle/04_submission.ipynb #5c0ed83a
+def check_ids(
+    wanted: SampleFormat,           # of the sample
+    test: str | Path | pd.DataFrame | Iterable[Any],    # test.csv, or its ids
+    form: TableFormat = TableFormat(),  # noqa: B008  # how the test file is written
+) -> None:
+    "Raise `SubmissionError` where sample and test file differ in ids, which stands there before anything is trained."
+    name, known = read_test_ids(test, wanted.id_column, form)
+    stale = _stale(wanted, name, known)
+    if stale: raise SubmissionError(stale)
+
+
 MAX_BYTES = 100 * 2**20
 
 
@@ -358,9 +445,10 @@ def check_submission(
     trust: str | None = None,                           # "test" or "sample" when they differ; None: that is an error
     max_bytes: int = MAX_BYTES,                         # greatest file size
     name: str = "",                                     # what to call the submission in messages
+    form: TableFormat = TableFormat(),                  # noqa: B008  # how sample and test file are written
 ) -> None:
     "Raise `SubmissionError` with every fault of a submission, each with its first bad row; a good one passes quietly."
-    wanted, table = read_sample(sample), _table(submission, "submission", name)
+    wanted, table = read_sample(sample, form), _table(submission, "submission", name)
     known_task = None if task is None else get_task(task)
     if trust not in (None, "test", "sample"): raise unknown_name("trust", str(trust), ("sample", "test"))
     header, expected = [str(c) for c in table.frame.columns], [wanted.id_column, *wanted.targets]
@@ -369,7 +457,7 @@ def check_submission(
                               f"{','.join(expected)!r}")
     problems, source, ids = [], wanted.name, list(wanted.ids)
     if test_ids is not None:
-        test_name, known = _test_ids(test_ids, wanted.id_column)
+        test_name, known = read_test_ids(test_ids, wanted.id_column, form)
         stale = _stale(wanted, test_name, known)
         if stale and trust is None: raise SubmissionError(stale)
         if trust == "test": source, ids = test_name, known

@@ -25,7 +25,7 @@ from ..core.state import TrainerState
 from ..declaration.load import load_config
 from ..errors import MLXBertError
 from .client import KaggleClient
-from .delivery import SubmissionFile, send_final, write_final
+from .delivery import SubmissionFile, check_before_training, send_final, write_final
 from ..parallel.executor import Executor
 from ..protocols import CallbackProtocol, DataLoader, Model
 from ..stages.announce import CVListener
@@ -209,8 +209,11 @@ class Competitor(SingleSplit):
     def plan(self, train_loader: DataLoader | None = None) -> FoldPlan:
         "Everything before the folds. Raises `LeakError` and `DataError`; nothing is trained."
         loader = self.train_loader if train_loader is None else train_loader
-        return plan_folds(self.config, self.source, self.data, loader, callbacks=self.fold_callbacks,
+        plan = plan_folds(self.config, self.source, self.data, loader, callbacks=self.fold_callbacks,
                           options=self.options)
+        check_before_training(plan.config, self.data, getattr(plan.test, "row_ids", None), task=plan.task,
+                              metric=plan.metric, class_names=plan.class_names)
+        return plan
 
 # %% ../../nbs/kaggle/09_trainer.ipynb #4be66fe2
 class KaggleTrainer(Competitor):

@@ -261,9 +261,8 @@ def join_clusters(
     return pd.Series(connected_components(graph, directed=False)[1]).factorize()[0]
 
 # %% ../../nbs/validation/02_folds.ipynb #ba2253f5
-def _check_sizes(
-    n: int, n_folds: int, classes: np.ndarray | None, clusters: np.ndarray | None, names: Sequence[Any] | None = None,
-) -> None:
+def _check_sizes(n: int, n_folds: int, classes: np.ndarray | None, clusters: np.ndarray | None,
+                 class_names: Sequence[Any] | None = None) -> None:
     "Raise `DataError` if there are fewer rows, clusters or members of a class than folds."
     unit = "rows" if clusters is None else "groups"
     total = n if clusters is None else len(set(clusters.tolist()))
@@ -275,11 +274,11 @@ def _check_sizes(
     counts = table.groupby("class", sort=False)["unit"].nunique()
     if counts.min() < n_folds:
         rare: Any = counts.idxmin()
-        least, called = counts.min(), rare if names is None else names[int(rare)]
-        called = called.item() if isinstance(called, np.generic) else called
-        fewer = f"Use n_folds={least} (cv_folds in a declaration), j" if least > 1 else "J"
-        raise DataError(f"class {called!r} has {least} {unit}, fewer than {n_folds} folds. {fewer}oin the class to "
-                        "another, or use strategy 'kfold' (cv_strategy), with which some folds are without it.")
+        name = class_names[int(rare)] if class_names is not None else rare.item() if hasattr(rare, "item") else rare
+        fewer = f"kaggle.cv_folds: {counts.min()} (n_folds={counts.min()}), or " if counts.min() > 1 else ""
+        other = "kfold" if clusters is None else "group"
+        raise DataError(f"class {name!r} has {counts.min()} {unit}, fewer than {n_folds} folds. Give it more, join it "
+                        f"to another, or declare {fewer}kaggle.cv_strategy: {other}, which does not spread classes.")
 
 # %% ../../nbs/validation/02_folds.ipynb #bdfd3890
 def choose_strategy(
@@ -331,7 +330,7 @@ def _repeated(splitter: Splitter, rows: SplitRows, n_folds: int, seed: int, repe
             if spread is not None: fold = deal_out(spread, n_folds, seed + r, rows.clusters, large_first=False)
         if seen(fold):
             raise DataError(f"repeat {r} has the same folds as one before it: the rows allow few others. "
-                            f"Use repeats={r}.")
+                            f"Declare kaggle.cv_repeats: {r}.")
         sets.append(fold)
     return np.stack(sets)
 
@@ -358,7 +357,7 @@ def make_folds(
     order: Any = None,                  # (N,) times, for time_series
     row_ids: Any = None,                # (N,) names of the rows; row numbers if there are none
     options: Mapping[str, Any] | None = None,   # of the splitter
-    class_names: Sequence[Any] | None = None,   # (C,) what messages call class numbers; None: their numbers
+    class_names: Sequence[Any] | None = None,   # of targets that are numbers of classes, for messages
 ) -> Folds:
     """Folds for cross-validation. Raises `DataError` where the rows do not allow them.
 
@@ -375,10 +374,11 @@ def make_folds(
     clusters = join_clusters(*(None if given is None else _labels(given, n, source)
                                for given, source in ((groups, "groups"), (duplicates, "duplicates"))))
     if splitter.needs_clusters and clusters is None:
-        raise DataError(f"strategy {chosen!r} needs groups: give `groups` or `duplicates`.")
-    if splitter.by_time and repeats > 1: raise DataError(f"strategy {chosen!r} has no seed; use repeats=1.")
-    _check_sizes(n, n_folds, values if splitter.needs == "classes" else None,
-                 None if splitter.by_time else clusters, class_names)
+        raise DataError(f"strategy {chosen!r} needs groups: kaggle.group_column names their column (`groups` in code).")
+    if splitter.by_time and repeats > 1:
+        raise DataError(f"strategy {chosen!r} has no seed: declare kaggle.cv_repeats: 1.")
+    _check_sizes(n, n_folds, values if splitter.needs == "classes" else None, None if splitter.by_time else clusters,
+                 class_names)
     assignment = _repeated(splitter, SplitRows(n, values, clusters, order), n_folds, seed, repeats)
     numbers = (kind is not None and kind.targets == "values") or splitter.needs == "numbers"
     columns = None if values is None else target_columns(values, numbers)

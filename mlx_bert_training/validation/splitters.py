@@ -177,7 +177,8 @@ class Iterative(Splitter):
 # %% ../../nbs/validation/01_splitters.ipynb #25628b5d
 def _moments(order: Any, n: int) -> np.ndarray:
     "The rank of each row in time (N,), equal for equal times. Raises `DataError` for a time that cannot be ordered."
-    if order is None: raise DataError("strategy 'time_series' needs the time of each row: give `order`.")
+    if order is None: raise DataError("strategy 'time_series' needs the time of each row: kaggle.time_column names "
+                                          "its column (`order` in code).")
     column = pd.Series(order).reset_index(drop=True)
     if len(column) != n: raise DataError(f"{len(column)} times for {n} rows.")
     times = column

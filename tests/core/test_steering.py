@@ -280,6 +280,34 @@ def test_ctrl_c_in_a_script(tmp_path, lines):
     assert out.startswith("stopped by interrupt after update") and out.endswith("True\n") and process.returncode == 0
 
 
+@pytest.mark.parametrize("lines", [FRONT, BACK], ids=["train", "start"])
+def test_sigterm_in_a_script_saves_and_ends_with_143(tmp_path, lines):
+    script = SCRIPT.format(tests=os.path.dirname(os.path.dirname(__file__)), folder=str(tmp_path), lines=lines)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", script], text=True, **pipes)
+    assert process.stdout.readline() == "ready\n"
+    wait_for((tmp_path / "toy" / "config.yaml").exists)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, "") and "go on from its checkpoint" in err
+    assert len(list((tmp_path / "toy" / "checkpoints").glob("*/*.json"))) > 0
+
+
+def test_sigterm_ends_training_after_one_update(tmp_path):
+    trainer = make(tmp_path, At(u7=lambda c: signal.raise_signal(signal.SIGTERM)))
+    with pytest.raises(SystemExit) as end: trainer.train(ToyLoader())
+    assert end.value.code == 143 and trainer.state.stop_reason == "stopped by SIGTERM after update 7"
+    assert trainer.state.last_checkpoint is not None and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_handler_of_ones_own_decides_about_sigterm(tmp_path):
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try: result = make(tmp_path, At(u7=lambda c: signal.raise_signal(signal.SIGTERM))).train(ToyLoader())
+    finally: signal.signal(signal.SIGTERM, before)
+    assert result.stop_reason == "stopped by SIGTERM after update 7"
+
+
 def test_a_finished_thread_does_not_take_the_interpreter_with_it(tmp_path):
     script = SCRIPT.format(tests=os.path.dirname(os.path.dirname(__file__)), folder=str(tmp_path), lines="""
 for _ in range(3):
