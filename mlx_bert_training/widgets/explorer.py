@@ -44,7 +44,7 @@ def explored_data(
     if isinstance(source, PreparedData) or hasattr(source, "train_loader"):
         if overrides: raise MLXBertError(f"{sorted(overrides)} can override a declaration, not what is made from it")
         data = source if isinstance(source, PreparedData) else source.data
-        if isinstance(data, PreparedData): return getattr(source, "config", None), data
+        if isinstance(data, PreparedData): return None if data is source else source.config, data
         raise MLXBertError("the trainer has no data to explore: it was made without data.train_path")
     config = load_config(source, **overrides)
     if isinstance(config, KaggleTrainerConfig): config = locate_files(config)

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from mlx_bert_training.core import config
+from mlx_bert_training.core.section import TrainingSection
+from mlx_bert_training.declaration.options import options
 from mlx_bert_training.errors import UnknownNameError
-from mlx_bert_training.tasks.kinds import HEAD_TYPES, canonical_head_type
+from mlx_bert_training.models.section import ModelConfig
 from mlx_bert_training.tasks.losses import LOSSES, LossError, balanced_class_weights, create_loss, focal
+from mlx_bert_training.tasks.registry import TASK_ALIASES, TASKS
+from mlx_bert_training.tasks.task import get_task
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "losses.json").read_text())
 W = REFERENCE["weights"]
@@ -155,16 +158,16 @@ def test_incompatible_options_are_refused(options, words):
 
 
 def test_a_declaration_accepts_the_names_that_exist():
-    assert set(config.LOSSES) == {"auto", *LOSSES}
-    assert config.HEAD_TYPES == HEAD_TYPES
-    assert {short: canonical_head_type(short) for short in config.SHORT_HEADS} == config.SHORT_HEADS
+    assert set(options(TrainingSection)["loss"].words) == {"auto", *LOSSES}
+    assert set(options(ModelConfig)["head_type"].words) == set(TASKS)
+    assert {get_task(short).name for short in TASK_ALIASES} == set(TASK_ALIASES.values())
 
 
 def test_names_near_misses_are_answered():
     with pytest.raises(UnknownNameError, match="Did you mean 'cross_entropy'"):
         create_loss("cross-entropy", task="binary")
-    with pytest.raises(UnknownNameError, match="Did you mean 'regression'"): canonical_head_type("regresion")
-    assert [canonical_head_type(n) for n in ("binary", "multiclass", "multilabel", "regression")] == list(HEAD_TYPES)
+    with pytest.raises(UnknownNameError, match="Did you mean 'regression'"): get_task("regresion")
+    assert [get_task(n).name for n in ("binary", "multiclass", "multilabel", "regression")] == list(TASKS)
 
 
 @pytest.mark.parametrize(("name", "head", "logits", "labels", "words"), [

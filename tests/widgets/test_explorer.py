@@ -275,7 +275,7 @@ def test_a_file_of_out_of_fold_predictions_will_do(finished):
 def test_predictions_of_other_rows_are_refused(finished, tmp_path):
     write_files(tmp_path, n=60)
     with pytest.raises(DataError, match="id 160 is not in the train part"):
-        CompetitionExplorer(declaration(tmp_path), finished.cv.own).errors()
+        CompetitionExplorer(declaration(tmp_path), finished.cv.model).errors()
 
 
 def test_the_threshold_of_the_submission_decides_what_is_wrong(files):
