@@ -18,7 +18,7 @@ from mlx_bert_training.tasks.task import get_task
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "losses.json").read_text())
 W = REFERENCE["weights"]
-MULTICLASS, MULTILABEL, REGRESSION = HEAD_TYPES[1:]
+MULTICLASS, MULTILABEL, REGRESSION = "multiclass_classification", "multilabel_classification", "regression"
 CASES: dict[str, dict[str, Any]] = {
     "cross_entropy": dict(name="cross_entropy", task=MULTICLASS),
     "cross_entropy_smooth": dict(name="cross_entropy", task=MULTICLASS, label_smoothing=0.1),

@@ -224,7 +224,8 @@ def test_the_last_picture_of_other_tasks(tmp_path, outputs, head):
     rng, width = np.random.default_rng(0), 1 if head == "regression" else 3
     labels = {"regression": rng.normal(size=40), "multilabel_classification": rng.integers(0, 2, (40, 3)),
               "multiclass_classification": rng.integers(0, 3, 40)}[head]
-    trainer.evaluator.task, trainer.outputs = get_task(head), Outputs(rng.normal(size=(40, width)), labels, np.arange(40), 0.5)
+    trainer.evaluator.task = get_task(head)
+    trainer.outputs = Outputs(rng.normal(size=(40, width)), labels, np.arange(40), 0.5)
     trainer.model = SimpleNamespace(label_names=["a", "b", "c"])
     report = board.error_report(trainer)
     assert board.final_figure(board.run_charts(Recorder(), TrainerState(), None), report)._repr_png_()
