@@ -5,15 +5,19 @@
 # %% ../../nbs/models/05_heads.ipynb #3a2c6f2b
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import mlx.core as mx
 
-from ..errors import not_yet
+from ..errors import not_yet, unknown_name
 from .layers import Linear, ModelError
 from .ops import dropout
-from ..tasks.kinds import HEAD_TYPES, canonical_head_type
+from ..tasks.registry import TASK_ALIASES, TASKS
+from ..tasks.task import Task, TaskError, get_task, task_place
 
 # %% auto #0
-__all__ = ['LATER_HEADS', 'PROBLEM_TYPES', 'ClassificationHead', 'check_head']
+__all__ = ['LATER_HEADS', 'ClassificationHead', 'check_head']
 
 # %% ../../nbs/models/05_heads.ipynb #468d854c
 class ClassificationHead(Linear):
@@ -28,25 +32,17 @@ class ClassificationHead(Linear):
 
 # %% ../../nbs/models/05_heads.ipynb #466ce51d
 LATER_HEADS = ("ordinal_regression", "quantile_regression", "ranking")
-PROBLEM_TYPES = {  # Hugging Face's word for each head
-    "binary_classification": "single_label_classification", "multiclass_classification": "single_label_classification",
-    "multilabel_classification": "multi_label_classification", "regression": "regression",
-}
 
 
 def check_head(
-    head_type: str,                 # full or short name
-    num_labels: int | None,         # None: what the head implies
-) -> tuple[str, int]:               # the full name, and the number of outputs
+    head_type: str | Mapping[str, Any] | Task,  # full or short name, "module:Name", or a mapping with options
+    num_labels: int | None,                     # of classes or labels; None: what the task implies
+) -> tuple[Task, int]:                          # the task, and the number of its classes or labels
     "Settle what a head is; raises `UnknownNameError`, `NotYetAvailableError`, or `ModelError` for a wrong number."
-    if head_type in LATER_HEADS: raise not_yet(f"head {head_type!r}", f"Today there are: {', '.join(HEAD_TYPES)}.")
-    head_type = canonical_head_type(head_type)
-    fixed = {"binary_classification": 2, "regression": 1}.get(head_type)
-    least = 2 if head_type == "multiclass_classification" else 1
-    if num_labels is None and fixed is None:
-        raise ModelError(f"{head_type} needs num_labels, the number of its classes")
-    if fixed and num_labels not in (None, fixed):
-        raise ModelError(f"{head_type} has {fixed} output{'s' * (fixed > 1)}, so num_labels cannot be {num_labels!r}")
-    if num_labels is not None and (not isinstance(num_labels, int) or num_labels < least):
-        raise ModelError(f"{head_type} needs num_labels of at least {least}, not {num_labels!r}")
-    return head_type, fixed or num_labels  # type: ignore[return-value]
+    place = task_place(head_type)
+    if place in LATER_HEADS: raise not_yet(f"head {place!r}", f"Today there are: {', '.join(TASKS)}.")
+    if place not in TASKS and ":" not in place: raise unknown_name("head type", place, [*TASKS, *TASK_ALIASES])
+    task = get_task(head_type)
+    try: outputs = task.num_outputs(num_labels)
+    except TaskError as error: raise ModelError(str(error)) from None
+    return task, outputs if num_labels is None else num_labels

@@ -304,7 +304,7 @@ def plan_folds(
     Raises `LeakError` for a leak without a reason, and `DataError` for rows that cannot be split.
     """
     source = model if isinstance(model, ModelSource) else ModelSource.of(model)
-    task = get_task(getattr(source.pattern, "head_type", None) or config.model.head_type)
+    task = task_of(source.pattern, config)
     loader = _usable(getattr(data, "train", None) if train is None else train)
     own = getattr(data, "frames", None) and loader is data.train    # the rows have columns and texts
     described = data if own else None
