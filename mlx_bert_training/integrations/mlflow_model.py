@@ -103,7 +103,8 @@ class RowPredictor:
         self.facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         self.config = load_config(folder / "config.json", train_path=None, validation_path=None, test_path=None)
         members = [[folder / name for name in repeat] for repeat in self.facts["members"]]
-        self.tokenizer, self.labels = Tokenizer.load(members[0][0]), LabelMap.load(members[0][0], self.config.model.head_type)
+        self.tokenizer = Tokenizer.load(members[0][0])
+        self.labels = LabelMap.load(members[0][0], self.config.model.head_type)
         source = self.facts["source"]
         self.source = source if isinstance(source, list) else RowTemplate(source["template"], source["defaults"])
         runtime.select_device(self.config.environment.device)

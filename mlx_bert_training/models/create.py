@@ -125,8 +125,8 @@ def _outside(
     place: str,         # what a file names
 ) -> str:
     "Why a file cannot name code, and how the caller does."
-    return (f"the weights were saved with {argument} {place!r}, which is code outside this package; where you trust it, "
-            f"say so with {argument}={place!r}")
+    return (f"the weights were saved with {argument} {place!r}, which is code outside this package; where you trust "
+            f"it, say so with {argument}={place!r}")
 
 # %% ../../nbs/models/09_create.ipynb #148f8534
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}

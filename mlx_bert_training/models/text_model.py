@@ -160,7 +160,8 @@ class TextModel(HeadFacts):
         part = architecture.pooler(config) if native else create_pooling(pooling.name, size, pooling.options)
         place(self, self._pooling_path, part)
         width = pooled_size(part, pooling.name, size)
-        if head: place(self, self._output_path, ClassificationHead(width, head.outputs, architecture.head_dropout(config)))
+        if head is None: return
+        place(self, self._output_path, ClassificationHead(width, head.outputs, architecture.head_dropout(config)))
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
                  token_type_ids: mx.array | None = None) -> mx.array:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import KaggleTrainerConfig
+from ..core.evaluator import task_of
 from ..data.files import resolve_path
 from ..data.frames import require_columns
 from ..data.prepare import PreparedData
@@ -30,7 +31,7 @@ from .identity import array_digest, config_hash, describe_object, loader_digest
 from .model_source import ModelSource
 from .variants import Variants, make_all_variants
 from ..tasks.metrics import check_metrics, get_metric, metric_direction
-from ..tasks.task import Task, get_task
+from ..tasks.task import Task
 from ..validation.adversarial import AdversarialReport, adversarial_validation
 from ..validation.folds import Folds, make_folds
 from ..validation.leaks import LeakReport, check_leaks

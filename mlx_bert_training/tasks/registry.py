@@ -24,7 +24,8 @@ TASK_ALIASES = {"binary": "binary_classification", "multiclass": "multiclass_cla
 
 # %% ../../nbs/tasks/00_registry.ipynb #2f748da0
 LOSS_TARGETS = {   # the form of the labels that a loss takes, see `Task.targets`
-    "cross_entropy": "classes", "focal": "classes", "bce": "columns", "mse": "values", "mae": "values", "huber": "values",
+    "cross_entropy": "classes", "focal": "classes", "bce": "columns",
+    "mse": "values", "mae": "values", "huber": "values",
 }
 LOSSES = Registry("loss", {name: f"{_HERE}.losses:{name.upper()}" for name in LOSS_TARGETS})
 

@@ -230,7 +230,8 @@ def load_oof(path: str | Path, task: str | Mapping[str, Any] | Task | None = Non
         raise DataError(f"{path}: written in version {version} of the format, this package reads up to {VERSION}")
     if _digest(arrays, metadata) != expected:
         raise DataError(f"{path}: the file was changed or damaged after it was written")
-    return OOF(task=task_in_file(metadata["head_type"], task, str(path)), **{name: metadata[name] for name in _TEXTS}, **arrays)
+    known = task_in_file(metadata["head_type"], task, str(path))
+    return OOF(task=known, **{name: metadata[name] for name in _TEXTS}, **arrays)
 
 # %% ../../nbs/validation/07_oof.ipynb #8c951d0d
 def average_repeats(
