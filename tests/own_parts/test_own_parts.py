@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlx_bert_training import create_trainer
+from mlx_bert_training import create_kaggle_trainer, create_trainer
 from mlx_bert_training.data.labels import LabelMap
 from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.declaration.schema import json_schema
 from mlx_bert_training.errors import MLXBertError
-from mlx_bert_training.models import WeightsError, create_model
+from mlx_bert_training.models import create_model
 from mlx_bert_training.registry import RegistryError
 from mlx_bert_training.run import load, run_competition, run_training
 from mlx_bert_training.tasks.task import TaskError
@@ -37,9 +37,10 @@ FOLDS = "kaggle: {cv_folds: 2, competition_metric: auc, submission_dir: submissi
 MEMBERS = FOLDS % ", enable_ensemble: true, ensemble_keep: always, ensemble_members: [%s]%s"
 STARS = """\
 model: {head_type: {type: own_parts.task:Ordinal, options: {at: 0.5}}, pooling: mean, dropout_rate: 0.0}
-data: {train_path: stars.csv, test_path: new.csv, target_column: stars, template: "{text}", max_train_rows: null}
+data: {train_path: stars.csv, test_path: new.csv, target_column: stars, template: "{text}", max_train_rows: null,
+       batch_size: 8}
 optimizer: {learning_rate: 0.02}
-training: {num_epochs: 8, metrics: [qwk], best_metric: eval_qwk}
+training: {num_epochs: 8, metrics: [qwk], best_metric: eval_qwk, early_stopping: false}
 """
 
 
@@ -51,8 +52,7 @@ def the_median(run):
 
 CASES = [   # (file, declaration, whether it is about cross-validation, what shows that it worked)
     ("architecture", "model: {type: own_parts.architecture:BAG}", False,
-     lambda run: "bag.words.weight" in run.trainer.model.summary_names() if hasattr(run.trainer.model, "summary_names")
-     else type(run.trainer.model.encoder).__name__ == "Bag"),
+     lambda run: type(run.trainer.model.encoder).__name__ == "Bag"),
     ("pooling", "model: {pooling: {type: own_parts.pooling:mean_and_max, options: {share: 0.25}}}", False,
      lambda run: run.trainer.model.classifier.weight.shape == (2, 32)),
     ("task", STARS, False, lambda run: run.result.metrics["eval_qwk"] > 0.8),
@@ -125,7 +125,7 @@ def test_a_part_of_ones_own_is_added_by_yaml_alone(name, text, folds, works, dec
     forget(monkeypatch, name)               # what the run has kept of its declaration does the same once more
     again = (run_competition if folds else run_training)(first.result.output_dir / "config.yaml", run_name="again")
     assert importlib.import_module(module).USED and works(again)
-    if folds: assert again.result.mean == first.result.mean and first.submission is None or first.submission.path.is_file()
+    if folds: assert again.result.mean == first.result.mean
     else: assert again.result.metrics == first.result.metrics
 
 
@@ -136,7 +136,8 @@ def test_a_saved_model_with_a_part_of_ones_own_predicts(name, text, declare, tmp
     rows = pd.DataFrame({"id": [1, 2], "purpose": ["car", "radio"], "credit_amount": [100, 900],
                          "text": ["a garden was awful", "a garden was superb"]})
     forget(monkeypatch, name)
-    with pytest.raises((WeightsError, MLXBertError)): create_model(pretrained=run.model_folder)
+    with pytest.raises(MLXBertError, match="code outside this package|not supported"):
+        create_model(pretrained=run.model_folder)
     assert f"own_parts.{name}" not in sys.modules       # a file cannot name code
     predictions = load(run.result.output_dir).predict(rows)
     assert np.allclose(predictions.values, run.trainer.predict(rows).values, atol=1e-6)
@@ -170,14 +171,15 @@ def test_out_of_fold_predictions_of_a_task_of_ones_own(declare, tmp_path, monkey
     assert (run.result.output_dir / "folds" / "fold-0-0" / "model" / "config.json").is_file()
 
 
-@pytest.mark.parametrize("text", [
-    "training: {loss: mse}", "training: {target_transform: log1p}",
-    "kaggle: {target_transform: log1p, competition_metric: qwk}",
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("training.loss", "mse", "which has auto, cross_entropy, focal"),
+    ("training.target_transform", "log1p", "classes have none"),
+    ("kaggle.target_transform", "log1p", "classes have none"),
 ])
-def test_what_does_not_suit_a_task_of_ones_own_is_said_when_the_run_is_built(text, declare, tmp_path):
-    (section, more), = __import__("yaml").safe_load(text).items()
-    config = load_config(declare(STARS), output_dir=str(tmp_path), **{f"{section}.{k}": v for k, v in more.items()})
-    with pytest.raises(ConfigError, match="model.head_type|loss|transform"): create_trainer(config=config)
+def test_what_does_not_suit_a_task_of_ones_own_is_said_when_the_run_is_built(key, value, words, declare, tmp_path):
+    config = load_config(declare(STARS), output_dir=str(tmp_path), **{key: value})
+    make = create_kaggle_trainer if key.startswith("kaggle") else create_trainer
+    with pytest.raises(ConfigError, match=words): make(config=config)
 
 
 @pytest.mark.parametrize("text", [
