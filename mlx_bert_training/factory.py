@@ -134,7 +134,7 @@ def declared_model(config: BaseTrainerConfig, data: PreparedData | None) -> Mode
     pooling, options = split_kind(section.pooling) if section.pooling is not None else (None, {})
     if data is not None and section.pretrained is None: sizes.setdefault("vocab_size", data.tokenizer.vocab_size)
     return create_model(
-        kind, head_type=split_kind(section.head_type)[0], pooling=pooling, pooling_options=options or None,
+        kind, head_type=section.head_type, pooling=pooling, pooling_options=options or None,
         pretrained=section.pretrained,
         num_labels=labels.num_labels if labels is not None else section.num_labels, config=sizes or None,
         label_names=labels.label_names if labels is not None else None, dropout_rate=section.dropout_rate,

@@ -22,14 +22,13 @@ from .data.baselines import baseline_scores
 from .data.labels import LabelMap
 from .data.prepare import PreparedData
 from .data.tokenization import Tokenizer
-from .declaration.kinds import split_kind
 from .declaration.load import load_config
 from .errors import DataError
 from .factory import check_fits, create_kaggle_trainer, create_trainer
 from .integrations.mlflow import MLflowCallback
 from .kaggle.delivery import SubmissionFile
 from .kaggle.trainer import KaggleTrainer
-from .models.create import create_model
+from .models.create import load_declared
 from .stages.results import CVResult
 from .tasks.targets import TargetTransform
 
@@ -156,9 +155,8 @@ def load(
     run = RunFolder(Path(run_folder))
     if not run.model.is_dir(): raise DataError(f"{run}: not the folder of a finished run, it has no model/")
     config = load_config(run.config, train_path=None, validation_path=None, test_path=None)
-    pooling, options = split_kind(config.model.pooling) if config.model.pooling else (None, None)
-    model = create_model(pretrained=run.model, pooling=pooling, pooling_options=options or None)
-    labels = LabelMap.load(run.model)
+    model = load_declared(run.model, config.model)
+    labels = LabelMap.load(run.model, config.model.head_type)
     data = PreparedData(None, None, None, labels, Tokenizer.load(run.model), {}, {}, [], config)
     check_fits(model, data)
     transform = TargetTransform.load(run.model)

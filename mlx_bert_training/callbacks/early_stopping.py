@@ -12,7 +12,7 @@ from .base import Callback, CallbackError
 from ..core.state import TrainerState
 from ..core.view import TrainerView
 from ..errors import unknown_name
-from ..tasks.metrics import metric_direction
+from ..tasks.metrics import get_metric, metric_direction
 
 # %% auto #0
 __all__ = ['EarlyStopping']
@@ -60,6 +60,7 @@ class EarlyStopping(Callback):
 
     def _value(self, trainer: TrainerView, state: TrainerState) -> tuple[str, float]:
         name = self.metric or trainer.config.training.best_metric
+        if ":" in name: name = get_metric(name.removeprefix("eval_")).name
         for key in (name, f"eval_{name}"):
             if key in state.metrics: return key, float(state.metrics[key])
         raise CallbackError(f"early stopping watches an {unknown_name('metric', name, state.metrics)}")

@@ -6,20 +6,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from ..callbacks.registry import CALLBACKS
 from .section import EnvironmentConfig, OptimizerConfig, SchedulerConfig, TrainingSection
 from ..data.section import DataConfig
-from ..declaration.options import Kind, option
+from ..declaration.options import Kind, option, options
+from ..declaration.problems import ConfigError, Problem
 from ..declaration.whole import Declaration
 from ..integrations.section import MLflowConfig, TrackingConfig  # noqa: F401  # both from here, too
 from ..kaggle.section import KaggleConfig
 from ..models.section import ModelConfig
 from ..parallel.section import ParallelConfig
+from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['BaseTrainerConfig', 'KaggleTrainerConfig', 'DataConfig', 'EnvironmentConfig', 'KaggleConfig', 'MLflowConfig',
-           'ModelConfig', 'OptimizerConfig', 'ParallelConfig', 'SchedulerConfig', 'TrackingConfig', 'TrainingSection']
+__all__ = ['BaseTrainerConfig', 'KaggleTrainerConfig', 'check_task', 'DataConfig', 'EnvironmentConfig', 'KaggleConfig',
+           'MLflowConfig', 'ModelConfig', 'OptimizerConfig', 'ParallelConfig', 'SchedulerConfig', 'TrackingConfig',
+           'TrainingSection']
 
 # %% ../../nbs/core/01_config.ipynb #2322d582
 _all_ = ["DataConfig", "EnvironmentConfig", "KaggleConfig", "MLflowConfig", "ModelConfig", "OptimizerConfig",
@@ -45,3 +49,15 @@ class BaseTrainerConfig(Declaration):
 class KaggleTrainerConfig(BaseTrainerConfig):
     "A run for a competition."
     kaggle: KaggleConfig = option(KaggleConfig, "what a competition adds")
+
+# %% ../../nbs/core/01_config.ipynb #e79b11f3
+def check_task(
+    config: BaseTrainerConfig,
+    task: Task,                 # what `model.head_type` names
+) -> None:
+    "Raise `ConfigError` for settings that do not suit the task."
+    parts = [getattr(config, name) for name in options(type(config))]
+    found = [(keys.split()[0], message) for part in parts if hasattr(part, "task_checks")
+             for keys, message in part.task_checks(config, task)]
+    if found: raise ConfigError([Problem(key=key, value=attrgetter(key)(config), message=message)
+                                 for key, message in found])

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import runtime
-from .config import BaseTrainerConfig
+from .config import BaseTrainerConfig, check_task
 from .results import Predictions
 from .step import InferenceStep
 from ..declaration.kinds import split_kind
@@ -24,7 +24,7 @@ from ..protocols import DataLoader, Loss, Model
 from ..tasks.losses import balanced_class_weights, create_loss
 from ..tasks.metrics import check_metrics, compute_metrics, default_metrics
 from ..tasks.targets import TargetTransform, fit_transform, transformed
-from ..tasks.task import Task, get_task
+from ..tasks.task import Task, get_task, known_task
 
 log = logging.getLogger(__name__)
 
@@ -101,12 +101,14 @@ def declared_loss(
 
 # %% ../../nbs/core/08_evaluator.ipynb #672a1f6d
 def task_of(
-    model: Any,                     # says its `head_type`, or nothing
+    model: Any,                     # says its `task` or `head_type`, or nothing
     config: BaseTrainerConfig,      # its `model.head_type` counts where the model says nothing or the same
 ) -> Task:
     "What the outputs of a model mean."
-    declared, said = get_task(config.model.head_type), getattr(model, "head_type", None)
-    return declared if said is None or str(said) in (str(declared), declared.spec) else get_task(said)
+    said = getattr(model, "task", None) or getattr(model, "head_type", None)
+    if isinstance(said, Task): return said
+    declared = get_task(config.model.head_type)
+    return declared if said is None or str(said) == str(declared) else get_task(said)
 
 
 def declared_transform(
@@ -146,6 +148,7 @@ class Evaluator:
         self.model, self.data, self.loss = model, data, loss
         self.transform = transform or TargetTransform()
         self.task = task_of(model, self.config)
+        if known_task(self.config.model.head_type) is None: check_task(self.config, self.task)
         names = self.config.training.metrics or default_metrics(self.task)
         self.metric_names = check_metrics(names, self.task)
         self.dtype = compute_dtype(self.config.training.mixed_precision)

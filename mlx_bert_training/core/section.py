@@ -12,10 +12,11 @@ from typing import Any
 from .registry import OPTIMIZERS, SCHEDULES, TRAINERS
 from ..declaration.kinds import split_kind
 from ..declaration.options import Kind, Section, option
-from ..tasks.registry import LOSSES, METRICS, TASKS
+from ..tasks.registry import LOSS_TARGETS, LOSSES, METRICS
+from ..tasks.task import Task, known_task
 
 # %% auto #0
-__all__ = ['OptimizerConfig', 'SchedulerConfig', 'task_checks', 'evaluation_checks', 'TrainingSection', 'name_problem',
+__all__ = ['OptimizerConfig', 'SchedulerConfig', 'suits_task', 'evaluation_checks', 'TrainingSection', 'name_problem',
            'folder_problem', 'EnvironmentConfig']
 
 # %% ../../nbs/core/00_section.ipynb #0b482037
@@ -68,22 +69,18 @@ class SchedulerConfig(Section):
             yield "scheduler.type training.eval_strategy", "follows the evaluations, but training.eval_strategy is no"
 
 # %% ../../nbs/core/00_section.ipynb #714118ce
-def task_checks(training: TrainingSection, whole: Any) -> Iterator[tuple[str, str]]:
+def suits_task(training: TrainingSection, task: Task) -> Iterator[tuple[str, str]]:
     "What does not suit the task."
-    task, loss = split_kind(whole.model.head_type)[0], split_kind(training.loss)[0]
-    regression = task == "regression"
-    if regression and training.label_smoothing:
-        yield "training.label_smoothing model.head_type", "smooths classes, and a regression has none; set it to 0"
-    if training.target_transform not in ("auto", "none") and task in TASKS and not regression:
+    values, loss = task.targets == "values", split_kind(training.loss)[0]
+    if values and training.label_smoothing:
+        yield "training.label_smoothing model.head_type", f"smooths classes, and a {task} has none; set it to 0"
+    if training.target_transform not in ("auto", "none") and not values:
         yield "training.target_transform model.head_type", "transforms values, and classes have none; set it to none"
-    if regression and training.class_weights is not None:
-        yield "training.class_weights model.head_type", "weighs classes, and a regression has none; set it to null"
-    if loss in LOSSES and task in TASKS and regression != (loss in ("mse", "mae", "huber")):
-        losses = "auto, mse, mae, huber" if regression else "auto, cross_entropy, focal, bce"
-        yield "training.loss model.head_type", f"not a loss for model.head_type {task}, which has {losses}"
-    if isinstance(training.class_weights, list) and whole.model.num_labels not in (None, len(training.class_weights)):
-        yield ("training.class_weights model.num_labels",
-               f"{len(training.class_weights)} weights for {whole.model.num_labels} classes")
+    if values and training.class_weights is not None:
+        yield "training.class_weights model.head_type", f"weighs classes, and a {task} has none; set it to null"
+    if loss in LOSS_TARGETS and LOSS_TARGETS[loss] != task.targets:
+        losses = ", ".join(name for name, targets in LOSS_TARGETS.items() if targets == task.targets)
+        yield "training.loss model.head_type", f"not a loss for model.head_type {task}, which has auto, {losses}"
 
 # %% ../../nbs/core/00_section.ipynb #eec4a03f
 def evaluation_checks(training: TrainingSection, whole: Any) -> Iterator[tuple[str, str]]:
@@ -144,7 +141,15 @@ class TrainingSection(Section):
         if self.load_best_at_end is None: self.load_best_at_end = evaluates
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
-        for rules in (task_checks, evaluation_checks): yield from rules(self, whole)
+        task, weights, classes = known_task(whole.model.head_type), self.class_weights, whole.model.num_labels
+        if task is not None: yield from self.task_checks(whole, task)
+        if isinstance(weights, list) and classes not in (None, len(weights)):
+            yield "training.class_weights model.num_labels", f"{len(weights)} weights for {classes} classes"
+        yield from evaluation_checks(self, whole)
+
+    def task_checks(self, whole: Any, task: Task) -> Iterator[tuple[str, str]]:
+        "What does not suit the task; of one that is code outside the package when the run is built."
+        return suits_task(self, task)
 
 # %% ../../nbs/core/00_section.ipynb #f4ce6992
 _LONGEST = 200      # bytes of a name: file systems take 255, and endings and numbers are added

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 from .frames import require_columns, where
 from ..errors import DataError
 from ..tasks.columns import TargetColumn, TargetFormat
-from ..tasks.task import Task, get_task
+from ..tasks.task import Task, get_task, task_in_file, task_place
 
 # %% auto #0
 __all__ = ['FILE', 'target_columns', 'LabelMap', 'fit_labels']
@@ -52,12 +52,12 @@ class LabelMap:
 
     @property
     def num_labels(self) -> int:
-        "The number of logits: 2 for a binary task, 1 for a value."
-        return self.task.num_outputs(len(self.classes) or None)
+        "The number of classes or labels; 1 for a value."
+        return len(self.classes) or self.task.num_outputs(None)
 
     @property
     def label_names(self) -> list[str]:
-        "A name for each logit."
+        "A name for each class or label."
         return [str(c) for c in self.classes] or list(self.columns)
 
     @property
@@ -82,21 +82,26 @@ class LabelMap:
         return path
 
     @classmethod
-    def load(cls, folder: str | Path) -> LabelMap:
-        "Read `labels.json` from the folder of a model. Raises `DataError` when it is absent or damaged."
+    def load(cls, folder: str | Path, task: str | Mapping[str, Any] | Task | None = None) -> LabelMap:
+        """Read `labels.json` from the folder of a model. Raises `DataError` when it is absent or damaged.
+
+        A task that is code outside the package has to be named by the caller too, else it is a `TaskError`.
+        """
         path = Path(folder) / FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             columns, classes = tuple(values["columns"]), tuple(values["classes"])
-            return cls(get_task(values["head_type"]), columns, classes, values.get("separator"))
+            found, separator = values["head_type"], values.get("separator")
+            task_place(found)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is not the labels of a model: {error!r}") from error
+        return cls(task_in_file(found, task, str(path)), columns, classes, separator)
 
 # %% ../../nbs/data/05_labels.ipynb #6095d8cd
 def fit_labels(
     frame: pd.DataFrame,            # the training rows
     columns: str | Sequence[str],   # the target column, or one column of 0 and 1 for each label
-    task: str | Task,               # the task, or its name
+    task: str | Mapping[str, Any] | Task,   # the task, or as a declaration names it
     *,
     separator: str | None = None,   # between several labels of one cell; None: found
     positive: Any = None,           # the positive class of a binary task; None: the second in order

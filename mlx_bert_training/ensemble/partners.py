@@ -58,7 +58,7 @@ def make_members(
         if not isinstance(name, str) or Path(name).suffix != ".npz":
             members.append(make_partner(name).member(model, data, folds, transform, folder))
             continue
-        member = load_oof(name)
+        member = load_oof(name, model.task)
         taken = {m.name for m in members}
         if member.name in taken: member = replace(member, name=f"{Path(name).parent.parent.name}/{member.name}")
         members.append(member)

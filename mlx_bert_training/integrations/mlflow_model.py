@@ -34,7 +34,7 @@ from ..errors import DataError
 from .facts import redact
 from .mlflow_store import quiet
 from .spool import link_or_copy
-from ..models.create import create_model
+from ..models.create import load_declared
 from ..tasks.decisions import OrdinalCuts, Threshold
 from ..tasks.targets import TargetTransform
 
@@ -101,7 +101,8 @@ class RowPredictor:
         self.facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         self.config = load_config(folder / "config.json", train_path=None, validation_path=None, test_path=None)
         members = [[folder / name for name in repeat] for repeat in self.facts["members"]]
-        self.tokenizer, self.labels = Tokenizer.load(members[0][0]), LabelMap.load(members[0][0])
+        self.tokenizer = Tokenizer.load(members[0][0])
+        self.labels = LabelMap.load(members[0][0], self.config.model.head_type)
         source = self.facts["source"]
         self.source = source if isinstance(source, list) else RowTemplate(source["template"], source["defaults"])
         runtime.select_device(self.config.environment.device)
@@ -110,7 +111,7 @@ class RowPredictor:
         self._lock = threading.Lock()
 
     def _member(self, folder: Path) -> tuple[InferenceStep, TargetTransform]:
-        model = create_model(pretrained=folder)
+        model = load_declared(folder, self.config.model)
         model.eval()
         mx.eval(model.parameters())     # requests come in other threads
         compiled = self.config.environment.compile and runtime.can_compile()

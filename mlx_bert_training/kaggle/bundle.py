@@ -152,7 +152,7 @@ def read_run(
     if not (first / "labels.json").is_file():
         raise BundleError(f"{first}: no labels.json: the run was made from a loader, not from declared data")
     shares = dict(ALONE) if model_alone else find_shares(run, cv)
-    found = FinishedRun(run, config, models, LabelMap.load(first), cv, shares)
+    found = FinishedRun(run, config, models, LabelMap.load(first, config.model.head_type), cv, shares)
     if found.shares["linear"]:
         found.linear = {path.name: path for path in sorted((run / "partners").glob("linear-*.json.gz"))}
     found.partners_left = model_alone and bool(cv.get("ensemble") or cv.get("weights"))

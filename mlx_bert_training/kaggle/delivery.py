@@ -168,12 +168,12 @@ def write_final(
     wanted = read_sample(sample, form)
     predictions = result.predictions(config.data.id_column, config.data.target_column)
     predictions, ids = _with_sample_ids(predictions, wanted, config, data)
-    style = submission_style(kaggle.submission_style, result.metric, predictions.head_type)
+    style = submission_style(kaggle.submission_style, result.metric, predictions.task)
     threshold: Any = result.rule.value if isinstance(result.rule, Threshold) else 0.5       # (C,) for many labels
     predictions, order = _trusted(predictions, wanted, kaggle.trust_ids)
     frame = build_submission(predictions, sample, style=style, threshold=threshold, ids=order, form=form)
     path = write_submission(frame, result.output_dir / "submission.csv", sample, ids, style=style, form=form,
-                            task=predictions.head_type, class_names=predictions.class_names,
+                            task=predictions.task, class_names=predictions.class_names,
                             allow_constant=kaggle.allow_constant, trust=kaggle.trust_ids)
     copy = Path(kaggle.submission_dir) / f"{result.output_dir.name}.csv"
     copy.parent.mkdir(parents=True, exist_ok=True)

@@ -215,7 +215,7 @@ def column_class(
 # %% ../../nbs/kaggle/04_submission.ipynb #78ddb97a
 def _target_cells(predictions: Predictions, wanted: SampleFormat, style: str, threshold: float) -> dict[str, Any]:
     "The target columns, in the order of the predictions."
-    task = get_task(predictions.head_type)
+    task = predictions.task
     kind = wanted.style(task, style)
     values = np.asarray(predictions.values)
     names = predictions.class_names or list(range(values.shape[-1] if values.ndim > 1 else 1))

@@ -28,6 +28,7 @@ from mlx_bert_training.models.architecture import (
 from .heads import check_head
 from .layers import ModelError, initialize
 from .registry import ADAPTERS, ARCHITECTURES, POOLINGS
+from .section import ModelConfig
 from .text_model import HeadSpec, PoolingSpec, TextModel
 from mlx_bert_training.models.weights import (
     WeightsError,
@@ -35,11 +36,11 @@ from mlx_bert_training.models.weights import (
     load_weights,
     resolve_pretrained,
 )
-from ..tasks.task import get_task
+from ..tasks.task import Task, get_task, task_place
 
 # %% auto #0
 __all__ = ['SMALL', 'MODEL_TYPES', 'WITH_LORA', 'SavedModel', 'read_description', 'saved_head', 'settle_head', 'check_model_type',
-           'choose_architecture', 'check_pooling', 'settle_trained', 'fill', 'load', 'create_model']
+           'choose_architecture', 'check_pooling', 'settle_trained', 'fill', 'load', 'create_model', 'load_declared']
 
 # %% ../../nbs/models/09_create.ipynb #69be2009
 @dataclass(frozen=True)
@@ -79,18 +80,19 @@ def saved_head(
     labels: Sequence[tuple[int, str]],      # its labels, by number
 ) -> HeadSpec:
     "The head that a file describes."
-    names = tuple(name for _, name in labels)
+    names = tuple(map(str, values.get("class_names") or (name for _, name in labels)))
     count = len(names) or int(values.get("num_labels") or 2)  # 2 is what Hugging Face leaves out
     by_count = {1: "regression", 2: "binary_classification"}.get(count, "multiclass_classification")
     by_problem = {"regression": "regression", "multi_label_classification": "multilabel_classification"}
     kind = values.get("head_type") or by_problem.get(values.get("problem_type") or "", by_count)
     if all(name == f"LABEL_{i}" for i, name in enumerate(names)): names = ()
-    return HeadSpec(kind if ":" in kind else get_task(kind).name, count, names or None)
+    place = task_place(kind)    # code outside the package is not imported because a file names it
+    return HeadSpec(kind if ":" in place else get_task(kind).spec, count, names or None)
 
 # %% ../../nbs/models/09_create.ipynb #317babd9
 def settle_head(
     saved: SavedModel,                      # what the weights come with
-    head_type: str | None,                  # what is asked for; None: what is saved, else binary
+    head_type: str | Mapping[str, Any] | Task | None,   # what is asked for; None: what is saved, else binary
     num_labels: int | None,
     label_names: Sequence[str] | None,
     pooling: str | None,
@@ -100,25 +102,32 @@ def settle_head(
     names = tuple(label_names) if label_names else None
     count = len(names) if names and num_labels is None else num_labels
     kept = None if new_head else saved.head
-    kind = head_type or (kept.head_type if kept else "binary_classification")
-    place = kept.head_type if kept and ":" in kept.head_type else None
-    if place and place != head_type:
-        raise WeightsError(f"the weights were saved for the task {place!r}, which is code outside this package; where "
-                           f"you trust it, say so with head_type={place!r}")
-    if kept and count is None and kind == kept.head_type: count = kept.num_labels
-    kind, count = check_head(kind, count)
+    if kept and head_type is None and ":" in task_place(kept.head_type):
+        raise WeightsError(_outside("head_type", task_place(kept.head_type)))
+    asked = head_type or (kept.head_type if kept else "binary_classification")
+    same = kept is not None and task_place(asked) == task_place(kept.head_type)
+    task, count = check_head(asked, kept.num_labels if kept and same and count is None else count)
     if names and len(set(names)) != count:
-        raise ModelError(f"label_names needs {count} different names, one for each output, not: {', '.join(names)}")
-    if not kept: return HeadSpec(kind, count, names), pooling or saved.pooling or "cls"
+        raise ModelError(f"label_names needs {count} different names, one for each class, not: {', '.join(names)}")
+    if not kept: return HeadSpec(task.spec, count, names), pooling or saved.pooling or "cls"
     problems = []
-    if get_task(kind).problem_type != get_task(kept.head_type).problem_type:
-        problems.append(f"head_type: {kind}, saved {kept.head_type}")
+    if not same and (":" in task_place(kept.head_type) or task.problem_type != kept.task.problem_type):
+        problems.append(f"head_type: {task}, saved {task_place(kept.head_type)}")
     if count != kept.num_labels: problems.append(f"num_labels: {count}, saved {kept.num_labels}")
     if names and kept.label_names and names != kept.label_names:
         problems.append(f"label_names: {', '.join(names)}, saved {', '.join(kept.label_names)}")
     if pooling and pooling != saved.pooling: problems.append(f"pooling: {pooling}, saved {saved.pooling}")
     if problems: raise WeightsError("the saved head is not the one asked for; new_head=True makes a new one", problems)
-    return HeadSpec(kind, count, names or kept.label_names), saved.pooling or "cls"
+    return HeadSpec(task.spec, count, names or kept.label_names), saved.pooling or "cls"
+
+
+def _outside(
+    argument: str,      # of `create_model`
+    place: str,         # what a file names
+) -> str:
+    "Why a file cannot name code, and how the caller does."
+    return (f"the weights were saved with {argument} {place!r}, which is code outside this package; where you trust "
+            f"it, say so with {argument}={place!r}")
 
 # %% ../../nbs/models/09_create.ipynb #148f8534
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
@@ -157,8 +166,7 @@ def check_pooling(
     "Raises `UnknownNameError` or `RegistryError`, and `WeightsError` where a file names code that the caller does not."
     if name: POOLINGS.get(name)
     elif saved.pooling and ":" in saved.pooling:
-        raise WeightsError(f"the weights were saved with pooling {saved.pooling!r}, which is code outside this "
-                           f"package; where you trust it, say so with pooling={saved.pooling!r}")
+        raise WeightsError(_outside("pooling", saved.pooling))
     elif saved.pooling: POOLINGS.get(saved.pooling)
 
 # %% ../../nbs/models/09_create.ipynb #9da7a4df
@@ -212,14 +220,14 @@ def load(model: TextModel, folder: Path, saved: SavedModel, new_head: bool) -> W
 def create_model(
     model_type: str = "bert_with_head",                 # or "bert_core": hidden states, no head
     *,
-    head_type: str | None = None,                       # binary, multiclass, multilabel, regression; None: as saved
-    num_labels: int | None = None,                      # outputs; None: as head type, names or saved head say
+    head_type: str | Mapping[str, Any] | Task | None = None,    # a registered task or "module:Name"; None: as saved
+    num_labels: int | None = None,                      # classes; None: as head type, names or saved head say
     pooling: str | None = None,                         # a registered one or "module:Name"; None: as saved
     pooling_options: Mapping[str, Any] | None = None,   # its arguments
     pretrained: str | os.PathLike[str] | None = None,   # what `resolve_pretrained` takes; None: random
     config: Mapping[str, Any] | None = None,            # fields of the configuration, and `model_type`
     dropout_rate: float | None = None,                  # of hidden states, attention and head; None: as configured
-    label_names: Sequence[str] | None = None,           # one for each output, kept with the model
+    label_names: Sequence[str] | None = None,           # one for each class, kept with the model
     adapter: str | Mapping[str, Any] | None = None,     # "lora", "dora", "module:Name" or {type, options}; None: none
     freeze: Sequence[str] = (),                         # patterns of modules that are not trained
     seed: int = 0,                                      # of new weights; the global random stream is not touched
@@ -254,3 +262,16 @@ def create_model(
     if not adapter and model_type.endswith(WITH_LORA): adapter = "lora"
     settle_trained(model, adapter, freeze, seed)
     return model
+
+# %% ../../nbs/models/09_create.ipynb #00eddbd8
+def load_declared(
+    folder: str | os.PathLike[str],     # of a saved model
+    section: ModelConfig,               # `model:` of the declaration that it was made with
+) -> TextModel:
+    "A saved model; architecture, pooling and task of one's own are those of the declaration. Raises `WeightsError`."
+    pooling, options = split_kind(section.pooling) if section.pooling else (None, None)
+    kind = section.config.get("model_type") or split_kind(section.type)[0]
+    return create_model(
+        pretrained=folder, pooling=pooling, pooling_options=options or None,
+        head_type=section.head_type if ":" in task_place(section.head_type) else None,
+        config={"model_type": kind} if ":" in kind else None)

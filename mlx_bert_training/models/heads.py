@@ -5,13 +5,16 @@
 # %% ../../nbs/models/05_heads.ipynb #3a2c6f2b
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import mlx.core as mx
 
-from ..errors import not_yet
+from ..errors import not_yet, unknown_name
 from .layers import Linear, ModelError
 from .ops import dropout
-from ..tasks.registry import TASKS
-from ..tasks.task import TaskError, get_task
+from ..tasks.registry import TASK_ALIASES, TASKS
+from ..tasks.task import Task, TaskError, get_task, task_place
 
 # %% auto #0
 __all__ = ['LATER_HEADS', 'ClassificationHead', 'check_head']
@@ -32,12 +35,14 @@ LATER_HEADS = ("ordinal_regression", "quantile_regression", "ranking")
 
 
 def check_head(
-    head_type: str,                 # name of a task, full or short, or `module:Name`
-    num_labels: int | None,         # None: what the head implies
-) -> tuple[str, int]:               # the full name or the place, and the number of outputs
+    head_type: str | Mapping[str, Any] | Task,  # full or short name, "module:Name", or a mapping with options
+    num_labels: int | None,                     # of classes or labels; None: what the task implies
+) -> tuple[Task, int]:                          # the task, and the number of its classes or labels
     "Settle what a head is; raises `UnknownNameError`, `NotYetAvailableError`, or `ModelError` for a wrong number."
-    if {head_type} & set(LATER_HEADS): raise not_yet(f"head {head_type!r}", f"Today there are: {', '.join(TASKS)}.")
+    place = task_place(head_type)
+    if place in LATER_HEADS: raise not_yet(f"head {place!r}", f"Today there are: {', '.join(TASKS)}.")
+    if place not in TASKS and ":" not in place: raise unknown_name("task", place, [*TASKS, *TASK_ALIASES])
     task = get_task(head_type)
     try: outputs = task.num_outputs(num_labels)
     except TaskError as error: raise ModelError(str(error)) from None
-    return head_type if ":" in head_type else task.name, outputs
+    return task, outputs if num_labels is None else num_labels

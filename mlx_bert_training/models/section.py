@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..declaration.kinds import split_kind
 from ..declaration.options import Kind, Section, option
 from .registry import ADAPTERS, ARCHITECTURES, POOLINGS
 from ..tasks.registry import TASK_ALIASES, TASKS
+from ..tasks.task import Task, TaskError, known_task
 
 # %% auto #0
 __all__ = ['LATER_TASKS', 'SENTENCE_ENCODERS', 'MODELS', 'ModelConfig']
@@ -20,7 +20,6 @@ __all__ = ['LATER_TASKS', 'SENTENCE_ENCODERS', 'MODELS', 'ModelConfig']
 # %% ../../nbs/models/00_section.ipynb #65387a20
 LATER_TASKS = ("ordinal_regression", "quantile_regression", "ranking")
 SENTENCE_ENCODERS = ("all-MiniLM-", "sentence-transformers/all-")    # how names begin that were trained on the mean
-_OUTPUTS = {"binary_classification": 2, "regression": 1}    # of tasks that leave no choice
 
 
 _PLAIN = ("bert_with_head", "bert_core", "modernbert_with_head", "modernbert_core", "with_head", "core")
@@ -49,9 +48,10 @@ class ModelConfig(Section):
         if self.pooling is None and (self.pretrained or "").startswith(SENTENCE_ENCODERS): self.pooling = "mean"
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
-        keys, (task, _) = "model.num_labels model.head_type", split_kind(self.head_type)
-        only = _OUTPUTS.get(task)
-        if self.num_labels is not None and only is not None and self.num_labels != only:
-            yield keys, f"a head of type {task} has {only}; leave num_labels out"
-        if task == "multiclass_classification" and self.num_labels == 1:
-            yield keys, "one class leaves nothing to choose; give at least 2"
+        task = known_task(self.head_type)
+        if task is not None: yield from self.task_checks(whole, task)
+
+    def task_checks(self, whole: Any, task: Task) -> Iterator[tuple[str, str]]:
+        if self.num_labels is None: return
+        try: task.num_outputs(self.num_labels)
+        except TaskError as error: yield "model.num_labels model.head_type", str(error)

@@ -23,7 +23,7 @@ from .heads import ClassificationHead
 from .layers import ModelError
 from .pooling import create_pooling, first_token, pooled_size
 from .weights import WeightsReport, write_model_folder
-from ..tasks.task import get_task
+from ..tasks.task import Task, get_task
 
 # %% auto #0
 __all__ = ['POOLED_CODE', 'PYTORCH_POOLINGS', 'HeadSpec', 'PoolingSpec', 'place', 'at', 'ModelFacts', 'HeadFacts', 'TextModel',
@@ -33,9 +33,19 @@ __all__ = ['POOLED_CODE', 'PYTORCH_POOLINGS', 'HeadSpec', 'PoolingSpec', 'place'
 @dataclass(frozen=True)
 class HeadSpec:
     "What a head's outputs mean."
-    head_type: str                                  # canonical, such as "multiclass_classification"
-    num_labels: int                                 # outputs
-    label_names: tuple[str, ...] | None = None      # one for each output; None: unnamed
+    head_type: str | Mapping[str, Any]              # the task, as `Task.spec` says it
+    num_labels: int                                 # classes or labels; 1 for a value
+    label_names: tuple[str, ...] | None = None      # one for each; None: unnamed
+
+    @property
+    def task(self) -> Task:
+        "What the outputs mean."
+        return get_task(self.head_type)
+
+    @property
+    def outputs(self) -> int:
+        "How many there are."
+        return self.task.num_outputs(self.num_labels)
 
 
 @dataclass(frozen=True)
@@ -112,17 +122,22 @@ class HeadFacts(ModelFacts):
 
     @property
     def head_type(self) -> str:
-        "Canonical name of the task, such as `binary_classification`."
-        return self._head().head_type
+        "Name of the task, such as `binary_classification`."
+        return str(self.task)
+
+    @property
+    def task(self) -> Task:
+        "What the logits mean."
+        return self._head().task
 
     @property
     def num_labels(self) -> int:
-        "Outputs of the head."
+        "Classes or labels; 1 for a value."
         return self._head().num_labels
 
     @property
     def label_names(self) -> list[str] | None:
-        "A name for each output, where they have names."
+        "A name for each class or label, where they have names."
         names = self._head().label_names
         return list(names) if names else None
 
@@ -145,9 +160,8 @@ class TextModel(HeadFacts):
         part = architecture.pooler(config) if native else create_pooling(pooling.name, size, pooling.options)
         place(self, self._pooling_path, part)
         width = pooled_size(part, pooling.name, size)
-        if head:
-            output = ClassificationHead(width, head.num_labels, architecture.head_dropout(config))
-            place(self, self._output_path, output)
+        if head is None: return
+        place(self, self._output_path, ClassificationHead(width, head.outputs, architecture.head_dropout(config)))
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
                  token_type_ids: mx.array | None = None) -> mx.array:
@@ -190,7 +204,7 @@ def summary(
              "pooling": model.pooling_name}
     if head := model.head_spec:
         names = ", ".join(head.label_names) if head.label_names else ""
-        shown["head"] = f"{head.head_type}, {head.num_labels} output{'s' * (head.num_labels > 1)}"
+        shown["head"] = f"{head.task}, {head.outputs} output{'s' * (head.outputs > 1)}"
         shown["head"] += f" ({names})" if names else ""
     folder = model.report.folder
     shown["weights"] = folder.name if folder else "random"
@@ -242,8 +256,10 @@ def described(
     if pooling.options: values["pooling_options"] = dict(pooling.options)
     if head is None: return values
     names = head.label_names or tuple(f"LABEL_{i}" for i in range(head.num_labels))
+    if len(names) != head.outputs:      # the file's words name outputs, and these are not classes
+        values["class_names"], names = list(names), tuple(f"LABEL_{i}" for i in range(head.outputs))
     values |= {"architectures": [f"{hub}ForSequenceClassification"], "head_type": head.head_type,
-               "problem_type": get_task(head.head_type).problem_type, "id2label": {str(i): n for i, n in enumerate(names)},
+               "problem_type": head.task.problem_type, "id2label": {str(i): n for i, n in enumerate(names)},
                "label2id": {n: i for i, n in enumerate(names)}}
     if pooling.name == "cls": return values
     values |= {"model_type": f"pooled_{architecture.name}", "architectures": [f"Pooled{hub}ForSequenceClassification"]}

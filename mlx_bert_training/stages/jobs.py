@@ -32,6 +32,7 @@ from ..parallel.executor import Shared
 from ..protocols import DataLoader
 from .plan import FoldPlan
 from ..tasks.targets import TargetTransform
+from ..tasks.task import Task
 from ..validation.oof import OOF, load_oof
 
 log = logging.getLogger(__name__)
@@ -137,9 +138,9 @@ def prediction_files(job: FoldJob) -> list[Path]:
     return [job.folder.fold_predictions(variant) for variant in range(count)]
 
 
-def _read(path: Path, identity: str) -> OOF | None:
+def _read(path: Path, identity: str, task: Task) -> OOF | None:
     "Predictions that are whole and of this plan."
-    try: oof = load_oof(path)
+    try: oof = load_oof(path, task)
     except DataError: return None
     return oof if oof.config_hash == identity else None
 
@@ -147,11 +148,11 @@ def _read(path: Path, identity: str) -> OOF | None:
 def read_fold(job: FoldJob) -> FoldRun | None:
     "A fold that is finished and whole, with those of its variants that are; or None."
     plain, *varied = prediction_files(job)
-    first = _read(plain, job.plan.identity)
+    first = _read(plain, job.plan.identity, job.plan.task)
     try: facts = json.loads(job.folder.fold_facts.read_text(encoding="utf-8"))
     except (OSError, ValueError): return None
     if first is None: return None
-    others = [_read(path, job.plan.variants_identity) for path in varied]
+    others = [_read(path, job.plan.variants_identity, job.plan.task) for path in varied]
     return FoldRun(*job.place, [first, *(oof for oof in others if oof is not None)], facts, skipped=True)
 
 # %% ../../nbs/stages/06_jobs.ipynb #df7897e1

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..core.resume import model_weights, set_weights
-from ..models.create import create_model
+from ..models.weights import read_tensors
 from ..protocols import Model
 
 # %% auto #0
@@ -41,8 +41,7 @@ class ModelSource:
     def load(self, folder: Path) -> Model:
         "A new model with weights that were saved. Raises `CheckpointError` if they are of another model."
         model = _copied(self.pattern)
-        saved = create_model(pretrained=folder, pooling=getattr(model, "pooling_name", None))
-        set_weights(model, model_weights(saved), folder)
+        set_weights(model, read_tensors(folder), folder)
         return model
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import KaggleTrainerConfig
+from ..core.evaluator import task_of
 from ..data.files import resolve_path
 from ..data.frames import require_columns
 from ..data.prepare import PreparedData
@@ -30,7 +31,7 @@ from .identity import array_digest, config_hash, describe_object, loader_digest
 from .model_source import ModelSource
 from .variants import Variants, make_all_variants
 from ..tasks.metrics import check_metrics, get_metric, metric_direction
-from ..tasks.task import Task, get_task
+from ..tasks.task import Task
 from ..validation.adversarial import AdversarialReport, adversarial_validation
 from ..validation.folds import Folds, make_folds
 from ..validation.leaks import LeakReport, check_leaks
@@ -304,7 +305,7 @@ def plan_folds(
     Raises `LeakError` for a leak without a reason, and `DataError` for rows that cannot be split.
     """
     source = model if isinstance(model, ModelSource) else ModelSource.of(model)
-    task = get_task(getattr(source.pattern, "head_type", None) or config.model.head_type)
+    task = task_of(source.pattern, config)
     loader = _usable(getattr(data, "train", None) if train is None else train)
     own = getattr(data, "frames", None) and loader is data.train    # the rows have columns and texts
     described = data if own else None

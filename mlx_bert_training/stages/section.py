@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..declaration.kinds import split_kind
 from ..declaration.options import Section, option
 from ..tasks.registry import METRICS, TASK_ALIASES, TASKS
+from ..tasks.task import Task, known_task, task_place
 
 # %% auto #0
 __all__ = ['FRAMES', 'TARGET_TRANSFORMS', 'CompetitionOptions']
@@ -36,13 +36,19 @@ class CompetitionOptions(Section):
     save_test_predictions: bool = option(True, "keep the test predictions")
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
-        wanted, task = self.competition_type, split_kind(whole.model.head_type)[0]
-        keys = "kaggle.competition_type model.head_type"
+        wanted, place = self.competition_type, task_place(whole.model.head_type)
         if wanted == "ranking": yield "kaggle.competition_type", "ranking is not part of this release yet"
-        if wanted in TASKS and wanted != task: yield keys, f"the model has head_type {task}; set both alike"
-        if wanted == "ordinal_regression" and task in ("binary_classification", "multilabel_classification"):
-            yield keys, "ratings need a head of type multiclass or regression"
-        if self.target_transform not in ("auto", "none") and task in TASKS and task != "regression":
+        if wanted not in (None, *FRAMES, place):
+            yield "kaggle.competition_type model.head_type", f"the model has head_type {place}; set both alike"
+        task = known_task(whole.model.head_type)
+        if task is not None: yield from self.task_checks(whole, task)
+
+    def task_checks(self, whole: Any, task: Task) -> Iterator[tuple[str, str]]:
+        values = task.targets == "values"
+        if self.competition_type == "ordinal_regression" and (task.targets == "columns" or task.positive is not None):
+            yield ("kaggle.competition_type model.head_type",
+                   "ratings need several classes, or values: multiclass or regression")
+        if self.target_transform not in ("auto", "none") and not values:
             yield "kaggle.target_transform model.head_type", "transforms values, and classes have none; set it to none"
-        if self.class_weights is not None and task == "regression":
-            yield "kaggle.class_weights model.head_type", "weighs classes, and a regression has none; set it to null"
+        if self.class_weights is not None and values:
+            yield "kaggle.class_weights model.head_type", f"weighs classes, and a {task} has none; set it to null"

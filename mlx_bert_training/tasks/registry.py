@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..registry import Registry
 
 # %% auto #0
-__all__ = ['TASKS', 'TASK_ALIASES', 'LOSSES', 'METRICS']
+__all__ = ['TASKS', 'TASK_ALIASES', 'LOSS_TARGETS', 'LOSSES', 'METRICS']
 
 # %% ../../nbs/tasks/00_registry.ipynb #5308807f
 _HERE = "mlx_bert_training.tasks"
@@ -23,9 +23,11 @@ TASK_ALIASES = {"binary": "binary_classification", "multiclass": "multiclass_cla
                 "multilabel": "multilabel_classification"}
 
 # %% ../../nbs/tasks/00_registry.ipynb #2f748da0
-LOSSES = Registry("loss", {
-    name: f"{_HERE}.losses:{name.upper()}" for name in ("cross_entropy", "focal", "bce", "mse", "mae", "huber")
-})
+LOSS_TARGETS = {   # the form of the labels that a loss takes, see `Task.targets`
+    "cross_entropy": "classes", "focal": "classes", "bce": "columns",
+    "mse": "values", "mae": "values", "huber": "values",
+}
+LOSSES = Registry("loss", {name: f"{_HERE}.losses:{name.upper()}" for name in LOSS_TARGETS})
 
 METRICS = Registry("metric", {
     name: f"{_HERE}.metrics:{name}" for name in (

@@ -17,7 +17,7 @@ from ..errors import DataError
 from ..protocols import Batch, DataLoader
 
 # %% auto #0
-__all__ = ['FILE', 'TargetTransform', 'choose_transform', 'TransformedLoader', 'transformed', 'fit_transform']
+__all__ = ['FILE', 'TargetTransform', 'TransformedLoader', 'transformed', 'fit_transform']
 
 # %% ../../nbs/tasks/10_targets.ipynb #e89ff0c7
 FILE = "targets.json"
@@ -63,17 +63,6 @@ class TargetTransform:
         try: return cls(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError: return cls()
         except (OSError, ValueError, TypeError) as error: raise DataError(f"{path} is damaged: {error}") from error
-
-# %% ../../nbs/tasks/10_targets.ipynb #5b43e117
-def choose_transform(
-    kind: str,          # kaggle.target_transform: auto, none, standardize or log1p
-    head_type: str,     # the task
-    metric: str,        # of the competition
-) -> str:               # none, standardize or log1p
-    "What is done to the targets."
-    if head_type != "regression": return "none"
-    if kind != "auto": return kind
-    return "log1p" if metric == "rmsle" else "standardize"
 
 # %% ../../nbs/tasks/10_targets.ipynb #c5d37343
 class TransformedLoader:

@@ -11,14 +11,15 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from ..declaration.kinds import check_arguments
 from ..errors import DataError, MLXBertError, unknown_name
 from .decisions import Threshold, ThresholdError, rounding
 from .forms import FORMS, TargetForm
 from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['TaskError', 'Rule', 'Combining', 'Deciding', 'Searching', 'Answering', 'Task', 'get_task', 'describe_task',
-           'check_finite', 'check_probabilities', 'check_numbers']
+__all__ = ['TaskError', 'Rule', 'Combining', 'Deciding', 'Searching', 'Answering', 'Task', 'get_task', 'task_place', 'known_task',
+           'task_in_file', 'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/03_task.ipynb #235aa1bf
 class TaskError(MLXBertError, ValueError):
@@ -249,18 +250,40 @@ def get_task(
     if isinstance(made, Task): return made
     if not (isinstance(made, type) and issubclass(made, Task)):
         raise TaskError(f"{name!r} is not a task: a subclass of mlx_bert_training.tasks.task.Task is expected")
+    check_arguments(f"task {name}", made, options)
     return made(**options)
 
 # %% ../../nbs/tasks/03_task.ipynb #4a056e16
-def describe_task(
-    task: Task,                     # any kind
-) -> str | dict[str, Any]:          # what `get_task` makes this very task of, for files
-    "The name of a task, or the place of one that is not registered, with its options if it has any."
-    kind = type(task)
-    name = task.name if TASKS.entries.get(task.name) == f"{kind.__module__}:{kind.__name__}" else ""
-    place = name or f"{kind.__module__}:{kind.__qualname__}"
-    options = asdict(task)
-    return {"type": place, "options": options} if options else place
+def task_place(
+    named: str | Mapping[str, Any] | Task,      # as for `get_task`
+) -> str:                                       # the full name, or "module:Name"
+    "What a declaration or a file calls a task, without its options. Nothing is imported."
+    spec = named.spec if isinstance(named, Task) else named
+    name = spec if isinstance(spec, str) else str(spec["type"])
+    return TASK_ALIASES.get(name, name)
+
+
+def known_task(
+    named: str | Mapping[str, Any] | Task,      # as for `get_task`
+) -> Task | None:                               # None also for what is no task at all
+    "The task of that name, or None where code outside the package would be imported to know it."
+    if isinstance(named, Task): return named
+    entry = TASKS.entries.get(task_place(named))
+    if entry is None or (isinstance(entry, str) and not entry.startswith("mlx_bert_training.")): return None
+    try: return get_task(named)
+    except MLXBertError: return None
+
+
+def task_in_file(
+    found: str | Mapping[str, Any],                         # what a file says
+    declared: str | Mapping[str, Any] | Task | None,        # what the caller says; None: nothing
+    source: str,                                            # the file, for the message
+) -> Task:
+    "The task that a file names. Raises `TaskError` for code outside the package that the caller does not name too."
+    place = task_place(found)
+    if ":" not in place or (declared is not None and task_place(declared) == place): return get_task(found)
+    raise TaskError(f"{source} is of the task {place!r}, which is code outside this package; where you trust it, "
+                    f"name it as the task (head_type) yourself")
 
 
 # %% ../../nbs/tasks/03_task.ipynb #23664205

@@ -21,7 +21,7 @@ import pandas as pd
 from ..core.checkpoint import json_safe
 from ..errors import DataError
 from ..tasks.metrics import get_metric
-from ..tasks.task import Task, describe_task, get_task
+from ..tasks.task import Task, get_task, task_in_file
 from .scores import CVScore, score_folds, score_predictions
 
 # %% auto #0
@@ -195,7 +195,7 @@ def save_oof(
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: getattr(oof, name) for name in _ARRAYS if getattr(oof, name) is not None}
     score = oof.score()
-    metadata = json_safe({"format": FORMAT, "version": VERSION, "head_type": describe_task(oof.task),
+    metadata = json_safe({"format": FORMAT, "version": VERSION, "head_type": oof.task.spec,
                           **{name: getattr(oof, name) for name in _TEXTS},
                           "metric": score.metric, "score": score.mean, "standard_error": score.standard_error})
     metadata["sha256"] = _digest(arrays, metadata)
@@ -212,8 +212,11 @@ def save_oof(
     return path
 
 # %% ../../nbs/validation/07_oof.ipynb #1cabe4c2
-def load_oof(path: str | Path) -> OOF:
-    "Read a file of out-of-fold predictions. Raises `DataError` if it is missing, altered or of a later version."
+def load_oof(path: str | Path, task: str | Mapping[str, Any] | Task | None = None) -> OOF:
+    """Read a file of out-of-fold predictions. Raises `DataError` if it is missing, altered or of a later version.
+
+    A task that is code outside the package has to be named by the caller too, else it is a `TaskError`.
+    """
     try:
         with np.load(path, allow_pickle=False) as file: arrays = {name: file[name] for name in file.files}
         metadata = json.loads(str(arrays.pop("metadata")))
@@ -227,7 +230,8 @@ def load_oof(path: str | Path) -> OOF:
         raise DataError(f"{path}: written in version {version} of the format, this package reads up to {VERSION}")
     if _digest(arrays, metadata) != expected:
         raise DataError(f"{path}: the file was changed or damaged after it was written")
-    return OOF(task=metadata["head_type"], **{name: metadata[name] for name in _TEXTS}, **arrays)
+    known = task_in_file(metadata["head_type"], task, str(path))
+    return OOF(task=known, **{name: metadata[name] for name in _TEXTS}, **arrays)
 
 # %% ../../nbs/validation/07_oof.ipynb #8c951d0d
 def average_repeats(
