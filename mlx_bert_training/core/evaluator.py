@@ -17,6 +17,7 @@ from .. import runtime
 from .config import BaseTrainerConfig
 from .results import Predictions
 from .step import InferenceStep
+from .weights import check_finite, model_weights
 from ..declaration.kinds import split_kind
 from ..declaration.problems import ConfigError, Problem
 from ..errors import DataError, MLXBertError
@@ -159,6 +160,7 @@ class Evaluator:
         A regression's values and labels are in the unit of the file; its loss is the one that is trained on.
         """
         runtime.claim_mlx()
+        if loss is None: check_finite(model_weights(self.model), "in the weights to predict with")
         self.model.eval()
         step = InferenceStep(self.model, loss, dtype=self.dtype, compiled=self.compiled)
         try: outputs = run_all(step, transformed(loader, self.transform))

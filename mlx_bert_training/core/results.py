@@ -67,6 +67,7 @@ class TrainResult:
     stop_reason: str                    # why the run ended
     weights: str                        # whose weights the model holds: "best" or "last"
     interventions: list[Any] = field(default_factory=list)      # what was done by hand, see `core.steering`
+    resumed: list[dict[str, Any]] = field(default_factory=list)     # resumes under a changed declaration
 
     def to_frame(self) -> pd.DataFrame:
         "The history as a table, one row a step."
@@ -86,6 +87,8 @@ class TrainResult:
                 "weights kept": self.weights, "updates": f"{self.steps} ({self.epochs:.2f} epochs)",
                 "time": f"{self.seconds:.1f} s", "tokens/s": f"{self.tokens_per_second:,.0f}",
                 **({"by hand": "; ".join(map(str, self.interventions))} if self.interventions else {}),
+                **({"resumed": "; ".join(f"at update {r['step']} with other {', '.join(r['changed'])}" for r in self.resumed)}
+                   if self.resumed else {}),
                 "ended": self.stop_reason, "folder": str(self.output_dir)}
 
     def save(self, path: str | Path) -> None:

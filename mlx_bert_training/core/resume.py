@@ -5,31 +5,93 @@
 # %% ../../nbs/core/09_resume.ipynb #beb7eb7e
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlx.utils import tree_unflatten
 
 from .checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
-from .config import EnvironmentConfig
+from .config import BaseTrainerConfig, EnvironmentConfig
 from .optimization import optimizer_arrays
 from .run_folder import RunFolder
 from .state import TrainerState
-from .weights import model_weights, set_weights
-from ..errors import CheckpointError
+from .weights import check_finite, model_weights, set_weights
+from ..declaration.whole import ABSENT, flat
+from ..declaration.yaml_io import read_document
+from ..errors import CheckpointError, MLXBertError
+
+log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['plan_of', 'save_run', 'restore_run', 'checkpoint_to_resume']
+__all__ = ['log', 'MAY_CHANGE', 'plan_of', 'changed_keys', 'check_changes', 'go_on', 'save_run', 'restore_run', 'runs_of_name',
+           'checkpoint_to_resume']
 
 # %% ../../nbs/core/09_resume.ipynb #771b19af
 def plan_of(trainer: Any) -> dict[str, Any]:
-    "What has to be the same for a checkpoint to be continued."
+    "What has to be the same for a checkpoint to be continued, whatever the declaration says."
     config, loader = trainer.config, trainer.train_loader
     return {
         "seed": config.environment.seed, "batches": len(loader), "examples": loader.num_examples,
         "gradient_accumulation_steps": config.training.gradient_accumulation_steps,
-        "optimizer": config.optimizer.type, "total_steps": trainer.state.total_steps,
+        "optimizer": config.optimizer.type,
     }
+
+# %% ../../nbs/core/09_resume.ipynb #778bf902
+MAY_CHANGE = ("environment.output_dir", "environment.run_name", "environment.experiment_name", "environment.device",
+              "environment.compile", "data.num_workers", "data.test_path", "training.num_epochs", "training.max_steps",
+              "training.logging_steps", "training.save_", "training.early_stopping", "training.baselines", "tracking.",
+              "parallel.", "kaggle.")  # keys, and beginnings of keys
+
+
+def changed_keys(
+    saved: Mapping[str, Any],           # the declaration of the checkpoint
+    config: BaseTrainerConfig,          # the declaration now
+) -> dict[str, tuple[Any, Any]]:        # value then and value now, by key
+    "What the declaration says otherwise now. An option that is new since and has its default is no change."
+    theirs, mine, default = flat(saved), flat(config.to_dict()), flat(type(config)().to_dict())
+    pairs = {key: (theirs.get(key, ABSENT), mine.get(key, ABSENT)) for key in {**theirs, **mine}}
+    return {key: (was, now) for key, (was, now) in pairs.items()
+            if was != now and not (was == ABSENT and now == default.get(key, ABSENT))}
+
+
+def check_changes(
+    saved: Mapping[str, Any],           # the declaration of the checkpoint
+    config: BaseTrainerConfig,          # the declaration now
+    path: str | Path,                   # the checkpoint, for the message
+) -> dict[str, tuple[Any, Any]]:        # those that are allowed
+    "What changed. Raises `CheckpointError` for a key that changes the result."
+    changes = changed_keys(saved, config)
+    refused = [f"{key} was {was!r} and is {now!r}" for key, (was, now) in changes.items()
+               if not key.startswith(MAY_CHANGE)]
+    if refused:
+        raise CheckpointError(f"{path}: a resumed run computes what it began to compute, but {'; '.join(refused)}. Leave "
+                              "this as it was, or start a new run without resuming")
+    return changes
+
+# %% ../../nbs/core/09_resume.ipynb #d0a38fc0
+def go_on(
+    state: TrainerState,        # of the checkpoint
+    plan: TrainerState,         # fresh, from the declaration now
+    changes: Mapping[str, tuple[Any, Any]],     # what the declaration says otherwise, see `check_changes`
+    path: str | Path,           # the checkpoint, for the message
+) -> TrainerState:
+    "The state to go on from, under the plan of now. Raises `CheckpointError` for a shorter one."
+    if plan.total_steps < state.total_steps:
+        raise CheckpointError(f"{path}: the run was planned for {state.total_steps} updates and cannot be resumed for "
+                              f"{plan.total_steps}: training.num_epochs and training.max_steps may only grow")
+    state = replace(state, should_stop=False, stop_reason="", num_epochs=plan.num_epochs, total_steps=plan.total_steps,
+                    resumed=list(state.resumed))
+    if not changes: return state
+    rule = (f"the schedule is computed over {plan.total_steps} updates, from update {state.step} on"
+            if any(key in changes for key in ("training.num_epochs", "training.max_steps")) else "")
+    state.resumed.append({"step": state.step, "rule": rule,
+                          "changed": {key: [was, now] for key, (was, now) in changes.items()}})
+    if rule: log.warning("%s: the plan is longer than it was; %s", path, rule)
+    return state
 
 # %% ../../nbs/core/09_resume.ipynb #8c3a4f3b
 def save_run(
@@ -38,13 +100,16 @@ def save_run(
 ) -> Path:                  # the same
     "Write weights, optimizer, schedule, callbacks, history and position as one checkpoint."
     if trainer.optimizer is None: raise CheckpointError("there is nothing to save before train()")
+    arrays = {"weights": model_weights(trainer.model), "optimizer": optimizer_arrays(trainer.optimizer),
+              "evaluation": trainer.averaged_weights() or {}, "callbacks": trainer.callbacks.array_state()}
+    for name, group in arrays.items():
+        if name != "callbacks": check_finite(group, f"after update {trainer.state.step}")
+    trainer.state.last_checkpoint = str(path)
     values = {
         "state": trainer.state.to_dict(), "schedule": trainer.schedule.state_dict(),
         "callbacks": trainer.callbacks.state_dict(), "meter": trainer.meter.state_dict(),
         "plan": plan_of(trainer), "config": trainer.config.to_dict(),
     }
-    arrays = {"weights": model_weights(trainer.model), "optimizer": optimizer_arrays(trainer.optimizer),
-              "evaluation": trainer.averaged_weights() or {}, "callbacks": trainer.callbacks.array_state()}
     return write_checkpoint(path, {name: group for name, group in arrays.items() if group}, values)
 
 
@@ -55,6 +120,7 @@ def restore_run(
     "Take everything from a checkpoint. Raises `CheckpointError` if it is damaged or of another plan."
     arrays, values = read_checkpoint(path)
     mine, theirs = plan_of(trainer), values["plan"]
+    changes = check_changes(values["config"], trainer.config, path)
     differing = [f"{key} was {theirs.get(key)!r} and is {mine[key]!r}" for key in mine if mine[key] != theirs.get(key)]
     if differing: raise CheckpointError(f"{path}: this run has another plan than the saved one: {'; '.join(differing)}")
     set_weights(trainer.model, arrays["weights"], path)
@@ -63,18 +129,41 @@ def restore_run(
     trainer.callbacks.load_state_dict(values["callbacks"])
     trainer.callbacks.load_array_state(arrays.get("callbacks", {}))
     trainer.meter.load_state_dict(values["meter"])
-    trainer.ledger.state = TrainerState.from_dict({**values["state"], "should_stop": False, "stop_reason": ""})
+    trainer.ledger.state = go_on(TrainerState.from_dict(values["state"]), trainer.state, changes, path)
 
 # %% ../../nbs/core/09_resume.ipynb #d872914b
+def runs_of_name(
+    environment: EnvironmentConfig,     # output_dir and run_name
+) -> list[RunFolder]:                   # name, name-2, ...: those that have a whole checkpoint
+    "The runs of a name that can be resumed."
+    home, name = Path(environment.output_dir), str(environment.run_name)
+    again = re.compile(re.escape(name) + r"-[0-9]+")
+    others = sorted(path for path in home.glob("*") if again.fullmatch(path.name))
+    runs = [RunFolder(home / name), *(RunFolder(path) for path in others if _declared_name(RunFolder(path)) == name)]
+    return [run for run in runs if latest_checkpoint(run.checkpoints) is not None]
+
+
+def _declared_name(run: RunFolder) -> str | None:
+    "What the declaration of a run calls it."
+    try: return read_document(run.config).value["environment"]["run_name"]
+    except (MLXBertError, LookupError, TypeError): return None
+
+
 def checkpoint_to_resume(
-    resume_from: str | Path,            # a checkpoint folder, or "latest"
+    resume_from: str | Path,            # a checkpoint, the folder of a run, or "latest"
     environment: EnvironmentConfig,     # says where the run is, for "latest"
-) -> Path:                              # a checkpoint folder
-    "The checkpoint to go on from. Raises `CheckpointError` when there is none."
-    if str(resume_from) != "latest": return Path(resume_from)
-    if environment.run_name is None:
-        raise CheckpointError('resume_from="latest" needs environment.run_name, to know which run is meant')
-    home = RunFolder(Path(environment.output_dir) / environment.run_name).checkpoints
-    newest = latest_checkpoint(home)
-    if newest is None: raise CheckpointError(f"{home}: there is no whole checkpoint to resume from")
+) -> Path:                              # a checkpoint
+    "The checkpoint to go on from. Raises `CheckpointError` when there is none, or more than one run is meant."
+    run = RunFolder(Path(resume_from))
+    if str(resume_from) == "latest":
+        if environment.run_name is None:
+            raise CheckpointError('resume_from="latest" needs environment.run_name, to know which run is meant')
+        run, *others = runs_of_name(environment) or [RunFolder(Path(environment.output_dir) / environment.run_name)]
+        if others:
+            raise CheckpointError(f"there is more than one run named {environment.run_name!r}: say which one to resume by "
+                                  f"its folder, {', '.join(map(str, [run, *others]))}")
+    elif not run.checkpoints.is_dir(): return run.path
+    newest = latest_checkpoint(run.checkpoints)
+    if newest is None: raise CheckpointError(f"{run.checkpoints}: there is no whole checkpoint to resume from")
+    log.info("resuming %s from %s", run, newest.name)
     return newest
