@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from .. import runtime
 from .background import RunHandle
 from .best import BestTracker
-from .config import BaseTrainerConfig
+from .config import BaseTrainerConfig, EnvironmentConfig
 from .control import ControlError, RunControl, graceful_interrupt
 from mlx_bert_training.core.evaluator import (
     Evaluator,
@@ -29,7 +30,7 @@ from mlx_bert_training.core.evaluator import (
     score_outputs,
 )
 from .events import CallbackList
-from .ledger import LearningRate, Ledger, LossMeter, count_batch, log_losses, plan_run
+from .ledger import LearningRate, Ledger, LossMeter, check_norm, count_batch, log_losses, plan_run
 from .optimization import create_optimizer, create_schedule
 from .results import Predictions, TrainResult
 from .resume import checkpoint_to_resume, restore_run, save_run
@@ -37,7 +38,7 @@ from .run_folder import RunFolder, new_run_folder, open_run_folder, run_of_check
 from .state import TrainerState
 from .steering import Intervention, Steering, read_interventions
 from .step import TrainingStep
-from .weights import exchanged_weights, model_weights, set_weights
+from .weights import check_finite, exchanged_weights, model_weights, set_weights
 from ..errors import MLXBertError
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
 from ..tasks.targets import TargetTransform, transformed
@@ -47,7 +48,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'batch_seed', 'train_epoch', 'finish_update', 'finish_epoch', 'log_progress', 'evaluate_and_note', 'run_loop',
-           'finish_run', 'Trainer']
+           'finish_run', 'RunParts', 'make_parts', 'training_step', 'TrainerFacts', 'ModelFacts', 'Predictor',
+           'Resumable', 'check_loaders', 'TrainerParts', 'folder_of_run', 'Trainer']
 
 # %% ../../nbs/core/14_base.ipynb #0010bedf
 def batch_seed(
@@ -72,10 +74,10 @@ def train_epoch(trainer: Trainer) -> None:
         waiting += 1
         complete = waiting == size or number == state.batches_per_epoch
         if complete and waiting == 1:
-            loss, weight, norm = trainer.step.update(batch, trainer.rate.next(state))
+            loss, weight, norm = trainer.parts.step.update(batch, trainer.parts.rate.next(state))
         else:
-            loss, weight = trainer.step.accumulate(batch)
-            if complete: norm = trainer.step.apply(trainer.rate.next(state))
+            loss, weight = trainer.parts.step.accumulate(batch)
+            if complete: norm = trainer.parts.step.apply(trainer.parts.rate.next(state))
         trainer.meter.add(loss, weight)
         count_batch(state, batch)
         trainer.fire("on_batch_end")
@@ -93,6 +95,7 @@ def finish_update(trainer: Trainer, norm: mx.array) -> None:
     meter.close(norm)
     mx.async_eval(norm, meter.loss, meter.total, trainer.model.parameters(), trainer.optimizer.state)
     mx.eval(before)             # at most two updates are in flight, whatever the device
+    check_norm(before.item(), state.step)   # computed by now, so that looking at it costs nothing
     runtime.fit_cache_limit()   # batches of other lengths leave buffers of other sizes behind
     state.step += 1
     trainer.ledger.tick()
@@ -123,7 +126,7 @@ def evaluate_and_note(trainer: Trainer) -> None:
     scores = trainer.evaluate()
     trainer.ledger.add_row(**scores)
     value = trainer.best.note(trainer.state, trainer.evaluation_weights(), trainer.outputs)
-    trainer.rate.schedule.observe(value)
+    trainer.schedule.observe(value)
 
 # %% ../../nbs/core/14_base.ipynb #c9391bd9
 def run_loop(trainer: Trainer) -> str:
@@ -131,11 +134,14 @@ def run_loop(trainer: Trainer) -> str:
     trainer.fire("on_train_begin")
     trainer.control.changed()
     while not trainer.ledger.finished(): train_epoch(trainer)
+    check_finite(model_weights(trainer.model), f"after update {trainer.state.step}")
     if trainer.config.training.eval_strategy != "no" and not trainer.ledger.evaluated():
         evaluate_and_note(trainer)
         trainer.fire("on_step_end")
     averaged = trainer.averaged_weights()
-    if averaged is not None: set_weights(trainer.model, averaged, "the weights to evaluate")
+    if averaged is not None:
+        check_finite(averaged, "in the weights to keep")
+        set_weights(trainer.model, averaged, "the weights to evaluate")
     kept = trainer.best.restore(trainer.state, trainer.model, trainer.keep_weights)
     if kept == "best": trainer.outputs = trainer.best.outputs
     trainer.ledger.tick()
@@ -152,13 +158,209 @@ def finish_run(trainer: Trainer, kept: str) -> TrainResult:
         best_metric=state.best_metric, best_step=state.best_step, steps=state.step, epochs=trainer.epochs_done(),
         seconds=state.seconds, tokens_per_second=state.tokens / state.seconds, output_dir=trainer.folder.path,
         best_checkpoint=best, last_checkpoint=last, stop_reason=state.stop_reason, weights=kept,
-        interventions=trainer.steering.interventions)
+        interventions=trainer.steering.interventions, resumed=state.resumed)
     result.save(trainer.folder.result)
     return result
 
 # %% ../../nbs/core/14_base.ipynb #c7def257
-class Trainer:
-    "Trains, evaluates and predicts with a model. `create_trainer` builds one from a declaration."
+@dataclass
+class RunParts:
+    "What one run trains with."
+    optimizer: Any              # an mlx optimizer, which knows the parameters
+    rate: LearningRate          # of the coming update
+    best: BestTracker           # the best evaluation and its weights
+    step: TrainingStep          # forward, backward, update
+
+
+def make_parts(
+    evaluator: Evaluator,           # has the model, its declaration and its loss
+    plan: TrainerState,             # says how many updates there will be
+    evaluates: bool,                # whether there will be evaluations
+    optimizer: Any = None,          # instead of the declared one
+    schedule: Schedule | None = None,   # the same
+) -> RunParts:
+    "The declared parts of one run, with those that are given in the place of the declared ones."
+    config, training, parameters = evaluator.config, evaluator.config.training, evaluator.model.trainable_parameters()
+    best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
+                       evaluator.metric_names if evaluates else None)
+    optimizer = optimizer or create_optimizer(config.optimizer, parameters)
+    optimizer.init(parameters)
+    rate = LearningRate(schedule or create_schedule(
+        config.scheduler, config.optimizer.learning_rate, plan.total_steps, plan.steps_per_epoch,
+        maximize=best.mode == "max"))
+    return RunParts(optimizer, rate, best, training_step(evaluator, optimizer))
+
+
+def training_step(evaluator: Evaluator, optimizer: Any) -> TrainingStep:
+    "A step that has captured the optimizer's present state; a resume needs a new one."
+    assert evaluator.loss is not None
+    evaluator.model.train()
+    clip = evaluator.config.optimizer
+    return TrainingStep(evaluator.model, evaluator.loss, optimizer, max_grad_norm=clip.max_grad_norm,
+                        clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled)
+
+# %% ../../nbs/core/14_base.ipynb #5797a74f
+class TrainerFacts:
+    "Where a run stands, and what callbacks may change about it."
+    ledger: Ledger
+    parts: RunParts
+    callbacks: CallbackList
+
+    @property
+    def state(self) -> TrainerState: return self.ledger.state
+    @property
+    def meter(self) -> LossMeter: return self.ledger.meter
+    @property
+    def optimizer(self) -> Any: return self.parts.optimizer if hasattr(self, "parts") else None
+    @property
+    def best(self) -> BestTracker: return self.parts.best
+    @property
+    def step(self) -> TrainingStep: return self.parts.step
+    @property
+    def schedule(self) -> Schedule: return self.parts.rate.schedule
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        "Use this rate for the next update instead of the schedule's."
+        self.parts.rate.set(learning_rate)
+
+    def scheduled_rate(self) -> float:
+        "Rate of the coming update without `state.learning_rate_factor`: the schedule's, or what a callback has set."
+        return self.parts.rate.scheduled(self.state)
+
+    def leave_out(self, seconds: float) -> None:
+        "Do not count so much of the time as training: the run was paused."
+        self.ledger.leave_out(seconds)
+
+    def epochs_done(self) -> float: return self.ledger.epochs_done()
+
+    def fire(self, event: str) -> None:
+        "Tell every callback of `event`, in their order."
+        self.callbacks.fire(event, self, self.state)
+
+    def show_loop(self) -> None:
+        "Print who listens to which event, in the order of a run."
+        print(self.callbacks.describe())
+
+# %% ../../nbs/core/14_base.ipynb #d8538320
+class ModelFacts(TrainerFacts):
+    "What a model's outputs mean and how they are measured, and the weights that count."
+    evaluator: Evaluator
+
+    @property
+    def loss(self) -> Loss | None: return self.evaluator.loss
+    @property
+    def task(self) -> Task: return self.evaluator.task
+    @property
+    def head_type(self) -> str: return str(self.task)
+    @property
+    def metric_names(self) -> list[str]: return self.evaluator.metric_names
+    @property
+    def dtype(self) -> mx.Dtype | None: return self.evaluator.dtype
+    @property
+    def compiled(self) -> bool: return self.evaluator.compiled
+
+    def averaged_weights(self) -> Mapping[str, mx.array] | None:
+        "The weights that a callback wants evaluated instead of those that train; None when none does."
+        return self.callbacks.evaluation_weights(self, self.state)
+
+    def evaluation_weights(self) -> Mapping[str, mx.array]:
+        "The weights that evaluations, the choice of the best and what is saved for use are about."
+        averaged = self.averaged_weights()
+        return model_weights(self.evaluator.model) if averaged is None else averaged
+
+# %% ../../nbs/core/14_base.ipynb #7cd77951
+class Predictor(ModelFacts):
+    "A model with its listeners, which evaluates and predicts."
+
+    def __init__(self, evaluator: Evaluator, callbacks: Sequence[CallbackProtocol] = (), handle: Any = None):
+        self.evaluator, self.callbacks, self.handle = evaluator, CallbackList(callbacks), handle
+        self.model, self.config, self.data = evaluator.model, evaluator.config, evaluator.data
+        self.val_loader: DataLoader | None = getattr(self.data, "validation", None)
+        self.ledger = Ledger()
+        self.outputs: Outputs | None = None         # of the last evaluation
+
+    def evaluate(self, loader: DataLoader | None = None) -> dict[str, float]:
+        "`eval_loss` and the metrics on a loader with labels, the validation part when None. Dropout is off."
+        if loader is None: loader = self.val_loader
+        if loader is None: raise MLXBertError("evaluate needs a loader: there is no validation part")
+        loss = self.evaluator.loss_for(loader)
+        self.fire("on_evaluate_begin")
+        self.outputs = self._run(loader, loss)
+        self.state.metrics = score_outputs(self.evaluator, self.outputs)
+        self.fire("on_evaluate_end")
+        return dict(self.state.metrics)
+
+    def predict(self, source: Any = None) -> Predictions:
+        "Predictions for a loader, path, DataFrame, list of texts or pairs, or the test part; in the order of the data."
+        if source is None: source = getattr(self.data, "test", None)
+        if source is None: raise MLXBertError("predict needs a loader: the declaration has no data.test_path")
+        loader = loader_for(source, self.data)
+        self.fire("on_predict_begin")
+        outputs = self._run(loader, None)
+        self.fire("on_predict_end")
+        return as_predictions(self.evaluator, outputs, loader)
+
+    def _run(self, loader: DataLoader, loss: Loss | None) -> Outputs:
+        "Run the weights to evaluate over a loader. While training those may be others than the model's."
+        self._check_thread()
+        with exchanged_weights(self.model, self.averaged_weights()): return self.evaluator.run(loader, loss)
+
+    def _check_thread(self) -> None:
+        "Raise `ForkError` in a fork of a process that computed, `ControlError` beside a run in the background."
+        runtime.claim_mlx()
+        if self.handle is None or self.handle.done or threading.current_thread() is self.handle.thread: return
+        raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")
+
+# %% ../../nbs/core/14_base.ipynb #5cba4b07
+class Resumable(Predictor):
+    "A predictor that can be made ready to train, saved, and taken on from what was saved."
+    train_loader: DataLoader | None = None
+    output_dir: Path | None = None                                      # the folder of this run
+    keep_weights: str | None = None                                     # best or last, where a stop by hand said so
+    given: tuple[Loss | None, Any, Schedule | None] = None, None, None  # instead of the declared ones
+    fits_targets = True                                                 # measure the targets that are trained on
+
+    def prepare_training(self, train_loader: DataLoader | None, val_loader: DataLoader | None) -> None:
+        "A fresh plan, and the loss, optimizer, schedule and step for it; what `train` does first."
+        self.train_loader, self.val_loader = check_loaders(self.config, train_loader, val_loader), val_loader
+        self.ledger = Ledger(plan_run(self.config.training, len(self.train_loader)))
+        self.keep_weights, self.outputs = None, None
+        self.evaluator.loss, optimizer, schedule = self.given
+        if self.fits_targets: self.evaluator.transform = declared_transform(self.config, self.task, self.train_loader)
+        self.evaluator.loss_for(self.train_loader)
+        evaluates = self.config.training.eval_strategy != "no" and val_loader is not None
+        self.parts = make_parts(self.evaluator, self.state, evaluates, optimizer, schedule)
+
+    def save_checkpoint(self, path: str | Path) -> Path:
+        "Write all that a resume needs. Raises `CheckpointError`, and `TrainingError` for weights that are not finite."
+        self._check_thread()
+        save_run(self, path)
+        if self.state.best_checkpoint == str(path): self.best.weights = None    # they are safe on disk now
+        self.fire("on_checkpoint")
+        return Path(path)
+
+    def load_checkpoint(self, path: str | Path) -> None:
+        "Take weights, optimizer, history and position from a checkpoint of a run with the same plan and data."
+        self._check_thread()
+        if self.optimizer is None: self.prepare_training(self.train_loader, self.val_loader)
+        restore_run(self, path)
+        self.parts.step = training_step(self.evaluator, self.optimizer)
+        run = run_of_checkpoint(path)
+        if run is not None: self.output_dir = run.path
+
+# %% ../../nbs/core/14_base.ipynb #7c94f3fb
+def check_loaders(config: BaseTrainerConfig, train: DataLoader | None, validation: DataLoader | None) -> DataLoader:
+    "The loader to train on. Raises `MLXBertError` where there is none, or nothing in it."
+    if train is None: raise MLXBertError("train needs a loader: pass one, or declare data.train_path")
+    if len(train) == 0: raise MLXBertError("the training loader has no batches")
+    strategy = config.training.eval_strategy
+    if strategy != "no" and validation is None:
+        log.warning("there is no validation part: eval_strategy %r evaluates nothing", strategy)
+    return train
+
+# %% ../../nbs/core/14_base.ipynb #f3297199
+class TrainerParts(Resumable):
+    "Everything a trainer is made from."
 
     def __init__(
         self,
@@ -173,40 +375,49 @@ class Trainer:
         control: RunControl | None = None,              # shared with other trainers; None: one of its own
         transform: TargetTransform | None = None,       # of targets; None: as declared, on what is trained on
     ):
-        self.evaluator = Evaluator(model, config, data=data, loss=loss, transform=transform)
-        self.fits_targets = transform is None
-        self.model, self.config, self.data = model, self.evaluator.config, data
-        self.train_loader: DataLoader | None = getattr(data, "train", None)
-        self.val_loader: DataLoader | None = getattr(data, "validation", None)
         self.control = control or RunControl()      # takes requests from buttons, cells and signals
         self.steering = Steering(self.control)      # and this listener follows them
-        self.callbacks = CallbackList([*callbacks, self.steering])
-        self.given = loss, optimizer, schedule      # take the place of the declared ones
-        self.ledger = Ledger()                      # this and the next four are made anew by prepare_training
-        self.optimizer: Any = None
-        self.rate: LearningRate
-        self.step: TrainingStep
-        self.best: BestTracker
-        self.outputs: Outputs | None = None         # of the last evaluation
-        self.output_dir: Path | None = None         # the folder of this run
-        self.keep_weights: str | None = None        # best or last, where a stop by hand said so
+        evaluator = Evaluator(model, config, data=data, loss=loss, transform=transform)
+        super().__init__(evaluator, [*callbacks, self.steering])
+        self.given, self.fits_targets = (loss, optimizer, schedule), transform is None
+        self.train_loader = getattr(data, "train", None)
         self.show_dashboard: bool | None = None     # what `train` was told
-        self.handle: RunHandle | None = None        # of the run that `start` began
         if self.config.training.gradient_checkpointing:
             if not hasattr(model, "gradient_checkpointing"):
                 raise MLXBertError(f"gradient_checkpointing: {type(model).__name__} has no such attribute")
             model.gradient_checkpointing = True
+
+    @property
+    def folder(self) -> RunFolder:
+        "The paths of the run. Raises `MLXBertError` before there is one."
+        if self.output_dir is None: raise MLXBertError("the run has no folder yet: it gets one from train()")
+        return RunFolder(self.output_dir)
+
+    def open_folder(self) -> None:
+        "Make the run's folder and keep the declaration in it."
+        if self.output_dir is None: self.output_dir = folder_of_run(self.config.environment).path
+        self.config.save(open_run_folder(self.folder).config)
+
+# %% ../../nbs/core/14_base.ipynb #d309a642
+def folder_of_run(environment: EnvironmentConfig) -> RunFolder:
+    "A new folder under the declared name, or else under the experiment's and the time."
+    name = environment.run_name or f"{environment.experiment_name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return new_run_folder(environment.output_dir, name)
+
+# %% ../../nbs/core/14_base.ipynb #135f7b50
+class Trainer(TrainerParts):
+    "Trains, evaluates and predicts with a model. `create_trainer` builds one from a declaration."
 
     def train(
         self,
         train_loader: DataLoader | None = None,     # training batches; the declared data when None
         val_loader: DataLoader | None = None,       # for evaluation; the declared validation part when None
         *,
-        resume_from: str | Path | None = None,      # a checkpoint folder, or "latest" for the newest of this run
+        resume_from: str | Path | None = None,      # a checkpoint or a run's folder, or "latest" for the newest of this run
         replay: str | Path | Iterable[Intervention] = (),   # a run's folder: do to this run what was done to that one
         dashboard: bool | None = None,              # live plots; None: in a notebook
     ) -> TrainResult:
-        "Train to the end of the plan, or on from a checkpoint. Raises `TrainingError` when the loss is not finite."
+        "Train to the end of the plan, or on from a checkpoint. Raises `TrainingError` when the run diverges."
         self._check_thread()
         if dashboard and not any(hasattr(callback, "dashboard") for callback in self.callbacks):
             raise MLXBertError("this trainer has no dashboard: add DashboardCallback() to its callbacks")
@@ -229,152 +440,3 @@ class Trainer:
         self._check_thread()
         self.handle = RunHandle(self, lambda: self.train(*args, **options))
         return self.handle
-
-    def prepare_training(self, train_loader: DataLoader | None, val_loader: DataLoader | None) -> None:
-        "A fresh plan, and the loss, optimizer, schedule and step for it; what `train` does first."
-        if train_loader is None: raise MLXBertError("train needs a loader: pass one, or declare data.train_path")
-        if len(train_loader) == 0: raise MLXBertError("the training loader has no batches")
-        self.train_loader, self.val_loader = train_loader, val_loader
-        config, training, (loss, optimizer, schedule) = self.config, self.config.training, self.given
-        if training.eval_strategy != "no" and val_loader is None:
-            log.warning("there is no validation part: eval_strategy %r evaluates nothing", training.eval_strategy)
-        self.ledger = Ledger(plan_run(training, len(train_loader)))
-        self.keep_weights, self.outputs = None, None
-        evaluates = training.eval_strategy != "no" and val_loader is not None
-        self.best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
-                                self.metric_names if evaluates else None)
-        if self.fits_targets: self.evaluator.transform = declared_transform(config, self.task, train_loader)
-        self.evaluator.loss = loss
-        self.evaluator.loss_for(train_loader)
-        parameters = self.model.trainable_parameters()
-        self.optimizer = optimizer or create_optimizer(config.optimizer, parameters)
-        self.optimizer.init(parameters)
-        self.rate = LearningRate(schedule or create_schedule(
-            config.scheduler, config.optimizer.learning_rate, self.state.total_steps, self.state.steps_per_epoch,
-            maximize=self.best.mode == "max"))
-        self.compile_step()
-
-    def compile_step(self) -> None:
-        "A step that has captured the optimizer's present state."
-        assert self.evaluator.loss is not None
-        self.model.train()
-        self.step = TrainingStep(
-            self.model, self.evaluator.loss, self.optimizer, max_grad_norm=self.config.optimizer.max_grad_norm,
-            clip_value=self.config.optimizer.gradient_clip_val, dtype=self.dtype, compiled=self.compiled)
-
-    def open_folder(self) -> None:
-        "Make the run's folder and keep the declaration in it."
-        environment = self.config.environment
-        if self.output_dir is None:
-            name = environment.run_name or f"{environment.experiment_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-            self.output_dir = new_run_folder(environment.output_dir, name).path
-        self.config.save(open_run_folder(self.folder).config)
-
-    def evaluate(self, loader: DataLoader | None = None) -> dict[str, float]:
-        "`eval_loss` and the metrics on a loader with labels, the validation part when None. Dropout is off."
-        if loader is None: loader = self.val_loader
-        if loader is None: raise MLXBertError("evaluate needs a loader: there is no validation part")
-        loss = self.evaluator.loss_for(loader)
-        self.fire("on_evaluate_begin")
-        self.outputs = self._run(loader, loss)
-        self.state.metrics = score_outputs(self.evaluator, self.outputs)
-        self.fire("on_evaluate_end")
-        return dict(self.state.metrics)
-
-    def predict(
-        self,
-        source: Any = None,     # a loader, path, DataFrame, list of texts or pairs; None: the test part
-    ) -> Predictions:
-        "Probabilities, or values for regression, in the order of the data."
-        if source is None: source = getattr(self.data, "test", None)
-        if source is None: raise MLXBertError("predict needs a loader: the declaration has no data.test_path")
-        loader = loader_for(source, self.data)
-        self.fire("on_predict_begin")
-        outputs = self._run(loader, None)
-        self.fire("on_predict_end")
-        return as_predictions(self.evaluator, outputs, loader)
-
-    def save_checkpoint(self, path: str | Path) -> Path:
-        "Write weights, optimizer, schedule, callbacks, history and position. Raises `CheckpointError`."
-        self._check_thread()
-        self.state.last_checkpoint = str(path)
-        save_run(self, path)
-        if self.state.best_checkpoint == str(path): self.best.weights = None    # they are safe on disk now
-        self.fire("on_checkpoint")
-        return Path(path)
-
-    def load_checkpoint(self, path: str | Path) -> None:
-        "Take weights, optimizer, history and position from a checkpoint of a run with the same plan and data."
-        self._check_thread()
-        if self.optimizer is None: self.prepare_training(self.train_loader, self.val_loader)
-        restore_run(self, path)
-        self.compile_step()
-        run = run_of_checkpoint(path)
-        if run is not None: self.output_dir = run.path
-
-    def averaged_weights(self) -> Mapping[str, mx.array] | None:
-        "The weights that a callback wants evaluated instead of those that train; None when none does."
-        return self.callbacks.evaluation_weights(self, self.state)
-
-    def evaluation_weights(self) -> Mapping[str, mx.array]:
-        "The weights that evaluations, the choice of the best and what is saved for use are about."
-        averaged = self.averaged_weights()
-        return model_weights(self.model) if averaged is None else averaged
-
-    def _run(self, loader: DataLoader, loss: Loss | None) -> Outputs:
-        "Run the weights to evaluate over a loader. While training those may be others than the model's."
-        self._check_thread()
-        with exchanged_weights(self.model, self.averaged_weights()): return self.evaluator.run(loader, loss)
-
-    def _check_thread(self) -> None:
-        "Raise `ForkError` in a fork of a process that computed, `ControlError` beside a run in the background."
-        runtime.claim_mlx()
-        if self.handle is None or self.handle.done or threading.current_thread() is self.handle.thread: return
-        raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")
-
-    def fire(self, event: str) -> None:
-        "Tell every callback of `event`, in their order."
-        self.callbacks.fire(event, self, self.state)
-
-    def show_loop(self) -> None:
-        "Print who listens to which event, in the order of a run."
-        print(self.callbacks.describe())
-
-    def set_learning_rate(self, learning_rate: float) -> None:
-        "Use this rate for the next update instead of the schedule's; for callbacks."
-        self.rate.set(learning_rate)
-
-    def scheduled_rate(self) -> float:
-        "Rate of the coming update without `state.learning_rate_factor`: the schedule's, or what a callback has set."
-        return self.rate.scheduled(self.state)
-
-    def leave_out(self, seconds: float) -> None:
-        "Do not count so much of the time as training: the run was paused."
-        self.ledger.leave_out(seconds)
-
-    def epochs_done(self) -> float: return self.ledger.epochs_done()
-
-    @property
-    def folder(self) -> RunFolder:
-        "The paths of the run. Raises `MLXBertError` before there is one."
-        if self.output_dir is None: raise MLXBertError("the run has no folder yet: it gets one from train()")
-        return RunFolder(self.output_dir)
-
-    @property
-    def state(self) -> TrainerState: return self.ledger.state
-    @property
-    def meter(self) -> LossMeter: return self.ledger.meter
-    @property
-    def schedule(self) -> Schedule: return self.rate.schedule
-    @property
-    def loss(self) -> Loss | None: return self.evaluator.loss
-    @property
-    def task(self) -> Task: return self.evaluator.task
-    @property
-    def head_type(self) -> str: return str(self.task)
-    @property
-    def metric_names(self) -> list[str]: return self.evaluator.metric_names
-    @property
-    def dtype(self) -> mx.Dtype | None: return self.evaluator.dtype
-    @property
-    def compiled(self) -> bool: return self.evaluator.compiled
