@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from .base import Callback
-from ..core.checkpoint import json_safe
 from ..core.state import TrainerState
 from ..core.view import TrainerView
 from ..errors import DataError
+from ..files import append_text, json_safe, write_text
 
 # %% auto #0
 __all__ = ['read_metrics', 'MetricsLogger']
@@ -48,11 +47,8 @@ class MetricsLogger(Callback):
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Bring the file in line with the history."
         self.file = Path(trainer.output_dir) / self.path
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         self.rows = [json_safe(row) for row in state.history]
-        building = self.file.with_name(f".{self.file.name}.building")
-        building.write_text("".join(map(_line, self.rows)), encoding="utf-8")
-        os.replace(building, self.file)
+        write_text(self.file, "".join(map(_line, self.rows)))
 
     def on_log(self, trainer: TrainerView, state: TrainerState) -> None:
         "Write the new rows."
@@ -77,7 +73,7 @@ class MetricsLogger(Callback):
     def _write(self, state: TrainerState) -> None:
         fresh = [json_safe(row) for row in state.history[len(self.rows):]]
         if not fresh or self.file is None: return
-        with self.file.open("a", encoding="utf-8") as file: file.write("".join(map(_line, fresh)))
+        append_text(self.file, "".join(map(_line, fresh)))
         self.rows += fresh
 
     def to_frame(self) -> pd.DataFrame:

@@ -95,7 +95,7 @@ def finish_update(trainer: Trainer, norm: mx.array) -> None:
     meter.close(norm)
     mx.async_eval(norm, meter.loss, meter.total, trainer.model.parameters(), trainer.optimizer.state)
     mx.eval(before)             # at most two updates are in flight, whatever the device
-    check_norm(before.item(), state.step)   # computed by now, so that looking at it costs nothing
+    check_norm(float(before), state.step)   # computed by now, so that looking at it costs nothing
     runtime.fit_cache_limit()   # batches of other lengths leave buffers of other sizes behind
     state.step += 1
     trainer.ledger.tick()
@@ -339,11 +339,11 @@ class Resumable(Predictor):
         self.fire("on_checkpoint")
         return Path(path)
 
-    def load_checkpoint(self, path: str | Path) -> None:
-        "Take weights, optimizer, history and position from a checkpoint of a run with the same plan and data."
+    def load_checkpoint(self, path: str | Path, *, going_on: bool = False) -> None:
+        "Take weights, optimizer, history and position from a checkpoint; `going_on` to train on, which refuses more."
         self._check_thread()
         if self.optimizer is None: self.prepare_training(self.train_loader, self.val_loader)
-        restore_run(self, path)
+        restore_run(self, path, going_on)
         self.parts.step = training_step(self.evaluator, self.optimizer)
         run = run_of_checkpoint(path)
         if run is not None: self.output_dir = run.path
@@ -413,7 +413,7 @@ class Trainer(TrainerParts):
         train_loader: DataLoader | None = None,     # training batches; the declared data when None
         val_loader: DataLoader | None = None,       # for evaluation; the declared validation part when None
         *,
-        resume_from: str | Path | None = None,      # a checkpoint or a run's folder, or "latest" for the newest of this run
+        resume_from: str | Path | None = None,      # a checkpoint, a run's folder, or "latest" for that of this run
         replay: str | Path | Iterable[Intervention] = (),   # a run's folder: do to this run what was done to that one
         dashboard: bool | None = None,              # live plots; None: in a notebook
     ) -> TrainResult:
@@ -424,7 +424,8 @@ class Trainer(TrainerParts):
         self.steering.planned, self.show_dashboard = read_interventions(replay), dashboard
         self.prepare_training(self.train_loader if train_loader is None else train_loader,
                               self.val_loader if val_loader is None else val_loader)
-        if resume_from is not None: self.load_checkpoint(checkpoint_to_resume(resume_from, self.config.environment))
+        if resume_from is not None:
+            self.load_checkpoint(checkpoint_to_resume(resume_from, self.config.environment), going_on=True)
         self.open_folder()
         with self.control.running(), graceful_interrupt(self.control):
             self.ledger.begin()

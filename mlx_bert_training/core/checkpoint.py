@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from .run_folder import RunFolder
 from ..errors import CheckpointError
-from ..files import json_safe, replace_folder
+from ..files import replace_folder, write_json
 
 # %% auto #0
 __all__ = ['MANIFEST', 'VALUES', 'write_checkpoint', 'verify_checkpoint', 'read_checkpoint', 'checkpoint_folder',
@@ -43,9 +43,9 @@ def write_checkpoint(
         with replace_folder(folder) as building:
             for name, group in arrays.items():
                 mx.save_safetensors(str(building / f"{name}.safetensors"), dict(group))
-            (building / VALUES).write_text(json.dumps(json_safe(values), indent=1, allow_nan=False), encoding="utf-8")
+            write_json(building / VALUES, values)
             sums = {path.name: _sha256(path) for path in sorted(building.iterdir())}
-            (building / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+            write_json(building / MANIFEST, sums)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: the checkpoint could not be written: {error}") from error
     return folder

@@ -136,8 +136,8 @@ def check_norm(
 ) -> None:
     "Raises `TrainingError` for a gradient that is not finite."
     if math.isfinite(norm): return
-    raise TrainingError(f"the run diverged: the gradient norm is {norm} at update {step}. Try a lower learning rate or a "
-                        "longer warm-up; the last checkpoint is from before, and a run can be resumed from it")
+    raise TrainingError(f"the run diverged: the gradient norm is {norm} at update {step}. Try a lower learning rate or "
+                        "a longer warm-up; the last checkpoint is from before, and a run can be resumed from it")
 
 
 def log_losses(

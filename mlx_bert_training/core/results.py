@@ -87,8 +87,7 @@ class TrainResult:
                 "weights kept": self.weights, "updates": f"{self.steps} ({self.epochs:.2f} epochs)",
                 "time": f"{self.seconds:.1f} s", "tokens/s": f"{self.tokens_per_second:,.0f}",
                 **({"by hand": "; ".join(map(str, self.interventions))} if self.interventions else {}),
-                **({"resumed": "; ".join(f"at update {r['step']} with other {', '.join(r['changed'])}" for r in self.resumed)}
-                   if self.resumed else {}),
+                **{f"resumed at {row['step']}": f"with other {', '.join(row['changed'])}" for row in self.resumed},
                 "ended": self.stop_reason, "folder": str(self.output_dir)}
 
     def save(self, path: str | Path) -> None:

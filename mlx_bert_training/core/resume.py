@@ -68,8 +68,8 @@ def check_changes(
     refused = [f"{key} was {was!r} and is {now!r}" for key, (was, now) in changes.items()
                if not key.startswith(MAY_CHANGE)]
     if refused:
-        raise CheckpointError(f"{path}: a resumed run computes what it began to compute, but {'; '.join(refused)}. Leave "
-                              "this as it was, or start a new run without resuming")
+        raise CheckpointError(f"{path}: a resumed run computes what it began to compute, but {'; '.join(refused)}. "
+                              "Leave this as it was, or start a new run without resuming")
     return changes
 
 # %% ../../nbs/core/09_resume.ipynb #d0a38fc0
@@ -116,11 +116,12 @@ def save_run(
 def restore_run(
     trainer: Any,           # a trainer with loader, optimizer and schedule
     path: str | Path,       # a checkpoint
+    going_on: bool = True,  # to train on; False: only to look at it, under whatever declaration
 ) -> None:
     "Take everything from a checkpoint. Raises `CheckpointError` if it is damaged or of another plan."
     arrays, values = read_checkpoint(path)
     mine, theirs = plan_of(trainer), values["plan"]
-    changes = check_changes(values["config"], trainer.config, path)
+    changes = check_changes(values["config"], trainer.config, path) if going_on else {}
     differing = [f"{key} was {theirs.get(key)!r} and is {mine[key]!r}" for key in mine if mine[key] != theirs.get(key)]
     if differing: raise CheckpointError(f"{path}: this run has another plan than the saved one: {'; '.join(differing)}")
     set_weights(trainer.model, arrays["weights"], path)
@@ -160,8 +161,8 @@ def checkpoint_to_resume(
             raise CheckpointError('resume_from="latest" needs environment.run_name, to know which run is meant')
         run, *others = runs_of_name(environment) or [RunFolder(Path(environment.output_dir) / environment.run_name)]
         if others:
-            raise CheckpointError(f"there is more than one run named {environment.run_name!r}: say which one to resume by "
-                                  f"its folder, {', '.join(map(str, [run, *others]))}")
+            raise CheckpointError(f"there is more than one run named {environment.run_name!r}: say which one to resume "
+                                  f"by its folder, {', '.join(map(str, [run, *others]))}")
     elif not run.checkpoints.is_dir(): return run.path
     newest = latest_checkpoint(run.checkpoints)
     if newest is None: raise CheckpointError(f"{run.checkpoints}: there is no whole checkpoint to resume from")

@@ -39,7 +39,7 @@ class TrainerState:
     seconds: float = 0.0                # time spent in train(), over all resumes
     should_stop: bool = False           # ask for the end of the run after this update
     stop_reason: str = ""               # who asked and why
-    resumed: list[dict[str, Any]] = field(default_factory=list)     # resumes under a changed declaration: what, and where
+    resumed: list[dict[str, Any]] = field(default_factory=list)     # resumes under another declaration
 
     @property
     def progress(self) -> float:

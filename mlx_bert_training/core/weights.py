@@ -46,8 +46,8 @@ def check_finite(
     if not sums or mx.stack(list(sums.values())).all().item(): return
     odd = [name for name, whole in sums.items() if not whole.item()]
     names = ", ".join(odd[:3]) + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
-    raise TrainingError(f"the run diverged: {when} there are values that are not finite, in {names}. Nothing of this is "
-                        "saved. Try a lower learning rate or a longer warm-up, or go on from an earlier checkpoint")
+    raise TrainingError(f"the run diverged: {when} there are values that are not finite, in {names}. Nothing of this "
+                        "is saved. Try a lower learning rate or a longer warm-up, or go on from an earlier checkpoint")
 
 
 # %% ../../nbs/core/08_weights.ipynb #cda5e89c
