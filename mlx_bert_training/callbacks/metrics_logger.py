@@ -84,6 +84,6 @@ class MetricsLogger(Callback):
 
     def _repr_html_(self) -> str: return self.to_frame().to_html(na_rep="", index=False)
 
-
+# %% ../../nbs/callbacks/06_metrics_logger.ipynb #2908c13d
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, allow_nan=False, default=lambda value: value.item()) + "\n"

@@ -130,7 +130,8 @@ def restore_run(
     trainer.callbacks.load_state_dict(values["callbacks"])
     trainer.callbacks.load_array_state(arrays.get("callbacks", {}))
     trainer.meter.load_state_dict(values["meter"])
-    trainer.ledger.state = go_on(TrainerState.from_dict(values["state"]), trainer.state, changes, path)
+    state = TrainerState.from_dict(values["state"])
+    trainer.ledger.state = go_on(state, trainer.state, changes, path) if going_on else state
 
 # %% ../../nbs/core/09_resume.ipynb #d872914b
 def runs_of_name(

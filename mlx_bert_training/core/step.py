@@ -111,7 +111,7 @@ class TrainingStep:
         gradients, loss, weight = self._gradients(arrays)
         return tree_map(mx.add, window, gradients), total + weight, loss, weight
 
-
+# %% ../../nbs/core/07_step.ipynb #f91efe02
 def _compiler(compiled: bool) -> Callable[..., Any]:
     "mx.compile with captured state, or the function as it is."
     if not compiled: return lambda function, inputs, outputs: function
