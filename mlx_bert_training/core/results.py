@@ -21,7 +21,7 @@ from ..tasks.decisions import Threshold
 from ..tasks.task import Task, get_task
 
 # %% auto #0
-__all__ = ['plot_history', 'TrainResult', 'Predictions']
+__all__ = ['plot_history', 'RunRecord', 'TrainResult', 'Predicted', 'Predictions']
 
 # %% ../../nbs/core/10_results.ipynb #151f8d44
 def plot_history(
@@ -50,8 +50,8 @@ def plot_history(
 
 # %% ../../nbs/core/10_results.ipynb #27e49848
 @dataclass(repr=False)
-class TrainResult:
-    "What a run came to. In a notebook it shows itself as a table; `plot()` draws the learning curve."
+class RunRecord:
+    "What a run came to, and what `result.json` says of it."
     history: list[dict[str, Any]]       # one row per log and per evaluation
     metrics: dict[str, float]           # evaluation of the weights the model holds now
     best_metric_name: str               # such as "eval_auc"
@@ -75,6 +75,16 @@ class TrainResult:
         for row in self.history: rows.setdefault(row["step"], {}).update(row)
         return pd.DataFrame(list(rows.values()))
 
+    def save(self, path: str | Path) -> None:
+        "Write everything as JSON, whole or not at all."
+        values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        write_json(path, values)
+
+# %% ../../nbs/core/10_results.ipynb #aafd464f
+@dataclass(repr=False)
+class TrainResult(RunRecord):
+    "What a run came to. In a notebook it shows itself as a table; `plot()` draws the learning curve."
+
     def plot(self) -> Any:
         "The learning curve, a matplotlib Figure."
         return plot_history(self.history, self.best_metric_name, self.best_step)
@@ -90,11 +100,6 @@ class TrainResult:
                 **{f"resumed at {row['step']}": f"with other {', '.join(row['changed'])}" for row in self.resumed},
                 "ended": self.stop_reason, "folder": str(self.output_dir)}
 
-    def save(self, path: str | Path) -> None:
-        "Write everything as JSON, whole or not at all."
-        values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
-        write_json(path, values)
-
     def __repr__(self) -> str:
         rows = self.summary()
         width = max(map(len, rows))
@@ -108,8 +113,8 @@ class TrainResult:
 
 # %% ../../nbs/core/10_results.ipynb #def5270e
 @dataclass
-class Predictions:
-    "Predictions in the order of the rows of the data."
+class Predicted:
+    "Predictions as numbers, and the labels decided from them."
     values: np.ndarray                      # (N, C) probabilities, or (N,) values for regression
     task: Task                              # what they mean; a name of one becomes the object
     row_ids: np.ndarray                     # (N,) the id column, or row numbers
@@ -139,6 +144,11 @@ class Predictions:
         if self.task.targets != "classes": return decided
         names = self.class_names or list(range(self.values.shape[1]))
         return np.array([names[i] for i in decided])
+
+# %% ../../nbs/core/10_results.ipynb #641b1092
+@dataclass
+class Predictions(Predicted):
+    "Predictions in the order of the rows of the data."
 
     def to_frame(self, probabilities: bool = True) -> pd.DataFrame:
         "Ids, decided labels and, for classification, one probability column a class."

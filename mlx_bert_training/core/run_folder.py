@@ -13,16 +13,13 @@ from pathlib import Path
 from ..files import OutputError, make_folder, sweep
 
 # %% auto #0
-__all__ = ['FIRST_ROUND', 'PSEUDO_LABELS', 'RunFolder', 'round_name', 'find_rounds', 'candidates', 'take_folder',
+__all__ = ['FIRST_ROUND', 'PSEUDO_LABELS', 'RunFiles', 'RunFolder', 'round_name', 'find_rounds', 'candidates', 'take_folder',
            'new_run_folder', 'open_run_folder', 'run_of_checkpoint']
 
 # %% ../../nbs/core/05_run_folder.ipynb #860e3444
-FIRST_ROUND = "folds"   # the folder of a cross-validation's folds, before any other round
-
-
 @dataclass(frozen=True)
-class RunFolder(os.PathLike[str]):
-    "The paths of one run, of a whole cross-validation, or of one of its folds. Making one touches no file."
+class RunFiles(os.PathLike[str]):
+    "The paths of one run."
     path: Path
 
     def __post_init__(self) -> None: object.__setattr__(self, "path", Path(self.path))
@@ -56,6 +53,14 @@ class RunFolder(os.PathLike[str]):
     # tracking
     @property
     def spool(self) -> Path: return self.path / "mlflow"
+
+# %% ../../nbs/core/05_run_folder.ipynb #ffe8857b
+FIRST_ROUND = "folds"   # the folder of a cross-validation's folds, before any other round
+
+
+@dataclass(frozen=True)
+class RunFolder(RunFiles):
+    "The paths of one run, of a whole cross-validation, or of one of its folds. Making one touches no file."
 
     # a whole cross-validation
     @property
