@@ -20,11 +20,11 @@ from .state import TrainerState
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'RunHandle']
+__all__ = ['T', 'BackgroundRun', 'RunHandle']
 
 # %% ../../nbs/core/18_background.ipynb #099b7a6e
-class RunHandle(Generic[T]):
-    "A run in the background: `pause`, `resume`, `stop`, `checkpoint`, `set_learning_rate`, then `result()` or `await`."
+class BackgroundRun(Generic[T]):
+    "Work in a thread, and its result when it is there."
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class RunHandle(Generic[T]):
         describe: Callable[[], str] | None = None,  # how far it is; None: the updates of the trainer's state
     ):
         self.trainer, self.control = trainer, trainer.control
-        self._describe = describe or self._updates
+        self._describe = describe
         self.error: BaseException | None = None     # what ended the run, if an error did
         self._result: T | None = None
         self._started, self._finished = threading.Event(), threading.Event()
@@ -56,22 +56,6 @@ class RunHandle(Generic[T]):
             mx.clear_streams()
             self._finished.set()
             self._started.set()
-
-    def pause(self) -> None: self.control.pause(); self._check()
-    def resume(self) -> None: self.control.resume(); self._check()
-    def checkpoint(self) -> None: self.control.checkpoint(); self._check()
-
-    def stop(self, when: str = "now", keep: str | None = None) -> None:
-        "End after this update, or this epoch; see `RunControl.stop`."
-        self.control.stop(when, keep)
-
-    def set_learning_rate(self, learning_rate: float) -> None:
-        "Use this rate for the next update; see `RunControl.set_learning_rate`."
-        self.control.set_learning_rate(learning_rate)
-        self._check()
-
-    def _check(self) -> None:
-        if self.done: raise ControlError("the run has ended: there is nothing left to steer")
 
     @property
     def state(self) -> TrainerState: return self.trainer.state
@@ -100,6 +84,26 @@ class RunHandle(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]: return self._wait().__await__()
 
+# %% ../../nbs/core/18_background.ipynb #27d81d02
+class RunHandle(BackgroundRun[T]):
+    "A run in the background: `pause`, `resume`, `stop`, `checkpoint`, `set_learning_rate`, then `result()` or `await`."
+
+    def pause(self) -> None: self.control.pause(); self._check()
+    def resume(self) -> None: self.control.resume(); self._check()
+    def checkpoint(self) -> None: self.control.checkpoint(); self._check()
+
+    def stop(self, when: str = "now", keep: str | None = None) -> None:
+        "End after this update, or this epoch; see `RunControl.stop`."
+        self.control.stop(when, keep)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        "Use this rate for the next update; see `RunControl.set_learning_rate`."
+        self.control.set_learning_rate(learning_rate)
+        self._check()
+
+    def _check(self) -> None:
+        if self.done: raise ControlError("the run has ended: there is nothing left to steer")
+
     def _updates(self) -> str:
         state = self.state
         return f"update {state.step}/{state.total_steps}, {state.epoch}/{state.num_epochs} epochs"
@@ -107,6 +111,6 @@ class RunHandle(Generic[T]):
     def __repr__(self) -> str:
         what = "paused" if self.control.paused else "training"
         if self.done: what = f"ended ({self.error or self.state.stop_reason or 'done'})"
-        return f"{what}: {self._describe()}"
+        return f"{what}: {(self._describe or self._updates)()}"
 
     def _repr_html_(self) -> str: return f"<p>{escape(repr(self))}</p>"

@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten, tree_map
 from ..protocols import Batch, Loss, Model
 
 # %% auto #0
-__all__ = ['batch_arrays', 'apply_model', 'cast', 'global_norm', 'TrainingStep', 'InferenceStep']
+__all__ = ['batch_arrays', 'apply_model', 'cast', 'global_norm', 'Backward', 'TrainingStep', 'InferenceStep']
 
 # %% ../../nbs/core/09_step.ipynb #2fe48c1b
 def batch_arrays(batch: Batch) -> dict[str, mx.array]:
@@ -42,13 +42,46 @@ def global_norm(gradients: Any) -> mx.array:
     return mx.sqrt(sum((mx.square(g).sum() for _, g in tree_flatten(gradients)), mx.zeros(())))
 
 # %% ../../nbs/core/09_step.ipynb #0a3a4f3e
-class TrainingStep:
+class Backward:
+    "The gradient of a batch, and what is made of the gradient of a window."
+
+    def __init__(self, model: Model, loss: Loss, optimizer: Any, *, max_grad_norm: float | None = None,
+                 clip_value: float | None = None, dtype: mx.Dtype | None = None):
+        self.model, self.loss, self.optimizer, self.dtype = model, loss, optimizer, dtype
+        self.max_grad_norm, self.clip_value = max_grad_norm, clip_value
+
+    def _gradients(self, arrays: dict[str, mx.array]) -> tuple[Any, mx.array, mx.array]:
+        "Gradient of the loss sum, the loss sum and the weight of a batch."
+        model, masters = self.model, self.model.trainable_parameters()
+        everything = model.parameters()
+
+        def loss_sum(parameters: Any) -> tuple[mx.array, mx.array]:
+            model.update(cast(everything, self.dtype))
+            model.update(cast(parameters, self.dtype))
+            losses, weights = self.loss(apply_model(model, arrays), arrays["labels"])
+            weights = weights * arrays["example_weight"]
+            return (losses * weights).sum(), weights.sum()
+
+        try: (loss, weight), gradients = mx.value_and_grad(loss_sum)(masters)
+        finally: model.update(everything)       # also after a batch that the model refused
+        return gradients, loss, weight
+
+    def _finish(self, gradients: Any, weight: mx.array) -> mx.array:
+        scale = 1 / mx.maximum(weight, 1e-12)
+        norm = global_norm(gradients) * scale
+        if self.max_grad_norm: scale = scale * mx.minimum(self.max_grad_norm / (norm + 1e-6), 1.0)
+        gradients = tree_map(lambda g: g * scale, gradients)
+        if self.clip_value: gradients = tree_map(lambda g: mx.clip(g, -self.clip_value, self.clip_value), gradients)
+        self.optimizer.update(self.model, gradients)
+        return norm
+
+# %% ../../nbs/core/09_step.ipynb #83487566
+class TrainingStep(Backward):
     "Changes the model by one update."
 
     def __init__(self, model: Model, loss: Loss, optimizer: Any, *, max_grad_norm: float | None = None,
                  clip_value: float | None = None, dtype: mx.Dtype | None = None, compiled: bool = True):
-        self.model, self.loss, self.optimizer, self.dtype = model, loss, optimizer, dtype
-        self.max_grad_norm, self.clip_value = max_grad_norm, clip_value
+        super().__init__(model, loss, optimizer, max_grad_norm=max_grad_norm, clip_value=clip_value, dtype=dtype)
         self.window: tuple[Any, mx.array] | None = None     # gradient sum and weight so far
         weights, rule, random = model.state, optimizer.state, mx.random.state
         compile_ = _compiler(compiled)
@@ -75,31 +108,6 @@ class TrainingStep:
         self.optimizer.learning_rate = learning_rate
         norm = self._apply(*self.window)
         self.window = None
-        return norm
-
-    def _gradients(self, arrays: dict[str, mx.array]) -> tuple[Any, mx.array, mx.array]:
-        "Gradient of the loss sum, the loss sum and the weight of a batch."
-        model, masters = self.model, self.model.trainable_parameters()
-        everything = model.parameters()
-
-        def loss_sum(parameters: Any) -> tuple[mx.array, mx.array]:
-            model.update(cast(everything, self.dtype))
-            model.update(cast(parameters, self.dtype))
-            losses, weights = self.loss(apply_model(model, arrays), arrays["labels"])
-            weights = weights * arrays["example_weight"]
-            return (losses * weights).sum(), weights.sum()
-
-        try: (loss, weight), gradients = mx.value_and_grad(loss_sum)(masters)
-        finally: model.update(everything)       # also after a batch that the model refused
-        return gradients, loss, weight
-
-    def _finish(self, gradients: Any, weight: mx.array) -> mx.array:
-        scale = 1 / mx.maximum(weight, 1e-12)
-        norm = global_norm(gradients) * scale
-        if self.max_grad_norm: scale = scale * mx.minimum(self.max_grad_norm / (norm + 1e-6), 1.0)
-        gradients = tree_map(lambda g: g * scale, gradients)
-        if self.clip_value: gradients = tree_map(lambda g: mx.clip(g, -self.clip_value, self.clip_value), gradients)
-        self.optimizer.update(self.model, gradients)
         return norm
 
     def _whole(self, arrays: dict[str, mx.array]) -> tuple[mx.array, mx.array, mx.array]:
