@@ -14,7 +14,7 @@ from ..errors import unknown_name
 from ..protocols import EVENTS, CallbackProtocol
 
 # %% auto #0
-__all__ = ['Method', 'does_nothing', 'callback_name', 'Listener', 'EventTable', 'CallbackList']
+__all__ = ['Method', 'does_nothing', 'callback_name', 'Listener', 'EventTable', 'Listeners', 'CallbackList']
 
 # %% ../../nbs/core/04_events.ipynb #abb940f9
 Method = TypeVar("Method", bound=Callable[..., None])
@@ -64,8 +64,8 @@ class EventTable(list[Listener]):
         return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 # %% ../../nbs/core/04_events.ipynb #653ac7ba
-class CallbackList:
-    "The callbacks of a run: any object with `order`, `state_dict`, `load_state_dict` and methods named like `EVENTS`."
+class Listeners:
+    "Callbacks in their order, and who of them hears of which event."
 
     def __init__(self, callbacks: Iterable[CallbackProtocol] = ()):
         self._callbacks: list[CallbackProtocol] = []
@@ -76,7 +76,7 @@ class CallbackList:
 
     def __len__(self) -> int: return len(self._callbacks)
 
-    def __repr__(self) -> str: return f"CallbackList([{', '.join(map(callback_name, self))}])"
+    def __repr__(self) -> str: return f"{type(self).__name__}([{', '.join(map(callback_name, self))}])"
 
     def add(self, callback: CallbackProtocol) -> None:
         "Add a callback behind those of the same or a lower order."
@@ -110,6 +110,10 @@ class CallbackList:
                     step = getattr(state, "step", "?")
                     error.add_note(f"raised by callback {callback_name(callback)} in {event}, after update {step}")
                 raise
+
+# %% ../../nbs/core/04_events.ipynb #bd54bbb7
+class CallbackList(Listeners):
+    "The callbacks of a run: any object with `order`, `state_dict`, `load_state_dict` and methods named like `EVENTS`."
 
     def describe(self) -> EventTable:
         "Who listens to what, in the order of a run."

@@ -23,7 +23,7 @@ from ..files import write_text
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'INTERVENTIONS', 'Intervention', 'read_interventions', 'Steering']
+__all__ = ['log', 'INTERVENTIONS', 'Intervention', 'read_interventions', 'InterventionRecord', 'Steering']
 
 # %% ../../nbs/core/17_steering.ipynb #66dd8b8c
 INTERVENTIONS = "interventions.jsonl"   # in the folder of a run
@@ -59,14 +59,44 @@ def read_interventions(
     return found
 
 # %% ../../nbs/core/17_steering.ipynb #47b0b1c5
-class Steering:
-    "Follows the requests to a run and records them. Every trainer has one."
-    order = 95
+class InterventionRecord:
+    "What was done to a run, in its folder and its checkpoints; and what of an earlier run is to be done again."
 
     def __init__(self, control: RunControl):
         self.control = control
         self.interventions: list[Intervention] = []
         self.planned: list[Intervention] = []       # of an earlier run, to be repeated
+
+    def _due(self, state: TrainerState, action: str) -> list[Request]:
+        "What of an earlier run is to be repeated now."
+        due = [i for i in self.planned if i.action == action and i.step == state.step]
+        self.planned = [i for i in self.planned if i not in due]
+        return [Request(i.action, i.value, "replay") for i in due]
+
+    def _note(self, trainer: TrainerView, state: TrainerState, request: Request) -> None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+        self.interventions.append(Intervention(state.step, request.action, request.value, request.source, now))
+        self._write(trainer)
+        self.control.changed()
+
+    def _write(self, trainer: TrainerView) -> None:
+        lines = [json.dumps(asdict(intervention)) + "\n" for intervention in self.interventions]
+        write_text(trainer.output_dir / INTERVENTIONS, "".join(lines))
+
+    def state_dict(self) -> dict[str, Any]:
+        "What was done so far. A run that goes on from here did not stop here."
+        return {"interventions": [asdict(i) for i in self.interventions if i.action != "stop"]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.interventions = [Intervention(**values) for values in state["interventions"]]
+
+# %% ../../nbs/core/17_steering.ipynb #1ff56b10
+class Steering(InterventionRecord):
+    "Follows the requests to a run and records them. Every trainer has one."
+    order = 95
+
+    def __init__(self, control: RunControl):
+        super().__init__(control)
         self.stopped = False                        # whether the run was ended by hand
         self._last: Request | None = None           # a stop that waits for the end of the epoch
         self._rate: Request | None = None           # a learning rate that waits for the next update
@@ -127,26 +157,3 @@ class Steering:
         if state.last_checkpoint == str(path): return
         if state.best_step == state.step: state.best_checkpoint = str(path)
         trainer.save_checkpoint(path)
-
-    def _due(self, state: TrainerState, action: str) -> list[Request]:
-        "What of an earlier run is to be repeated now."
-        due = [i for i in self.planned if i.action == action and i.step == state.step]
-        self.planned = [i for i in self.planned if i not in due]
-        return [Request(i.action, i.value, "replay") for i in due]
-
-    def _note(self, trainer: TrainerView, state: TrainerState, request: Request) -> None:
-        now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-        self.interventions.append(Intervention(state.step, request.action, request.value, request.source, now))
-        self._write(trainer)
-        self.control.changed()
-
-    def _write(self, trainer: TrainerView) -> None:
-        lines = [json.dumps(asdict(intervention)) + "\n" for intervention in self.interventions]
-        write_text(trainer.output_dir / INTERVENTIONS, "".join(lines))
-
-    def state_dict(self) -> dict[str, Any]:
-        "What was done so far. A run that goes on from here did not stop here."
-        return {"interventions": [asdict(i) for i in self.interventions if i.action != "stop"]}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.interventions = [Intervention(**values) for values in state["interventions"]]
