@@ -52,29 +52,12 @@ class MetricsLogger(Callback):
 
     def on_log(self, trainer: TrainerView, state: TrainerState) -> None:
         "Write the new rows."
-        self._write(state)
-
-    def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Write the new rows."
-        self._write(state)
-
-    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Write the new rows."
-        self._write(state)
-
-    def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Write the new rows."
-        self._write(state)
-
-    def on_exception(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Write the new rows."
-        self._write(state)
-
-    def _write(self, state: TrainerState) -> None:
         fresh = [json_safe(row) for row in state.history[len(self.rows):]]
         if not fresh or self.file is None: return
         append_text(self.file, "".join(map(_line, fresh)))
         self.rows += fresh
+
+    on_step_end = on_epoch_end = on_train_end = on_exception = on_log
 
     def to_frame(self) -> pd.DataFrame:
         "The rows as a table."

@@ -23,7 +23,7 @@ from ..files import write_text
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'INTERVENTIONS', 'Intervention', 'read_interventions', 'InterventionRecord', 'Steering']
+__all__ = ['log', 'INTERVENTIONS', 'Intervention', 'read_interventions', 'InterventionRecord', 'Follower', 'Steering']
 
 # %% ../../nbs/core/17_steering.ipynb #66dd8b8c
 INTERVENTIONS = "interventions.jsonl"   # in the folder of a run
@@ -91,15 +91,45 @@ class InterventionRecord:
         self.interventions = [Intervention(**values) for values in state["interventions"]]
 
 # %% ../../nbs/core/17_steering.ipynb #1ff56b10
-class Steering(InterventionRecord):
-    "Follows the requests to a run and records them. Every trainer has one."
-    order = 95
+class Follower(InterventionRecord):
+    "Does what a request asks for."
 
     def __init__(self, control: RunControl):
         super().__init__(control)
         self.stopped = False                        # whether the run was ended by hand
         self._last: Request | None = None           # a stop that waits for the end of the epoch
         self._rate: Request | None = None           # a learning rate that waits for the next update
+
+    def _follow(self, trainer: TrainerView, state: TrainerState, *planned: Request) -> None:
+        "Do what was asked."
+        for request in (*planned, *self.control.take("pause", "resume", "checkpoint", "stop")):
+            if request.action == "stop":
+                if request.when == "epoch": self._last = request
+                else: self._stop(trainer, state, request)
+            else:
+                if request.action == "checkpoint": self._save(trainer, state, pin=True)
+                self._note(trainer, state, request)
+
+    def _stop(self, trainer: TrainerView, state: TrainerState, request: Request) -> None:
+        "End the run here, so that it can be resumed."
+        self._last, self.stopped = None, True
+        state.should_stop, state.stop_reason = True, f"stopped by {request.source} after update {state.step}"
+        trainer.keep_weights = None if request.value is None else str(request.value)
+        self._save(trainer, state)
+        self._note(trainer, state, request)
+
+    def _save(self, trainer: TrainerView, state: TrainerState, pin: bool = False) -> None:
+        "A checkpoint of this update, unless there is one."
+        path = checkpoint_folder(trainer.output_dir, state.step)
+        if pin and str(path) not in state.pinned: state.pinned.append(str(path))
+        if state.last_checkpoint == str(path): return
+        if state.best_step == state.step: state.best_checkpoint = str(path)
+        trainer.save_checkpoint(path)
+
+# %% ../../nbs/core/17_steering.ipynb #4cdbf049
+class Steering(Follower):
+    "Follows the requests to a run and records them. Every trainer has one."
+    order = 95
 
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Begin the record; of a resumed run, go on with it."
@@ -131,29 +161,3 @@ class Steering(InterventionRecord):
     def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Stop, if that was to wait for the end of the epoch."
         if self._last is not None: self._stop(trainer, state, self._last)
-
-    def _follow(self, trainer: TrainerView, state: TrainerState, *planned: Request) -> None:
-        "Do what was asked."
-        for request in (*planned, *self.control.take("pause", "resume", "checkpoint", "stop")):
-            if request.action == "stop":
-                if request.when == "epoch": self._last = request
-                else: self._stop(trainer, state, request)
-            else:
-                if request.action == "checkpoint": self._save(trainer, state, pin=True)
-                self._note(trainer, state, request)
-
-    def _stop(self, trainer: TrainerView, state: TrainerState, request: Request) -> None:
-        "End the run here, so that it can be resumed."
-        self._last, self.stopped = None, True
-        state.should_stop, state.stop_reason = True, f"stopped by {request.source} after update {state.step}"
-        trainer.keep_weights = None if request.value is None else str(request.value)
-        self._save(trainer, state)
-        self._note(trainer, state, request)
-
-    def _save(self, trainer: TrainerView, state: TrainerState, pin: bool = False) -> None:
-        "A checkpoint of this update, unless there is one."
-        path = checkpoint_folder(trainer.output_dir, state.step)
-        if pin and str(path) not in state.pinned: state.pinned.append(str(path))
-        if state.last_checkpoint == str(path): return
-        if state.best_step == state.step: state.best_checkpoint = str(path)
-        trainer.save_checkpoint(path)
