@@ -107,7 +107,7 @@ def declared_data(model: Model | None, config: BaseTrainerConfig) -> PreparedDat
     folder = getattr(getattr(model, "report", None), "folder", None)    # a pretrained model's, with its tokenizer
     return prepare(config, folder) if folder is not None else None
 
-
+# %% ../nbs/10_factory.ipynb #46d754a8
 def check_fits(model: Any, data: PreparedData | None) -> None:
     "Raises `ModelError` where ids, segments or positions of the data are beyond the model's embeddings."
     if data is None or not hasattr(model, "check_tokenizer"): return

@@ -22,8 +22,8 @@ import numpy as np
 from .errors import MLXBertError
 
 # %% auto #0
-__all__ = ['OutputError', 'make_folder', 'write_bytes', 'write_text', 'json_safe', 'write_json', 'write_arrays', 'replace_folder',
-           'delete_folder', 'sweep']
+__all__ = ['OutputError', 'make_folder', 'write_bytes', 'write_text', 'append_text', 'json_safe', 'write_json', 'write_arrays',
+           'replace_folder', 'delete_folder', 'sweep']
 
 # %% ../nbs/06_files.ipynb #0a6967f0
 class OutputError(MLXBertError, OSError):
@@ -82,6 +82,16 @@ def write_text(
     return write_bytes(path, text.encode("utf-8"))
 
 # %% ../nbs/06_files.ipynb #739dc67d
+def append_text(
+    path: str | os.PathLike[str],   # a file of lines; folders are made
+    text: str,                      # whole lines
+) -> Path:                          # the same place
+    "Write at the end of a UTF-8 file. A kill may cut the last line short. Raises `OutputError`."
+    path = make_folder(Path(path).parent) / Path(path).name
+    with _refusals(path), path.open("a", encoding="utf-8", newline="\n") as file: file.write(text)
+    return path
+
+
 def json_safe(value: Any) -> Any:
     "`value` with NaN and infinities replaced by None, at any depth."
     if isinstance(value, Mapping): return {str(key): json_safe(item) for key, item in value.items()}

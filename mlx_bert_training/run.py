@@ -82,7 +82,7 @@ def run_training(
         tracker.close()
     return TrainingRun(trainer, result, compare_with_baselines(trainer, result), trainer.folder.model, predictions)
 
-
+# %% ../nbs/11_run.ipynb #6c8775ac
 def save_for_prediction(
     model: Any,             # made by `create_model`
     data: PreparedData,     # its tokenizer and labels

@@ -18,7 +18,7 @@ from ..errors import unknown_name
 from ..files import delete_folder, sweep
 
 # %% auto #0
-__all__ = ['STRATEGIES', 'list_checkpoints', 'delete_checkpoint', 'ModelCheckpoint']
+__all__ = ['STRATEGIES', 'list_checkpoints', 'delete_checkpoint', 'CheckpointRules', 'ModelCheckpoint']
 
 # %% ../../nbs/callbacks/03_checkpoint.ipynb #b12eb522
 def list_checkpoints(
@@ -38,8 +38,8 @@ def delete_checkpoint(
 STRATEGIES = ("no", "steps", "epoch", "best", "all")
 
 
-class ModelCheckpoint(Callback):
-    "Save checkpoints to `checkpoints/step-000123` in the folder of the run; keep the newest, the best, the pinned."
+class CheckpointRules(Callback):
+    "When checkpoints are saved, and which of them are kept: the newest few, the best, those asked for by hand."
 
     order = 90
 
@@ -52,6 +52,19 @@ class ModelCheckpoint(Callback):
         self.save_strategy, self.save_steps = save_strategy, save_steps
         self.save_total_limit, self.save_best_only = save_total_limit, save_best_only
         self.last_saved_step = -1
+
+    def _rotate(self, newest: Path, state: TrainerState) -> None:
+        "Delete all but the newest few and the best."
+        others = [p for p in list_checkpoints(newest.parent) if p != newest]
+        best = Path(state.best_checkpoint).name if state.best_checkpoint else newest.name
+        limit = 1 if self.save_best_only else self.save_total_limit or len(others) + 1
+        kept = {best, *(Path(path).name for path in state.pinned)}
+        for path in others[:max(0, len(others) + 1 - limit)]:
+            if path.name not in kept: delete_checkpoint(path)
+
+# %% ../../nbs/callbacks/03_checkpoint.ipynb #591d1b10
+class ModelCheckpoint(CheckpointRules):
+    "Save checkpoints to `checkpoints/step-000123` in the folder of the run; keep the newest, the best, the pinned."
 
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Finish deletions that a kill interrupted."
@@ -79,15 +92,6 @@ class ModelCheckpoint(Callback):
             self.last_saved_step = state.step
             trainer.save_checkpoint(path)
             self._rotate(path, state)
-
-    def _rotate(self, newest: Path, state: TrainerState) -> None:
-        "Delete all but the newest few and the best."
-        others = [p for p in list_checkpoints(newest.parent) if p != newest]
-        best = Path(state.best_checkpoint).name if state.best_checkpoint else newest.name
-        limit = 1 if self.save_best_only else self.save_total_limit or len(others) + 1
-        kept = {best, *(Path(path).name for path in state.pinned)}
-        for path in others[:max(0, len(others) + 1 - limit)]:
-            if path.name not in kept: delete_checkpoint(path)
 
     def state_dict(self) -> dict[str, Any]: return {"last_saved_step": self.last_saved_step}
 

@@ -15,15 +15,11 @@ from ..errors import unknown_name
 from ..tasks.metrics import get_metric, metric_direction
 
 # %% auto #0
-__all__ = ['EarlyStopping']
+__all__ = ['MetricWatch', 'EarlyStopping']
 
 # %% ../../nbs/callbacks/02_early_stopping.ipynb #7654f71d
-class EarlyStopping(Callback):
-    """Ask for the end of the run after `patience` evaluations in a row without an improvement above `threshold`.
-
-    `metric` is watched, with or without `eval_`; by default `training.best_metric`. `mode` is min, max, or auto: as
-    the declaration says for its best metric, and otherwise as the metric says of itself.
-    """
+class MetricWatch(Callback):
+    "A callback that follows one metric: which, in what direction, and how long it has not improved."
 
     def __init__(self, patience: int = 3, threshold: float = 1e-4, metric: str | None = None, mode: str = "auto"):
         if patience < 1: raise CallbackError(f"patience is {patience}; it is 1 or more evaluations")
@@ -37,6 +33,26 @@ class EarlyStopping(Callback):
         self.best_step = 0                  # the update after which it was seen
         self.waited = 0                     # evaluations since then
         self.last_step = -1                 # last update whose evaluation was counted
+
+    def _value(self, trainer: TrainerView, state: TrainerState) -> tuple[str, float]:
+        name = self.metric or trainer.config.training.best_metric
+        if ":" in name: name = get_metric(name.removeprefix("eval_")).name
+        for key in (name, f"eval_{name}"):
+            if key in state.metrics: return key, float(state.metrics[key])
+        raise CallbackError(f"early stopping watches an {unknown_name('metric', name, state.metrics)}")
+
+    def _direction(self, trainer: TrainerView, name: str) -> str:
+        declared = "auto" if self.metric else trainer.config.training.best_metric_mode
+        mode = self.mode if self.mode != "auto" else declared
+        return metric_direction(name) if mode == "auto" else mode
+
+# %% ../../nbs/callbacks/02_early_stopping.ipynb #bc1cbdd7
+class EarlyStopping(MetricWatch):
+    """Ask for the end of the run after `patience` evaluations in a row without an improvement above `threshold`.
+
+    `metric` is watched, with or without `eval_`; by default `training.best_metric`. `mode` is min, max, or auto: as
+    the declaration says for its best metric, and otherwise as the metric says of itself.
+    """
 
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Start counting, unless the run continues."
@@ -57,18 +73,6 @@ class EarlyStopping(Callback):
             since = "has never been a number" if self.best is None else (
                 f"has not improved on {self.best:.4g} of update {self.best_step} by more than {self.threshold:g}")
             state.stop_reason = f"early stopping: {name} {since} in {self.waited} evaluations"
-
-    def _value(self, trainer: TrainerView, state: TrainerState) -> tuple[str, float]:
-        name = self.metric or trainer.config.training.best_metric
-        if ":" in name: name = get_metric(name.removeprefix("eval_")).name
-        for key in (name, f"eval_{name}"):
-            if key in state.metrics: return key, float(state.metrics[key])
-        raise CallbackError(f"early stopping watches an {unknown_name('metric', name, state.metrics)}")
-
-    def _direction(self, trainer: TrainerView, name: str) -> str:
-        declared = "auto" if self.metric else trainer.config.training.best_metric_mode
-        mode = self.mode if self.mode != "auto" else declared
-        return metric_direction(name) if mode == "auto" else mode
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_step": self.best_step, "waited": self.waited, "last_step": self.last_step}

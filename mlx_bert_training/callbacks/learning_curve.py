@@ -5,13 +5,16 @@
 # %% ../../nbs/callbacks/07_learning_curve.ipynb #fd6c1e55
 from __future__ import annotations
 
+import io
 import logging
+from pathlib import Path
 
 from .base import Callback
 from ..core.results import plot_history
 from ..core.state import TrainerState
 from ..core.view import TrainerView
 from ..errors import MissingExtraError
+from ..files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,8 @@ class LearningCurve(Callback):
         except MissingExtraError as error:
             log.info("no learning curve was drawn: %s", error)
             return
-        figure.savefig(trainer.output_dir / self.file_name, dpi=120)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=120, format=Path(self.file_name).suffix[1:] or "png")
+        write_bytes(trainer.output_dir / self.file_name, picture.getvalue())
 
     on_exception = on_train_end

@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from .base import Callback
-from ..core.checkpoint import json_safe
 from ..core.state import TrainerState
 from ..core.view import TrainerView
 from ..errors import DataError
+from ..files import append_text, json_safe, write_text
 
 # %% auto #0
 __all__ = ['read_metrics', 'MetricsLogger']
@@ -48,37 +47,17 @@ class MetricsLogger(Callback):
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Bring the file in line with the history."
         self.file = Path(trainer.output_dir) / self.path
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         self.rows = [json_safe(row) for row in state.history]
-        building = self.file.with_name(f".{self.file.name}.building")
-        building.write_text("".join(map(_line, self.rows)), encoding="utf-8")
-        os.replace(building, self.file)
+        write_text(self.file, "".join(map(_line, self.rows)))
 
     def on_log(self, trainer: TrainerView, state: TrainerState) -> None:
         "Write the new rows."
-        self._write(state)
-
-    def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Write the new rows."
-        self._write(state)
-
-    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Write the new rows."
-        self._write(state)
-
-    def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Write the new rows."
-        self._write(state)
-
-    def on_exception(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Write the new rows."
-        self._write(state)
-
-    def _write(self, state: TrainerState) -> None:
         fresh = [json_safe(row) for row in state.history[len(self.rows):]]
         if not fresh or self.file is None: return
-        with self.file.open("a", encoding="utf-8") as file: file.write("".join(map(_line, fresh)))
+        append_text(self.file, "".join(map(_line, fresh)))
         self.rows += fresh
+
+    on_step_end = on_epoch_end = on_train_end = on_exception = on_log
 
     def to_frame(self) -> pd.DataFrame:
         "The rows as a table."
@@ -88,6 +67,6 @@ class MetricsLogger(Callback):
 
     def _repr_html_(self) -> str: return self.to_frame().to_html(na_rep="", index=False)
 
-
+# %% ../../nbs/callbacks/06_metrics_logger.ipynb #2908c13d
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, allow_nan=False, default=lambda value: value.item()) + "\n"

@@ -21,7 +21,7 @@ from ..errors import unknown_name
 
 # %% auto #0
 __all__ = ['MODES', 'clock', 'Progress', 'render_text', 'render_bar', 'render_evaluations', 'render_html', 'Throttle',
-           'detect_mode', 'LiveOutput', 'View', 'ProgressBar']
+           'detect_mode', 'LiveOutput', 'View', 'ProgressDisplay', 'ProgressBar']
 
 # %% ../../nbs/callbacks/05_progress.ipynb #b9f4e41d
 def clock(
@@ -223,12 +223,9 @@ class View(Protocol):
     def close(self, progress: Progress) -> None:
         "Show it for the last time."
 
-
-class ProgressBar(Callback):
-    """Show where the run stands. `mode` is auto, notebook, terminal, lines or off.
-
-    Redraws at most every `interval` seconds; an evaluation is shown at once.
-    """
+# %% ../../nbs/callbacks/05_progress.ipynb #ac40e387
+class ProgressDisplay(Callback):
+    "A display with its clock: what it has shown, how fast the run is, and when to draw again."
 
     order = 100
     share = 0.05    # of the time, at most, is spent on drawing
@@ -238,44 +235,10 @@ class ProgressBar(Callback):
         self.mode, self.interval = mode, interval
         self._view: View | None = None
 
-    def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Show the bar."
-        mode = detect_mode() if self.mode == "auto" else self.mode
+    def _begin(self, state: TrainerState) -> None:
         self._throttle, self._status, self._failed = Throttle(self.interval, self.share), "training", False
         self._seen = len(state.history)                     # rows of the history that have been looked at
         self._start: tuple[int, int, float] | None = None   # step, tokens and seconds after the first update
-        self._view = self.view(mode, self._progress(state), trainer)
-        self._draw(state)
-
-    def on_step(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Redraw, if it is time."
-        if self._start is None: self._start = state.step, state.tokens, state.seconds
-        if self._view and self._throttle.ready(): self._draw(state)
-
-    def on_evaluate_begin(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Say that an evaluation is running."
-        self._status = "evaluating"
-        if self._view and self._throttle.ready(): self._draw(state)
-
-    def on_evaluate_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Go on."
-        self._status = "training"
-
-    def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Show a new evaluation."
-        self._show_new(state)
-
-    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Show a new evaluation."
-        self._show_new(state)
-
-    def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Leave the final state."
-        self._close(state, f"finished ({state.stop_reason})" if state.stop_reason else "finished")
-
-    def on_exception(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Leave the final state."
-        self._close(state, f"stopped ({state.stop_reason})" if state.stop_reason else "stopped", failed=True)
 
     def view(self, mode: str, progress: Progress, trainer: TrainerView) -> View | None:
         "The display for a place; a subclass may have another."
@@ -311,3 +274,47 @@ class ProgressBar(Callback):
         self._draw(state)
         self._view.close(self._progress(state))
         self._view = None
+
+# %% ../../nbs/callbacks/05_progress.ipynb #032ea4f4
+class ProgressBar(ProgressDisplay):
+    """Show where the run stands. `mode` is auto, notebook, terminal, lines or off.
+
+    Redraws at most every `interval` seconds; an evaluation is shown at once.
+    """
+
+    def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
+        "Show the bar."
+        mode = detect_mode() if self.mode == "auto" else self.mode
+        self._begin(state)
+        self._view = self.view(mode, self._progress(state), trainer)
+        self._draw(state)
+
+    def on_step(self, trainer: TrainerView, state: TrainerState) -> None:
+        "Redraw, if it is time."
+        if self._start is None: self._start = state.step, state.tokens, state.seconds
+        if self._view and self._throttle.ready(): self._draw(state)
+
+    def on_evaluate_begin(self, trainer: TrainerView, state: TrainerState) -> None:
+        "Say that an evaluation is running."
+        self._status = "evaluating"
+        if self._view and self._throttle.ready(): self._draw(state)
+
+    def on_evaluate_end(self, trainer: TrainerView, state: TrainerState) -> None:
+        "Go on."
+        self._status = "training"
+
+    def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
+        "Show a new evaluation."
+        self._show_new(state)
+
+    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None:
+        "Show a new evaluation."
+        self._show_new(state)
+
+    def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
+        "Leave the final state."
+        self._close(state, f"finished ({state.stop_reason})" if state.stop_reason else "finished")
+
+    def on_exception(self, trainer: TrainerView, state: TrainerState) -> None:
+        "Leave the final state."
+        self._close(state, f"stopped ({state.stop_reason})" if state.stop_reason else "stopped", failed=True)

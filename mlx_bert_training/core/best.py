@@ -38,7 +38,7 @@ def evaluation_key(
         key="training.best_metric", value=metric, allowed=", ".join(f"eval_{known}" for known in ("loss", *listed)),
         message=f"is not among the values of an evaluation; list it too, training.metrics: [{wanted}]")])
 
-
+# %% ../../nbs/core/12_best.ipynb #f014ad93
 class BestTracker:
     "Remembers the best evaluation and its weights."
 

@@ -18,7 +18,7 @@ from ..errors import TrainingError
 from ..protocols import Batch, Schedule
 
 # %% auto #0
-__all__ = ['plan_run', 'LossMeter', 'count_batch', 'LearningRate', 'Ledger', 'log_losses']
+__all__ = ['plan_run', 'LossMeter', 'count_batch', 'LearningRate', 'Ledger', 'check_norm', 'log_losses']
 
 # %% ../../nbs/core/13_ledger.ipynb #2bff4ab5
 def plan_run(
@@ -130,6 +130,16 @@ class Ledger:
         return any(row["step"] == self.state.step and "eval_loss" in row for row in self.state.history)
 
 # %% ../../nbs/core/13_ledger.ipynb #63534964
+def check_norm(
+    norm: float,    # length of the gradient of an update
+    step: int,      # its number
+) -> None:
+    "Raises `TrainingError` for a gradient that is not finite."
+    if math.isfinite(norm): return
+    raise TrainingError(f"the run diverged: the gradient norm is {norm} at update {step}. Try a lower learning rate or "
+                        "a longer warm-up; the last checkpoint is from before, and a run can be resumed from it")
+
+
 def log_losses(
     ledger: Ledger,     # whose meter is read
 ) -> bool:              # whether there was anything to log
@@ -137,6 +147,7 @@ def log_losses(
     state, loss = ledger.state, ledger.meter.read()
     if loss is None: return False
     state.loss, state.grad_norm = loss, float(ledger.meter.norm)
+    check_norm(state.grad_norm, state.step)
     if not math.isfinite(loss):
         raise TrainingError(
             f"the loss is {loss} at update {state.step} (learning rate {state.learning_rate:.2e}, gradient norm "

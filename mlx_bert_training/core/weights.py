@@ -13,10 +13,10 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, TrainingError
 
 # %% auto #0
-__all__ = ['model_weights', 'set_weights', 'exchanged_weights', 'to_evaluate']
+__all__ = ['model_weights', 'set_weights', 'check_finite', 'exchanged_weights', 'to_evaluate']
 
 # %% ../../nbs/core/08_weights.ipynb #5c87ee20
 def model_weights(model: Any) -> dict[str, mx.array]:
@@ -35,6 +35,20 @@ def set_weights(
     odd = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
     if odd: raise CheckpointError(f"{source}: the weights are of another model; they differ in {', '.join(odd[:10])}")
     model.update(tree_unflatten(list(weights.items())))
+
+# %% ../../nbs/core/08_weights.ipynb #42bdbd7a
+def check_finite(
+    weights: Mapping[str, mx.array],    # by name
+    when: str,                          # such as "after update 12"
+) -> None:
+    "Raise `TrainingError` unless every weight is a finite number."
+    sums = {name: mx.isfinite(value).all() for name, value in weights.items()}
+    if not sums or mx.stack(list(sums.values())).all().item(): return
+    odd = [name for name, whole in sums.items() if not whole.item()]
+    names = ", ".join(odd[:3]) + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
+    raise TrainingError(f"the run diverged: {when} there are values that are not finite, in {names}. Nothing of this "
+                        "is saved. Try a lower learning rate or a longer warm-up, or go on from an earlier checkpoint")
+
 
 # %% ../../nbs/core/08_weights.ipynb #cda5e89c
 @contextmanager

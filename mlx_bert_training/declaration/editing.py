@@ -27,9 +27,9 @@ from mlx_bert_training.declaration.yaml_io import (
     parse_json,
     parse_yaml,
     read_document,
-    write_text,
 )
 from ..errors import missing_extra
+from ..files import make_folder, write_text
 
 # %% auto #0
 __all__ = ['REMOVED', 'settings', 'defaults', 'short', 'write_value', 'edit_text', 'find_changes', 'edited', 'save_edited']
@@ -244,7 +244,7 @@ def save_edited(
         raise ConfigError(Problem(file=str(path), message=message, allowed=allowed))
     load_config(None, **wanted)
     if source is None and target.exists(): source = target
-    target.parent.mkdir(parents=True, exist_ok=True)    # a relative `extends` is looked for from there
+    make_folder(target.parent)      # a relative `extends` is looked for from there
     text, was, changes = edited(wanted, source, target), settings(source), find_changes(wanted, source)
     document = (parse_json if _is_json(target) else parse_yaml)(text, str(path))
     if document.problems: raise ConfigError(document.problems)

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from .options import Section, leaves, merge, options, read_section
 from .problems import ConfigError, Problem, show
-from .yaml_io import SUFFIXES, dump_yaml, write_text
+from .yaml_io import SUFFIXES, dump_yaml
 from ..errors import nearest
+from ..files import write_text
 from ..registry import import_object
 
 # %% auto #0

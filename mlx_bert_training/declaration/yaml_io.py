@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,10 @@ from typing import Any, NoReturn
 import yaml
 
 from .problems import ConfigError, Problem, show
+from ..files import write_text  # noqa: F401  # to be had from here, too
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'plain_scalar', 'Document', 'parse_yaml', 'parse_json', 'read_document', 'Dumper', 'dump_yaml',
-           'write_text']
+__all__ = ['SUFFIXES', 'plain_scalar', 'Document', 'parse_yaml', 'parse_json', 'read_document', 'Dumper', 'dump_yaml']
 
 # %% ../../nbs/declaration/04_yaml_io.ipynb #ccee7315
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
@@ -251,21 +250,3 @@ def dump_yaml(
 ) -> str:
     "Write a value as YAML."
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
-
-# %% ../../nbs/declaration/04_yaml_io.ipynb #9d0a9a46
-def write_text(
-    path: str | os.PathLike[str],   # where to; folders are made
-    text: str,                      # what the file shall say
-) -> Path:
-    "Write a UTF-8 file in one step."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally: draft.unlink(missing_ok=True)
-    return path

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.checkpoint import json_safe
 from ..errors import DataError
 from ..figures import new_figure
+from ..files import json_safe
 from ..stages.identity import config_hash
 
 log = logging.getLogger(__name__)

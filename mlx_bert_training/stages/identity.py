@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..core.checkpoint import json_safe
+from ..files import json_safe
 from ..protocols import DataLoader
 
 # %% auto #0

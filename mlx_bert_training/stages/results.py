@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.checkpoint import json_safe
 from ..core.results import Predictions
 from ..core.run_folder import RunFolder
 from ..declaration.yaml_io import write_text
@@ -22,6 +21,7 @@ from ..ensemble.create import EnsembleResult
 from ..ensemble.pseudo_label import PseudoLabelResult
 from ..ensemble.thresholds import ThresholdResult
 from ..ensemble.tta import TTAResult
+from ..files import json_safe
 from .augment import Augmented
 from .combine import Combined
 from .decide import Decision

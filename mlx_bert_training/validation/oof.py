@@ -18,8 +18,8 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
-from ..core.checkpoint import json_safe
 from ..errors import DataError
+from ..files import json_safe
 from ..tasks.metrics import get_metric
 from ..tasks.task import Task, get_task, task_in_file
 from .scores import CVScore, score_folds, score_predictions

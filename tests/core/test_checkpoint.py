@@ -13,7 +13,6 @@ import pytest
 
 from mlx_bert_training.core import checkpoint
 from mlx_bert_training.core.checkpoint import (
-    json_safe,
     latest_checkpoint,
     read_checkpoint,
     replace_folder,
@@ -21,6 +20,7 @@ from mlx_bert_training.core.checkpoint import (
     write_checkpoint,
 )
 from mlx_bert_training.errors import CheckpointError
+from mlx_bert_training.files import json_safe
 
 
 def write(folder, step=1):

@@ -235,7 +235,7 @@ def test_a_best_metric_that_no_evaluation_has_is_named_with_those_it_has(tmp_pat
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     model = ToyModel()
     model.out.weight = model.out.weight + math.nan
-    with pytest.raises(TrainingError, match="nan at update 2"):
+    with pytest.raises(TrainingError, match="nan at update 1"):
         Trainer(model, toy_config(tmp_path, eval_strategy="no")).train(ToyLoader())
 
 
