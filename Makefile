@@ -32,7 +32,7 @@ docs: $(BIN)/.installed-dev     ## the documentation as web pages, in _docs
 TORCH := $(VENV)-torch/bin
 
 parity: $(TORCH)/.installed     ## logits, gradients, saved models and bundles against live transformers
-	$(TORCH)/python -m pytest tests/parity tests/test_bundle.py -s
+	$(TORCH)/python -m pytest tests/parity tests/kaggle/test_bundle.py -s
 
 benchmark: $(TORCH)/.installed  ## speed and memory against transformers and torch, in one interleaved run
 	$(TORCH)/python benchmarks/train_step.py
