@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,10 @@ from ..errors import DataError
 from ..tasks.columns import TargetColumn, TargetFormat
 from ..tasks.task import Task, get_task, task_in_file, task_place
 
+log = logging.getLogger(__name__)
+
 # %% auto #0
-__all__ = ['FILE', 'target_columns', 'LabelMap', 'fit_labels']
+__all__ = ['log', 'FILE', 'target_columns', 'LabelMap', 'fit_labels']
 
 # %% ../../nbs/data/05_labels.ipynb #cc349ae7
 def target_columns(
@@ -111,4 +114,20 @@ def fit_labels(
     if not names: raise DataError(f"{frame.attrs.get('path', 'the frame')}: {kind} needs a target column.")
     declared = TargetFormat(separator=separator, positive=positive)
     found = kind.form.read(target_columns(frame, names), declared, kind.most_classes)
-    return LabelMap(kind, names, found.classes, found.separator)
+    labels = LabelMap(kind, names, found.classes, found.separator)
+    for line in _found(labels, declared): log.info("%s", line)
+    return labels
+
+
+_PLAIN = ({"0", "1"}, {"false", "true"}, {"no", "yes"}, {"n", "y"}, {"negative", "positive"})     # nobody asks which is which
+
+
+def _found(labels: LabelMap, declared: TargetFormat) -> Iterator[str]:
+    "What was found that nobody declared, and that somebody may have meant otherwise."
+    column, positive = ", ".join(labels.columns), labels.task.positive
+    if labels.separator is not None and declared.separator is None:
+        yield f"{column}: the labels of a cell are separated by {labels.separator!r}; data.label_separator says otherwise"
+    if positive is None or declared.positive is not None: return
+    if {str(value).lower().removesuffix(".0") for value in labels.classes} in _PLAIN: return
+    yield (f"{column}: the positive class is {labels.classes[positive]!r}, the other is "
+           f"{labels.classes[1 - positive]!r}; data.positive_class declares which")

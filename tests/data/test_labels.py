@@ -164,3 +164,21 @@ def test_damaged_file(tmp_path):
     with pytest.raises(DataError, match="labels.json"): LabelMap.load(tmp_path)
     (tmp_path / "labels.json").write_text(json.dumps({"head_type": "regression"}))
     with pytest.raises(DataError, match="columns"): LabelMap.load(tmp_path)
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    (["normal", "abnormal"], "the positive class is 'normal', the other is 'abnormal'"), ([3, 7], "positive class is 7"),
+    ([0, 1], ""), (["no", "Yes"], ""), ([True, False], ""), ([0.0, 1.0], "")])
+def test_a_positive_class_that_nobody_declared_is_shown(values, said, caplog):
+    caplog.set_level("INFO")
+    fit_labels(pd.DataFrame({"y": values}), "y", "binary")
+    assert (said in caplog.text) if said else "positive" not in caplog.text
+    caplog.clear()
+    fit_labels(pd.DataFrame({"y": values}), "y", "binary", positive=values[0])
+    assert "positive" not in caplog.text
+
+
+def test_a_separator_that_was_found_is_shown(caplog):
+    caplog.set_level("INFO")
+    fit_labels(pd.DataFrame({"y": ["rust,scab", "scab"]}), "y", "multilabel")
+    assert "separated by ','" in caplog.text
