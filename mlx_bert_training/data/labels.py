@@ -119,14 +119,14 @@ def fit_labels(
     return labels
 
 
-_PLAIN = ({"0", "1"}, {"false", "true"}, {"no", "yes"}, {"n", "y"}, {"negative", "positive"})     # nobody asks which is which
+_PLAIN = ({"0", "1"}, {"false", "true"}, {"no", "yes"}, {"n", "y"}, {"negative", "positive"})     # the second is meant
 
 
 def _found(labels: LabelMap, declared: TargetFormat) -> Iterator[str]:
     "What was found that nobody declared, and that somebody may have meant otherwise."
     column, positive = ", ".join(labels.columns), labels.task.positive
     if labels.separator is not None and declared.separator is None:
-        yield f"{column}: the labels of a cell are separated by {labels.separator!r}; data.label_separator says otherwise"
+        yield f"{column}: labels of a cell are separated by {labels.separator!r}; data.label_separator says otherwise"
     if positive is None or declared.positive is not None: return
     if {str(value).lower().removesuffix(".0") for value in labels.classes} in _PLAIN: return
     yield (f"{column}: the positive class is {labels.classes[positive]!r}, the other is "

@@ -29,7 +29,7 @@ from ..core.checkpoint import replace_folder
 from ..core.config import KaggleTrainerConfig
 from ..core.results import Predictions
 from ..core.run_folder import RunFolder
-from ..data.files import DEMO, resolve_path
+from ..data.files import DEMO
 from ..data.frames import read_frame
 from ..data.labels import LabelMap
 from ..data.prepare import text_source

@@ -25,7 +25,6 @@ import pandas as pd
 from ..errors import DataError
 from ..figures import new_figure
 from ..files import json_safe
-from ..stages.identity import config_hash
 
 log = logging.getLogger(__name__)
 

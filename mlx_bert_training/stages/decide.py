@@ -13,7 +13,7 @@ from ..ensemble.thresholds import ThresholdResult, search_threshold
 from .plan import FoldPlan
 from ..tasks.decisions import ThresholdError
 from ..tasks.metrics import get_metric
-from ..tasks.task import Rule, Task, get_task
+from ..tasks.task import Rule, Task
 from ..validation.oof import OOF
 
 # %% auto #0

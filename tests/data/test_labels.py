@@ -167,7 +167,8 @@ def test_damaged_file(tmp_path):
 
 
 @pytest.mark.parametrize(("values", "said"), [
-    (["normal", "abnormal"], "the positive class is 'normal', the other is 'abnormal'"), ([3, 7], "positive class is 7"),
+    (["normal", "abnormal"], "the positive class is 'normal', the other is 'abnormal'"),
+    ([3, 7], "positive class is 7"),
     ([0, 1], ""), (["no", "Yes"], ""), ([True, False], ""), ([0.0, 1.0], "")])
 def test_a_positive_class_that_nobody_declared_is_shown(values, said, caplog):
     caplog.set_level("INFO")
