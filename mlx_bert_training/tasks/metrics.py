@@ -15,16 +15,14 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from ..errors import MLXBertError, unknown_name
-from .kinds import HEAD_TYPES
 from .registry import METRICS
 from .task import Rule, Task, get_task
 
 # %% auto #0
 __all__ = ['NEEDS', 'accuracy', 'balanced_accuracy', 'precision', 'recall', 'f1', 'macro_precision', 'macro_recall', 'macro_f1',
            'micro_f1', 'weighted_f1', 'mcc', 'qwk', 'auc', 'average_precision', 'log_loss', 'map_at_3', 'mse', 'rmse',
-           'mae', 'rmsle', 'r2', 'pearson', 'spearman', 'BINARY', 'MULTICLASS', 'MULTILABEL', 'REGRESSION',
-           'CLASSIFICATION', 'MetricError', 'Metric', 'register_metric', 'get_metric', 'metric_direction',
-           'default_metrics', 'check_metrics', 'compute_metrics', 'probabilities']
+           'mae', 'rmsle', 'r2', 'pearson', 'spearman', 'MetricError', 'Metric', 'register_metric', 'get_metric',
+           'metric_direction', 'default_metrics', 'check_metrics', 'compute_metrics']
 
 # %% ../../nbs/tasks/09_metrics.ipynb #dd42040c
 class MetricError(MLXBertError, ValueError):
@@ -240,13 +238,3 @@ def compute_metrics(
     given: dict[str, np.ndarray] = {need: kind.metric_input(need, p, rule) for need in {m.needs for m in wanted}}
     finite = bool(np.isfinite(p).all())
     return {metric.name: metric.score(y, given[metric.needs] if finite else p) for metric in wanted}
-
-# %% ../../nbs/tasks/09_metrics.ipynb #bc94f9b8
-BINARY, MULTICLASS, MULTILABEL, REGRESSION = HEAD_TYPES
-CLASSIFICATION = (BINARY, MULTICLASS, MULTILABEL)
-
-
-def probabilities(logits: np.ndarray, head_type: str) -> np.ndarray:
-    "(N, C) probabilities, or (N, 1) values."
-    p = get_task(head_type).predictions(logits)
-    return p[:, None] if p.ndim == 1 else p

@@ -15,7 +15,7 @@ from mlx_bert_training.models.architectures.bert import BertConfig, BertLayer
 from mlx_bert_training.models.heads import LATER_HEADS
 from mlx_bert_training.models.layers import additive_mask, recomputed
 from mlx_bert_training.models.registry import POOLINGS
-from mlx_bert_training.tasks.kinds import HEAD_TYPES
+from mlx_bert_training.tasks.registry import TASKS
 
 SIZES: dict[str, Any] = dict(vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
                              intermediate_size=32, max_position_embeddings=20, initializer_range=0.3)
@@ -46,7 +46,7 @@ def gradients(model, seed=0, first_rows=slice(None)):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("head_type", HEAD_TYPES)
+@pytest.mark.parametrize("head_type", list(TASKS))
 def test_every_pooling_and_head_goes_forward_and_backward(pooling, head_type):
     columns = {"binary_classification": 2, "regression": 1}.get(head_type, 4)
     model = make(evaluation=False, pooling=pooling, head_type=head_type, num_labels=columns)

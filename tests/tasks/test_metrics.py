@@ -9,7 +9,6 @@ from sklearn import metrics as sk
 
 from mlx_bert_training.errors import UnknownNameError
 from mlx_bert_training.tasks import metrics as ours
-from mlx_bert_training.tasks.kinds import HEAD_TYPES
 from mlx_bert_training.tasks.metrics import (
     METRICS,
     MetricError,
@@ -18,7 +17,6 @@ from mlx_bert_training.tasks.metrics import (
     default_metrics,
     get_metric,
     metric_direction,
-    probabilities,
     register_metric,
 )
 from mlx_bert_training.tasks.task import TaskError, get_task
@@ -40,7 +38,7 @@ def of_logits(names, head, logits, labels):
 
 def test_every_metric_has_a_value_on_every_task_it_claims():
     for head, (x, y) in DATA.items():
-        full = next(h for h in HEAD_TYPES if h.startswith(head))
+        full = get_task(head).name
         names = [name for name in METRICS if get_metric(name).fits(get_task(full))]
         values = of_logits(names, head, x, y)
         assert list(values) == names and all(type(v) is float and math.isfinite(v) for v in values.values())
@@ -48,7 +46,7 @@ def test_every_metric_has_a_value_on_every_task_it_claims():
 
 
 def test_binary_equals_scikit_learn():
-    p, predicted = probabilities(X2, "binary")[:, 1], X2.argmax(1)
+    p, predicted = get_task("binary").predictions(X2)[:, 1], X2.argmax(1)
     got = of_logits(["f1", "precision", "recall", "auc", "average_precision", "log_loss", "mcc", "accuracy"],
                           "binary", X2, Y2)
     assert got == pytest.approx({
@@ -59,7 +57,7 @@ def test_binary_equals_scikit_learn():
 
 
 def test_multiclass_equals_scikit_learn():
-    p, predicted = probabilities(X4, "multiclass"), X4.argmax(1)
+    p, predicted = get_task("multiclass").predictions(X4), X4.argmax(1)
     got = of_logits(["macro_f1", "weighted_f1", "balanced_accuracy", "auc", "log_loss", "qwk", "map_at_3"],
                           "multiclass", X4, Y4)
     ranks = 1 + (p > p[np.arange(N), Y4][:, None]).sum(1)
@@ -104,7 +102,7 @@ def test_a_perfect_classifier_has_an_auc_of_one(head):
 @pytest.mark.parametrize("head", list(DATA))
 def test_better_predictions_score_better_in_the_stated_direction(head):
     x, y = DATA[head]
-    full = next(h for h in HEAD_TYPES if h.startswith(head))
+    full = get_task(head).name
     names = [name for name in METRICS if get_metric(name).fits(get_task(full))]
     answer = y[:, None] if head == "regression" else y if head == "multilabel" else np.eye(x.shape[1])[y]
     good = answer * 8.0 - (0 if head == "regression" else 4)
@@ -145,7 +143,7 @@ def test_a_class_without_examples_is_left_out_of_the_mean():
     x = np.array([[2.0, 1, 0], [0, 1, 0], [0, 2, 0], [1, 2, 3]])
     with pytest.warns(RuntimeWarning, match=r"classes \[2\] are left out of roc_auc_score"):
         value = of_logits(["auc"], "multiclass", x, y)["auc"]
-    p = probabilities(x, "multiclass")
+    p = get_task("multiclass").predictions(x)
     assert value == pytest.approx(np.mean([sk.roc_auc_score(y == c, p[:, c]) for c in (0, 1)]))
 
 
@@ -159,9 +157,9 @@ def test_nothing_warns_when_all_is_well():
 def test_probabilities_at_the_extremes():
     x = np.array([[1e4, -1e4], [0.0, 0.0]])
     with np.errstate(all="raise", under="ignore"):
-        assert probabilities(x, "multilabel").tolist() == [[1, 0], [0.5, 0.5]]
-        assert probabilities(x, "binary").tolist() == [[1, 0], [0.5, 0.5]]
-    assert probabilities(x[:, :1], "regression").tolist() == x[:, :1].tolist()
+        assert get_task("multilabel").predictions(x).tolist() == [[1, 0], [0.5, 0.5]]
+        assert get_task("binary").predictions(x).tolist() == [[1, 0], [0.5, 0.5]]
+    assert get_task("regression").predictions(x[:, :1]).tolist() == x[:, 0].tolist()
 
 
 def test_directions_and_names():
