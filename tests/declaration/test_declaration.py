@@ -437,10 +437,10 @@ def test_a_dict_source_is_checked_alike():
 # JSON
 
 def test_json_files_with_tabs_escapes_and_lines(write):
-    text = ('{\n\t"environment": {"run_name": "a\\/b \\ud83d\\ude00 \\u00e9: {[,"},\n'
-            '\t"data": {\n\t\t"batch_size": 8}\n}\n')
+    text = ('{\n\t"data": {"text_column": "a\\/b \\ud83d\\ude00 \\u00e9: {[,",\n'
+            '\t\t"batch_size": 8}\n}\n')
     config = load_config(write(text, "run.json"))
-    assert config.environment.run_name == "a/b 😀 é: {[," and config.data.batch_size == 8
+    assert config.data.text_column == "a/b 😀 é: {[," and config.data.batch_size == 8
 
 
 @pytest.mark.parametrize("text, line, words", [
