@@ -2,6 +2,6 @@
 from ..lazy import lazy_names
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, {
-    "methods": ["create_ensemble"],
+    "create": ["create_ensemble"],
     "thresholds": ["search_threshold"],
 })

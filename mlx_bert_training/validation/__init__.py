@@ -5,5 +5,6 @@ __getattr__, __dir__, __all__ = lazy_names(__name__, {
     "adversarial": ["adversarial_validation"],
     "folds": ["Folds", "make_folds"],
     "leaks": ["check_leaks"],
-    "oof": ["OOF", "import_predictions", "load_oof"],
+    "oof": ["OOF", "load_oof"],
+    "oof_import": ["import_predictions"],
 })
