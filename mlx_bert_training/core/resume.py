@@ -44,7 +44,8 @@ def plan_of(trainer: Any) -> dict[str, Any]:
 MAY_CHANGE = ("environment.output_dir", "environment.run_name", "environment.experiment_name", "environment.device",
               "environment.compile", "data.num_workers", "data.test_path", "training.num_epochs", "training.max_steps",
               "training.logging_steps", "training.save_strategy",
-              "training.save_steps", "training.save_total_limit", "training.save_best_only", "training.early_stopping", "training.baselines", "tracking.",
+              "training.save_steps", "training.save_total_limit", "training.save_best_only",
+              "training.early_stopping", "training.baselines", "tracking.",
               "parallel.", "kaggle.")  # keys, and beginnings of keys
 
 
