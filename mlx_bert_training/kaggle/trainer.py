@@ -102,6 +102,8 @@ class ModelHolder:
     @property
     def state(self) -> TrainerState: return self.trainer.state
     @property
+    def steering(self) -> Any: return self.trainer.steering
+    @property
     def optimizer(self) -> Any: return self.trainer.optimizer
     @property
     def control(self) -> RunControl: return self.trainer.control
