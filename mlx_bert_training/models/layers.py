@@ -18,7 +18,7 @@ from .ops import gelu, layer_norm
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'ModelError', 'Linear', 'Embedding', 'LayerNorm', 'split_key', 'fresh_key', 'additive_mask',
-           'recomputed', 'initialize']
+           'recomputed', 'LayeredEncoder', 'initialize']
 
 # %% ../../nbs/models/02_layers.ipynb #f7c198a0
 class ModelError(MLXBertError, ValueError):
@@ -88,6 +88,42 @@ def recomputed(
             finally: layer.update(own)
         return mx.checkpoint(pure)(layer.trainable_parameters(), x)
     return call
+
+# %% ../../nbs/models/02_layers.ipynb #aaef04c0
+class LayeredEncoder(nn.Module):
+    "Token ids (B, T) to hidden states (B, T, H), or (B, 1, H) with `first_token_only`."
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False     # True: recompute each layer's activations while training
+
+    def embed(self, input_ids: mx.array, token_type_ids: mx.array | None, key: mx.array | None) -> mx.array:
+        "What the first layer is given, (B, T, H)."
+        raise NotImplementedError
+
+    def in_order(self) -> list[Any]:
+        "The layers as they are applied: each maps (x, mask, key, first_token_only) to the next x."
+        raise NotImplementedError
+
+    def most_tokens(self) -> int:
+        "How long a text may be."
+        return self.config.max_position_embeddings
+
+    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
+                 token_type_ids: mx.array | None = None, *, first_token_only: bool = False) -> mx.array:
+        if input_ids.ndim != 2: raise ModelError(f"input_ids must be (batch, tokens), not {input_ids.shape}")
+        if (length := input_ids.shape[1]) > (limit := self.most_tokens()):
+            raise ModelError(f"a text of {length} tokens is longer than the {limit} positions of this model; "
+                             f"set max_length to at most {limit}")
+        layers = self.in_order()
+        keys = [fresh_key() if self.training else None for _ in range(len(layers) + 1)]
+        x = self.embed(input_ids, token_type_ids, keys[0])
+        mask = None if attention_mask is None else additive_mask(attention_mask, x.dtype)
+        for i, layer in enumerate(layers):
+            run = recomputed(layer) if self.gradient_checkpointing and self.training else layer
+            x = run(x, mask, keys[i + 1], first_token_only and i == len(layers) - 1)
+        return x
 
 # %% ../../nbs/models/02_layers.ipynb #99d773da
 def initialize(

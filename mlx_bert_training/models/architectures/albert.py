@@ -16,12 +16,10 @@ from .bert import BertSelfAttention
 from .electra import NarrowEmbeddings
 from mlx_bert_training.models.layers import (
     ACTIVATIONS,
+    LayeredEncoder,
     LayerNorm,
     Linear,
     ModelError,
-    additive_mask,
-    fresh_key,
-    recomputed,
     split_key,
 )
 from ..ops import dropout
@@ -132,29 +130,17 @@ class AlbertStack(nn.Module):
         return [layer for i in range(self.steps) for layer in groups[i * len(groups) // self.steps].albert_layers]
 
 # %% ../../../nbs/models/architectures/05_albert.ipynb #86cbde24
-class AlbertEncoder(nn.Module):
+class AlbertEncoder(LayeredEncoder):
     "Token ids (B, T) to hidden states (B, T, H), or (B, 1, H) with `first_token_only`."
 
     def __init__(self, config: AlbertConfig):
-        super().__init__()
-        self.config = config
-        self.gradient_checkpointing = False     # True: recompute each layer's activations while training
+        super().__init__(config)
         self.embeddings, self.encoder = NarrowEmbeddings(config), AlbertStack(config)
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
-                 token_type_ids: mx.array | None = None, *, first_token_only: bool = False) -> mx.array:
-        if input_ids.ndim != 2: raise ModelError(f"input_ids must be (batch, tokens), not {input_ids.shape}")
-        if (length := input_ids.shape[1]) > (limit := self.config.max_position_embeddings):
-            raise ModelError(f"a text of {length} tokens is longer than the {limit} positions of this model; "
-                             f"set max_length to at most {limit}")
-        layers = self.encoder.in_order()
-        keys = [fresh_key() if self.training else None for _ in range(len(layers) + 1)]
-        x = self.encoder.embedding_hidden_mapping_in(self.embeddings(input_ids, token_type_ids, keys[0]))
-        mask = None if attention_mask is None else additive_mask(attention_mask, x.dtype)
-        for i, layer in enumerate(layers):
-            run = recomputed(layer) if self.gradient_checkpointing and self.training else layer
-            x = run(x, mask, keys[i + 1], first_token_only and i == len(layers) - 1)
-        return x
+    def embed(self, input_ids: mx.array, token_type_ids: mx.array | None, key: mx.array | None) -> mx.array:
+        return self.encoder.embedding_hidden_mapping_in(self.embeddings(input_ids, token_type_ids, key))
+
+    def in_order(self) -> list[Any]: return self.encoder.in_order()
 
 # %% ../../../nbs/models/architectures/05_albert.ipynb #4919cbcb
 class AlbertPooler(Linear):

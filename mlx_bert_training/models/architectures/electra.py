@@ -15,12 +15,10 @@ from ..architecture import Architecture
 from .bert import BertConfig, BertEmbeddings, BertStack
 from mlx_bert_training.models.layers import (
     Embedding,
+    LayeredEncoder,
     LayerNorm,
     Linear,
     ModelError,
-    additive_mask,
-    fresh_key,
-    recomputed,
 )
 from ..ops import dropout, gelu
 
@@ -49,32 +47,20 @@ class NarrowEmbeddings(BertEmbeddings):
         self.rate = config.hidden_dropout_prob
 
 
-class ElectraEncoder(nn.Module):
+class ElectraEncoder(LayeredEncoder):
     "Token ids (B, T) to hidden states (B, T, H), or (B, 1, H) with `first_token_only`."
 
     def __init__(self, config: ElectraConfig):
-        super().__init__()
-        self.config = config
-        self.gradient_checkpointing = False     # True: recompute each layer's activations while training
+        super().__init__(config)
         self.embeddings, self.encoder = NarrowEmbeddings(config), BertStack(config)
         if config.embedding_size != config.hidden_size:
             self.embeddings_project = Linear(config.embedding_size, config.hidden_size)
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
-                 token_type_ids: mx.array | None = None, *, first_token_only: bool = False) -> mx.array:
-        if input_ids.ndim != 2: raise ModelError(f"input_ids must be (batch, tokens), not {input_ids.shape}")
-        if (length := input_ids.shape[1]) > (limit := self.config.max_position_embeddings):
-            raise ModelError(f"a text of {length} tokens is longer than the {limit} positions of this model; "
-                             f"set max_length to at most {limit}")
-        layers = self.encoder.layer
-        keys = [fresh_key() if self.training else None for _ in range(len(layers) + 1)]
-        x = self.embeddings(input_ids, token_type_ids, keys[0])
-        if "embeddings_project" in self: x = self.embeddings_project(x)
-        mask = None if attention_mask is None else additive_mask(attention_mask, x.dtype)
-        for i, layer in enumerate(layers):
-            run = recomputed(layer) if self.gradient_checkpointing and self.training else layer
-            x = run(x, mask, keys[i + 1], first_token_only and i == len(layers) - 1)
-        return x
+    def embed(self, input_ids: mx.array, token_type_ids: mx.array | None, key: mx.array | None) -> mx.array:
+        x = self.embeddings(input_ids, token_type_ids, key)
+        return self.embeddings_project(x) if "embeddings_project" in self else x
+
+    def in_order(self) -> list[Any]: return self.encoder.layer
 
 # %% ../../../nbs/models/architectures/04_electra.ipynb #592391c1
 class ElectraPooler(nn.Module):

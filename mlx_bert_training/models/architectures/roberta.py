@@ -79,12 +79,7 @@ class RobertaEncoder(BertEncoder):
         super().__init__(config)
         self.embeddings = RobertaEmbeddings(config)
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
-                 token_type_ids: mx.array | None = None, *, first_token_only: bool = False) -> mx.array:
-        if input_ids.ndim == 2 and (length := input_ids.shape[1]) > (limit := max_tokens(self.config)):
-            raise ModelError(f"a text of {length} tokens is longer than the {limit} that this model has positions for; "
-                             f"set max_length to at most {limit}")
-        return super().__call__(input_ids, attention_mask, token_type_ids, first_token_only=first_token_only)
+    def most_tokens(self) -> int: return max_tokens(self.config)
 
 # %% ../../../nbs/models/architectures/02_roberta.ipynb #f62db3b0
 class RobertaPooler(nn.Module):
