@@ -18,7 +18,6 @@ from mlx_bert_training.models.layers import (
     LayeredEncoder,
     LayerNorm,
     Linear,
-    ModelError,
 )
 from ..ops import dropout, gelu
 
