@@ -20,8 +20,9 @@ test: $(BIN)/.installed-dev     ## lint, types, notebooks, package: everything t
 	$(BIN)/python -m pytest tests/browser
 	$(BIN)/python tools/docs.py
 
-check: $(BIN)/.installed-dev    ## the quick part of `make test`
-	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -x --ignore tests/test_notebooks.py --ignore tests/test_wheel.py
+QUICK := tasks declaration data models core callbacks validation ensemble parallel
+check: $(BIN)/.installed-dev    ## after each change: lint, types, and the tests that train next to nothing
+	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -x -n 2 $(QUICK:%=tests/%)
 
 notebooks: $(BIN)/.installed-dev    ## run every notebook again and keep its outputs
 	$(BIN)/nbdev_export && $(BIN)/python tools/run_notebooks.py && $(BIN)/python tools/readme.py

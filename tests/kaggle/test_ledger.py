@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mlx_bert_training.errors import DataError
-from mlx_bert_training.kaggle.ledger import Ledger, LedgerEntry, config_hash, fit_scores
+from mlx_bert_training.kaggle.ledger import Ledger, LedgerEntry, fit_scores
+from mlx_bert_training.stages.identity import config_hash
 
 
 @pytest.fixture
