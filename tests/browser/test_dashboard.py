@@ -127,7 +127,7 @@ def test_an_error_in_the_background_shows(open_notebook):
     notebook = begin(open_notebook, "error", START, "1 + 1")
     notebook.python("trainer.optimizer.max_norm = None\n"
                     "def fail(*_): raise ValueError('the disk is gone')\n"
-                    "trainer.next_rate = fail")
+                    "trainer.parts.rate.next = fail")
     until(lambda: "the disk is gone" in notebook.text(1), "the error under the cell that started the run")
     assert "stopped (ValueError: the disk is gone)" in notebook.text(1)
     notebook.run(2)
