@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,13 +61,14 @@ class Outputs:
 def run_all(
     step: InferenceStep,    # logits and loss of one batch
     loader: DataLoader,     # the batches
+    seen: Callable[[int, int], None] = lambda done, total: None,    # hears of each batch; what it raises ends the work
 ) -> Outputs:               # of all real examples
     "Run a model over a loader. Raises `MLXBertError` when there is nothing in it."
     logits: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     rows: list[np.ndarray] = []
     total = weight = 0.0
-    for batch in loader:
+    for number, batch in enumerate(loader, 1):
         out, loss_sum, loss_weight = step(batch)
         real = np.asarray(batch.get("example_weight", np.ones(len(out)))) > 0
         first = sum(len(part) for part in rows)
@@ -74,6 +76,7 @@ def run_all(
         logits.append(np.array(out)[real])
         if batch.get("labels") is not None: labels.append(np.asarray(batch["labels"])[real])
         total, weight = total + float(loss_sum), weight + float(loss_weight)
+        seen(number, max(number, len(loader)))
     if not rows: raise MLXBertError("the loader gave no batches")
     order = np.argsort(np.concatenate(rows), kind="stable")
     return Outputs(np.concatenate(logits)[order], np.concatenate(labels)[order] if labels else None,
@@ -157,16 +160,17 @@ class Evaluator:
         if self.config.environment.compile and not self.compiled:
             log.warning("there is no C++ compiler, so nothing is compiled and training is slow: install g++")
 
-    def run(self, loader: DataLoader, loss: Loss | None = None) -> Outputs:
+    def run(self, loader: DataLoader, loss: Loss | None = None,
+            seen: Callable[[int, int], None] = lambda done, total: None) -> Outputs:
         """Logits for every row of a loader, with dropout off, and the mean loss if one is given.
 
-        A regression's values and labels are in the unit of the file; its loss is the one that is trained on.
+        `seen` hears after each batch how many of how many are done, and what it raises ends the work. A regression's values and labels are in the unit of the file; its loss is the one that is trained on.
         """
         runtime.claim_mlx()
         if loss is None: check_finite(model_weights(self.model), "in the weights to predict with")
         self.model.eval()
         step = InferenceStep(self.model, loss, dtype=self.dtype, compiled=self.compiled)
-        try: outputs = run_all(step, transformed(loader, self.transform))
+        try: outputs = run_all(step, transformed(loader, self.transform), seen)
         finally: self.model.train()
         return in_file_units(outputs, self.transform)
 
