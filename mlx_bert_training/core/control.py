@@ -21,8 +21,8 @@ from ..errors import MLXBertError, unknown_name
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'WHEN', 'KEEP', 'ControlError', 'RunStopped', 'Request', 'Requests', 'open_to', 'RunControl',
-           'graceful_interrupt']
+__all__ = ['log', 'WHEN', 'KEEP', 'ControlError', 'RunStopped', 'EvaluationStopped', 'Request', 'Requests', 'open_to',
+           'RunControl', 'graceful_interrupt']
 
 # %% ../../nbs/core/16_control.ipynb #aa6bf115
 WHEN, KEEP = ("now", "epoch"), ("best", "last")
@@ -38,6 +38,10 @@ class RunStopped(MLXBertError):
     def _render_traceback_(self) -> list[str]:
         "For IPython: it is no failure, so the message will do."
         return [str(self)]
+
+
+class EvaluationStopped(MLXBertError):
+    "An evaluation that was given up because the run shall stop now; what it had seen does not count."
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,11 @@ class RunControl(Requests):
     def stop_wanted(self) -> bool:
         "Whether a stop was asked for that the run has not come to yet."
         with self._lock: return any(request.action == "stop" for request in self._requests)
+
+    @property
+    def stop_now_wanted(self) -> bool:
+        "Whether it was asked for at once, not at the end of the epoch."
+        with self._lock: return any(request.action == "stop" and request.when == "now" for request in self._requests)
 
 # %% ../../nbs/core/16_control.ipynb #4ef74c4b
 _TERMINATED = 128 + signal.SIGTERM      # what a shell says of a process that was ended by this signal
