@@ -19,7 +19,7 @@ TRAIN, TEST = 2000, 1000    # rows; as many positive as negative ones
 def shuffled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     "The rows in an order that is the same on every machine and for good; a text that is there twice stands once."
     once = {row["text"]: row for row in rows}
-    return sorted(once.values(), key=lambda row: hashlib.sha256(f"sentence_polarity {row['text']}".encode()).hexdigest())
+    return sorted(once.values(), key=lambda row: hashlib.sha256(f"sentence_polarity {row['text']}".encode()).digest())
 
 
 def write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:

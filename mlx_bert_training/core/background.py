@@ -14,13 +14,14 @@ from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
 
+from .. import runtime
 from .control import ControlError, graceful_interrupt
 from .state import TrainerState
 
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'TrainingThread', 'BackgroundRun', 'RunHandle']
+__all__ = ['T', 'TrainingThread', 'BackgroundRun', 'RunHandle', 'check_thread']
 
 # %% ../../nbs/core/18_background.ipynb #099b7a6e
 class TrainingThread(Generic[T]):
@@ -132,3 +133,13 @@ class RunHandle(BackgroundRun[T]):
         return f"{what}: {(self._describe or self._updates)()}"
 
     def _repr_html_(self) -> str: return f"<p>{escape(repr(self))}</p>"
+
+# %% ../../nbs/core/18_background.ipynb #b0f35750
+def check_thread(
+    handle: RunHandle[Any] | None,  # of the run in the background, if there is one
+) -> None:
+    """Raise `ControlError` where a run in the background has the model, and this is another thread;
+    `ForkError` in a fork of a process that has computed."""
+    runtime.claim_mlx()
+    if handle is None or handle.done or threading.current_thread() is handle.thread: return
+    raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")

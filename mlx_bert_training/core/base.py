@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import mlx.core as mx
 import numpy as np
 
 from .. import runtime
-from .background import RunHandle
+from .background import RunHandle, check_thread
 from .best import BestTracker
 from .config import BaseTrainerConfig, EnvironmentConfig
-from .control import ControlError, EvaluationStopped, RunControl, graceful_interrupt
+from .control import EvaluationStopped, RunControl, graceful_interrupt
 from mlx_bert_training.core.evaluator import (
     Evaluator,
     Outputs,
@@ -44,12 +44,10 @@ from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
 from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import Task
 
-log = logging.getLogger(__name__)
-
 # %% auto #0
 __all__ = ['log', 'batch_seed', 'train_epoch', 'finish_update', 'finish_epoch', 'log_progress', 'evaluate_and_note', 'run_loop',
-           'finish_run', 'RunParts', 'make_parts', 'training_step', 'TrainerFacts', 'ModelFacts', 'Predictor',
-           'Resumable', 'check_loaders', 'TrainerParts', 'folder_of_run', 'Trainer']
+           'finish_run', 'RunParts', 'make_parts', 'training_step', 'TrainerFacts', 'ModelFacts', 'note_batch',
+           'Predictor', 'Resumable', 'check_loaders', 'TrainerParts', 'folder_of_run', 'Trainer']
 
 # %% ../../nbs/core/19_base.ipynb #0010bedf
 def batch_seed(
@@ -114,7 +112,7 @@ def finish_epoch(trainer: Trainer) -> None:
     if training.eval_strategy == "epoch" and state.epoch > training.eval_delay: evaluate_and_note(trainer)
     trainer.fire("on_epoch_end")
 
-
+# %% ../../nbs/core/19_base.ipynb #1bc1872c
 def log_progress(trainer: Trainer) -> None:
     "A history row with the mean loss since the last one."
     if log_losses(trainer.ledger): trainer.fire("on_log")
@@ -171,6 +169,9 @@ def finish_run(trainer: Trainer, kept: str) -> TrainResult:
     return result
 
 # %% ../../nbs/core/19_base.ipynb #c7def257
+log = logging.getLogger(__name__)
+
+
 @dataclass
 class RunParts:
     "What one run trains with."
@@ -191,7 +192,7 @@ def make_parts(
     config, training, parameters = evaluator.config, evaluator.config.training, evaluator.model.trainable_parameters()
     best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
                        evaluator.metric_names if evaluates else None)
-    depths = getattr(evaluator.model, "parameter_depths", dict)()
+    depths: Mapping[str, int] = getattr(evaluator.model, "parameter_depths", dict)()
     optimizer = optimizer or create_optimizer(config.optimizer, parameters, depths)
     optimizer.init(parameters)
     rate = LearningRate(schedule or create_schedule(
@@ -277,6 +278,19 @@ class ModelFacts(TrainerFacts):
         averaged = self.averaged_weights()
         return model_weights(self.evaluator.model) if averaged is None else averaged
 
+# %% ../../nbs/core/19_base.ipynb #9a981d90
+def note_batch(
+    predictor: Predictor,   # evaluates or predicts
+    done: int,              # batches so far
+    total: int,             # of so many
+) -> None:
+    "Tell callbacks how far it is. Raises `EvaluationStopped` where the run shall stop now."
+    predictor.batches_seen = done, total
+    predictor.fire("on_prediction_step")
+    control: RunControl | None = getattr(predictor, "control", None)
+    if not predictor.may_give_up or control is None or not control.stop_now_wanted: return
+    raise EvaluationStopped(f"the evaluation was stopped after {done} of {total} batches")
+
 # %% ../../nbs/core/19_base.ipynb #7cd77951
 class Predictor(ModelFacts):
     "A model with its listeners, which evaluates and predicts."
@@ -315,22 +329,9 @@ class Predictor(ModelFacts):
 
     def _run(self, loader: DataLoader, loss: Loss | None) -> Outputs:
         "Run the weights to evaluate over a loader. While training those may be others than the model's."
-        self._check_thread()
-        with exchanged_weights(self.model, self.averaged_weights()): return self.evaluator.run(loader, loss, self._seen)
-
-    def _seen(self, done: int, total: int) -> None:
-        "Tell how far it is. Raises `EvaluationStopped` where the run shall stop now."
-        self.batches_seen = done, total
-        self.fire("on_prediction_step")
-        control: RunControl | None = getattr(self, "control", None)
-        if not self.may_give_up or control is None or not control.stop_now_wanted: return
-        raise EvaluationStopped(f"the evaluation was stopped after {done} of {total} batches")
-
-    def _check_thread(self) -> None:
-        "Raise `ForkError` in a fork of a process that computed, `ControlError` beside a run in the background."
-        runtime.claim_mlx()
-        if self.handle is None or self.handle.done or threading.current_thread() is self.handle.thread: return
-        raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")
+        check_thread(self.handle)
+        with exchanged_weights(self.model, self.averaged_weights()):
+            return self.evaluator.run(loader, loss, partial(note_batch, self))
 
 # %% ../../nbs/core/19_base.ipynb #5cba4b07
 class Resumable(Predictor):
@@ -354,7 +355,7 @@ class Resumable(Predictor):
 
     def save_checkpoint(self, path: str | Path) -> Path:
         "Write all that a resume needs. Raises `CheckpointError`, and `TrainingError` for weights that are not finite."
-        self._check_thread()
+        check_thread(self.handle)
         save_run(self, path)
         if self.state.best_checkpoint == str(path): self.best.weights = None    # they are safe on disk now
         self.fire("on_checkpoint")
@@ -362,7 +363,7 @@ class Resumable(Predictor):
 
     def load_checkpoint(self, path: str | Path, *, going_on: bool = False) -> None:
         "Take weights, optimizer, history and position from a checkpoint; `going_on` to train on, which refuses more."
-        self._check_thread()
+        check_thread(self.handle)
         if self.optimizer is None: self.prepare_training(self.train_loader, self.val_loader)
         restore_run(self, path, going_on)
         self.parts.step = training_step(self.evaluator, self.optimizer)
@@ -439,7 +440,7 @@ class Trainer(TrainerParts):
         dashboard: bool | None = None,              # live plots; None: in a notebook
     ) -> TrainResult:
         "Train to the end of the plan, or on from a checkpoint. Raises `TrainingError` when the run diverges."
-        self._check_thread()
+        check_thread(self.handle)
         if dashboard and not any(hasattr(callback, "dashboard") for callback in self.callbacks):
             raise MLXBertError("this trainer has no dashboard: add DashboardCallback() to its callbacks")
         self.steering.planned, self.show_dashboard = read_interventions(replay), dashboard
@@ -459,6 +460,6 @@ class Trainer(TrainerParts):
 
     def start(self, *args: Any, **options: Any) -> RunHandle[TrainResult]:
         "As `train`, in the background: returns at once a handle to steer the run and to wait for its result."
-        self._check_thread()
+        check_thread(self.handle)
         self.handle = RunHandle(self, lambda: self.train(*args, **options))
         return self.handle

@@ -78,6 +78,10 @@ class Requests:
             self._requests = deque(request for request in self._requests if request.action not in actions)
         return taken
 
+    def waiting(self) -> list[Request]:
+        "Those that nobody has taken yet."
+        with self._lock: return list(self._requests)
+
     def wait(self, seconds: float) -> bool:
         "Wait for the end of a pause, at most so long; whether it came."
         return self._go.wait(seconds)
@@ -140,14 +144,10 @@ class RunControl(Requests):
     def paused(self) -> bool: return not self._go.is_set()
 
     @property
-    def stop_wanted(self) -> bool:
-        "Whether a stop was asked for that the run has not come to yet."
-        with self._lock: return any(request.action == "stop" for request in self._requests)
+    def stop_wanted(self) -> bool: return "stop" in [request.action for request in self.waiting()]
 
     @property
-    def stop_now_wanted(self) -> bool:
-        "Whether it was asked for at once, not at the end of the epoch."
-        with self._lock: return any(request.action == "stop" and request.when == "now" for request in self._requests)
+    def stop_now_wanted(self) -> bool: return ("stop", "now") in [(r.action, r.when) for r in self.waiting()]
 
 # %% ../../nbs/core/16_control.ipynb #4ef74c4b
 _TERMINATED = 128 + signal.SIGTERM      # what a shell says of a process that was ended by this signal
