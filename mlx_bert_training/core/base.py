@@ -183,7 +183,8 @@ def make_parts(
     config, training, parameters = evaluator.config, evaluator.config.training, evaluator.model.trainable_parameters()
     best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
                        evaluator.metric_names if evaluates else None)
-    optimizer = optimizer or create_optimizer(config.optimizer, parameters)
+    depths = getattr(evaluator.model, "parameter_depths", dict)()
+    optimizer = optimizer or create_optimizer(config.optimizer, parameters, depths)
     optimizer.init(parameters)
     rate = LearningRate(schedule or create_schedule(
         config.scheduler, config.optimizer.learning_rate, plan.total_steps, plan.steps_per_epoch,

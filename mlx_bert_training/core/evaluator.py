@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'compute_dtype', 'Outputs', 'run_all', 'declared_loss', 'task_of', 'declared_transform', 'in_file_units',
-           'Evaluator', 'score_outputs', 'as_predictions', 'loader_for']
+           'Settled', 'settle_evaluation', 'Evaluator', 'model_outputs', 'score_outputs', 'as_predictions',
+           'loader_for']
 
 # %% ../../nbs/core/11_evaluator.ipynb #e84983ec
 def compute_dtype(
@@ -131,9 +132,28 @@ def in_file_units(outputs: Outputs, transform: TargetTransform) -> Outputs:
     return replace(outputs, logits=transform.inverse(outputs.logits), labels=labels)
 
 # %% ../../nbs/core/11_evaluator.ipynb #d3b40d0e
+@dataclass(frozen=True)
+class Settled:
+    "What a declaration and a model settle for every evaluation."
+    task: Task
+    metric_names: list[str]
+    dtype: mx.Dtype | None      # to compute in; None for float32
+    compiled: bool
+
+
+def settle_evaluation(model: Model, config: BaseTrainerConfig) -> Settled:
+    "Raises `ConfigError` or `MLXBertError` where model and declaration do not fit each other or the machine."
+    task = task_of(model, config)
+    if known_task(config.model.head_type) is None: check_task(config, task)
+    compiled = config.environment.compile and runtime.can_compile()
+    if config.environment.compile and not compiled:
+        log.warning("there is no C++ compiler, so nothing is compiled and training is slow: install g++")
+    return Settled(task, check_metrics(config.training.metrics or default_metrics(task), task),
+                   compute_dtype(config.training.mixed_precision), compiled)
+
+# %% ../../nbs/core/11_evaluator.ipynb #c5c74398
 class Evaluator:
     "Evaluates and predicts with a model, in the way a declaration says."
-
     def __init__(
         self,
         model: Model,                               # maps tokens to logits
@@ -148,27 +168,13 @@ class Evaluator:
         runtime.select_device(self.config.environment.device)
         self.model, self.data, self.loss = model, data, loss
         self.transform = transform or TargetTransform()
-        self.task = task_of(model, self.config)
-        if known_task(self.config.model.head_type) is None: check_task(self.config, self.task)
-        names = self.config.training.metrics or default_metrics(self.task)
-        self.metric_names = check_metrics(names, self.task)
-        self.dtype = compute_dtype(self.config.training.mixed_precision)
-        self.compiled = self.config.environment.compile and runtime.can_compile()
-        if self.config.environment.compile and not self.compiled:
-            log.warning("there is no C++ compiler, so nothing is compiled and training is slow: install g++")
+        settled = settle_evaluation(model, self.config)
+        self.task, self.metric_names = settled.task, settled.metric_names
+        self.dtype, self.compiled = settled.dtype, settled.compiled
 
     def run(self, loader: DataLoader, loss: Loss | None = None) -> Outputs:
-        """Logits for every row of a loader, with dropout off, and the mean loss if one is given.
-
-        A regression's values and labels are in the unit of the file; its loss is the one that is trained on.
-        """
-        runtime.claim_mlx()
-        if loss is None: check_finite(model_weights(self.model), "in the weights to predict with")
-        self.model.eval()
-        step = InferenceStep(self.model, loss, dtype=self.dtype, compiled=self.compiled)
-        try: outputs = run_all(step, transformed(loader, self.transform))
-        finally: self.model.train()
-        return in_file_units(outputs, self.transform)
+        "Logits for every row of a loader, and the mean loss if one is given; see `model_outputs`."
+        return model_outputs(self, loader, loss)
 
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         "`eval_loss` and the metrics on a loader with labels."
@@ -187,6 +193,25 @@ class Evaluator:
         if self.loss is None:
             self.loss = declared_loss(self.config, self.task, loader, getattr(self.model, "num_labels", None))
         return self.loss
+
+# %% ../../nbs/core/11_evaluator.ipynb #b1b4976f
+def model_outputs(
+    evaluator: Evaluator,       # has the model, and how to compute
+    loader: DataLoader,
+    loss: Loss | None = None,   # None: without a loss
+) -> Outputs:
+    """Logits for every row of a loader, with dropout off. Raises `TrainingError` where a weight is not finite.
+
+    A regression's values and labels are in the unit of the file; its loss is the one that is trained on.
+    """
+    model = evaluator.model
+    runtime.claim_mlx()
+    if loss is None: check_finite(model_weights(model), "in the weights to predict with")
+    model.eval()
+    step = InferenceStep(model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
+    try: outputs = run_all(step, transformed(loader, evaluator.transform))
+    finally: model.train()
+    return in_file_units(outputs, evaluator.transform)
 
 # %% ../../nbs/core/11_evaluator.ipynb #d4c10a6a
 def score_outputs(

@@ -15,7 +15,7 @@ __all__ = ['TrainerState']
 # %% ../../nbs/core/03_state.ipynb #b381c5d1
 @dataclass
 class TrainerState:
-    "Progress of a run. Everything in it is a plain value, so that it fits into a JSON file."
+    "Progress of a run, in plain values that fit into a JSON file."
     epoch: int = 0                      # epochs finished, which is the number of the current one counted from 0
     step: int = 0                       # updates done
     batch: int = 0                      # batches of this epoch used by finished updates
@@ -46,9 +46,7 @@ class TrainerState:
         "Share of the planned updates that are done, from 0 to 1."
         return self.step / self.total_steps if self.total_steps else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        "All fields as plain values."
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]: return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainerState:
