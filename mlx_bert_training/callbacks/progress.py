@@ -325,9 +325,6 @@ class ProgressDisplay(Callback):
         return Progress(state.step, state.total_steps, epoch, state.num_epochs, state.loss, state.learning_rate, speed,
                         state.seconds, remaining, self._status, state.best_step, self._failed, evaluations)
 
-    def _show_new(self, state: TrainerState) -> None:
-        if _evaluations(state, self._seen): self._draw(state)
-
     def _draw(self, state: TrainerState) -> None:
         if self._view is None: return
         began = time.perf_counter()
@@ -373,7 +370,7 @@ class ProgressBar(ProgressDisplay):
 
     def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Show a new evaluation."
-        self._show_new(state)
+        if _evaluations(state, self._seen): self._draw(state)
 
     on_epoch_end = on_step_end
 
