@@ -81,10 +81,18 @@ def ledger(args: argparse.Namespace) -> None:
 
 
 def runs(args: argparse.Namespace) -> None:
-    "Compare runs: what was different beside what it was worth, with its error."
-    from mlx_bert_training.integrations.runs import compare_runs
-    print(compare_runs(args.place, names=args.run or (), reference=args.against, metric=args.metric,
-                       experiment=args.experiment))
+    "Compare runs: the best first, with error and time, what was different, and what is within the noise."
+    from mlx_bert_training.integrations.runs import compare_runs, read_store
+    from mlx_bert_training.widgets.compare import compare, leaderboard
+    if args.against:
+        print(compare_runs(args.place, names=args.run or (), reference=args.against, metric=args.metric,
+                           experiment=args.experiment))
+        return
+    options = {"metric": args.metric, "competition": args.competition, "names": args.run or ()}
+    store = read_store(args.place, args.experiment) if "://" in args.place else None
+    table = compare(args.place, **options) if store is None else leaderboard(store, **options)
+    print(table)
+    if args.output: print(f"\n{table.save(args.output)}")
 
 # %% ../nbs/12_cli.ipynb #ece11351
 def mlflow(args: argparse.Namespace) -> None:
@@ -175,8 +183,10 @@ def add_looks(command: Command) -> None:
     sub.add_argument("place", nargs="?", default="runs", help="a folder of runs, or the address of a store of MLflow, "
                      "such as sqlite:///runs/mlflow.db (default: %(default)s)")
     sub.add_argument("--run", action="append", metavar="NAME", help="only this one; can be given again")
-    sub.add_argument("--against", metavar="NAME", help="measure against this run instead of the first")
-    sub.add_argument("--metric", help="compare in this one instead of what most were after")
+    sub.add_argument("--against", metavar="NAME", help="measure against this run, and list every difference from it")
+    sub.add_argument("--metric", help="compare in this one instead of what each was after")
+    sub.add_argument("--competition", help="only this one")
+    sub.add_argument("-o", "--output", metavar="FILE", help="write a page (.html), a table (.csv) or a picture (.png)")
     sub.add_argument("--experiment", help="of the store, instead of all")
     sub = command(mlflow)
     sub.add_argument("action", choices=["sync"], help="send what still waits, and end runs that were killed")
