@@ -80,7 +80,7 @@ def one_run(rows: Rows, technique: str, seed: int, size: int, epochs: int) -> di
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder, f"{name}.csv")) for name in ("train", "test")]
         shuffled[:size].to_csv(files[0], index=False)
-        shuffled[size:size + 600].to_csv(files[1], index=False)
+        shuffled[size:2 * size].to_csv(files[1], index=False)
         config = {**RECIPE, **{name: {**RECIPE.get(name, {}), **part} if isinstance(part, dict) else part
                                for name, part in extra.items()}}
         config["data"] = {**RECIPE["data"], **rows.data, "train_path": files[0], "validation_path": files[1]}
@@ -117,9 +117,9 @@ def report(results: list[dict[str, Any]]) -> str:
     lines = ["| technique | pairs | seeds | accuracy, points | AUC, points | log loss | "
              + " | ".join(f"AUC {name}" for name in sets) + " | time |", "|---" * (7 + len(sets)) + "|"]
     for technique in TECHNIQUES:
-        if technique == "baseline" or not differences(results, technique, "auc"): continue
-        cells = [technique]
         pairs = differences(results, technique, "auc")
+        if technique == "baseline" or not pairs: continue
+        cells = [technique]
         cells += [str(len(pairs)), str(len({seed for _, seed in pairs}))]
         for metric, scale in (("accuracy", 100), ("auc", 100), ("loss", 1)):
             mean, error = mean_and_error([scale * d for d in differences(results, technique, metric).values()])
@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", help="folder with the four sets")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=500, help="rows to train on")
+    parser.add_argument("--rows", type=int, default=500, help="to train on, and to test on")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--results", type=Path, default=RESULTS)

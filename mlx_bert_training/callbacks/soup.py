@@ -28,7 +28,8 @@ def averaged(
     "A uniform soup (Wortsman and others, 2022, https://arxiv.org/abs/2203.05482). Raises `CallbackError`."
     first = members[0]
     for other in members[1:]:
-        odd = sorted(n for n in {*first, *other} if n not in first or n not in other or first[n].shape != other[n].shape)
+        odd = sorted(name for name in {*first, *other}
+                     if name not in first or name not in other or first[name].shape != other[name].shape)
         if odd: raise CallbackError(f"weights of different models cannot be averaged; they differ in {odd[0]}")
     return {name: sum((member[name] for member in members[1:]), first[name]) / len(members) for name in first}
 
@@ -105,7 +106,8 @@ class GreedySoup(Callback):
         return f"eval_{trainer.config.training.best_metric.removeprefix('eval_')}"
 
     def array_state(self) -> dict[str, mx.array]:
-        return {f"{i}/{name}": array for i, (_, _, weights) in enumerate(self.members) for name, array in weights.items()}
+        return {f"{i}/{name}": array for i, (_, _, weights) in enumerate(self.members)
+                for name, array in weights.items()}
 
     def load_array_state(self, arrays: Mapping[str, mx.array]) -> None:
         for i, (value, step, _) in enumerate(self.members):

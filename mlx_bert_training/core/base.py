@@ -39,6 +39,7 @@ from .run_folder import RunFolder, new_run_folder, open_run_folder, run_of_check
 from .state import TrainerState
 from .steering import Intervention, Steering, read_interventions
 from .step import TrainingStep
+from .trials import shortened
 from .weights import check_finite, exchanged_weights, model_weights, set_weights
 from ..errors import MLXBertError
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
@@ -328,6 +329,7 @@ class Resumable(Predictor):
 
     def prepare_training(self, train_loader: DataLoader | None, val_loader: DataLoader | None) -> None:
         "A fresh plan, and the loss, optimizer, schedule and step for it; what `train` does first."
+        train_loader, val_loader = shortened(self.config.training, train_loader, val_loader)
         self.train_loader, self.val_loader = check_loaders(self.config, train_loader, val_loader), val_loader
         self.ledger = Ledger(plan_run(self.config.training, len(self.train_loader)))
         self.keep_weights, self.outputs = None, None
