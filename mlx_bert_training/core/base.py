@@ -15,6 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_unflatten
 
 from .. import runtime
 from .background import RunHandle, check_thread
@@ -38,6 +39,7 @@ from .run_folder import RunFolder, new_run_folder, open_run_folder, run_of_check
 from .state import TrainerState
 from .steering import Intervention, Steering, read_interventions
 from .step import TrainingStep
+from .trials import shortened
 from .weights import check_finite, exchanged_weights, model_weights, set_weights
 from ..errors import MLXBertError
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
@@ -187,6 +189,7 @@ def make_parts(
     evaluates: bool,                # whether there will be evaluations
     optimizer: Any = None,          # instead of the declared one
     schedule: Schedule | None = None,   # the same
+    techniques: Iterable[Any] = (),     # callbacks; those that change the passes are taken
 ) -> RunParts:
     "The declared parts of one run, with those that are given in the place of the declared ones."
     config, training, parameters = evaluator.config, evaluator.config.training, evaluator.model.trainable_parameters()
@@ -198,16 +201,19 @@ def make_parts(
     rate = LearningRate(schedule or create_schedule(
         config.scheduler, config.optimizer.learning_rate, plan.total_steps, plan.steps_per_epoch,
         maximize=best.mode == "max"))
-    return RunParts(optimizer, rate, best, training_step(evaluator, optimizer))
+    return RunParts(optimizer, rate, best, training_step(evaluator, optimizer, techniques))
 
 
-def training_step(evaluator: Evaluator, optimizer: Any) -> TrainingStep:
+def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any] = ()) -> TrainingStep:
     "A step that has captured the optimizer's present state; a resume needs a new one."
+    names = ("around_forward", "around_loss", "around_gradient")
+    changing = [technique for technique in techniques if any(hasattr(technique, name) for name in names)]
     assert evaluator.loss is not None
     evaluator.model.train()
     clip = evaluator.config.optimizer
     return TrainingStep(evaluator.model, evaluator.loss, optimizer, max_grad_norm=clip.max_grad_norm,
-                        clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled)
+                        clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled,
+                        techniques=changing)
 
 # %% ../../nbs/core/19_base.ipynb #5797a74f
 class TrainerFacts:
@@ -344,6 +350,7 @@ class Resumable(Predictor):
 
     def prepare_training(self, train_loader: DataLoader | None, val_loader: DataLoader | None) -> None:
         "A fresh plan, and the loss, optimizer, schedule and step for it; what `train` does first."
+        train_loader, val_loader = shortened(self.config.training, train_loader, val_loader)
         self.train_loader, self.val_loader = check_loaders(self.config, train_loader, val_loader), val_loader
         self.ledger = Ledger(plan_run(self.config.training, len(self.train_loader)))
         self.keep_weights, self.outputs = None, None
@@ -351,7 +358,7 @@ class Resumable(Predictor):
         if self.fits_targets: self.evaluator.transform = declared_transform(self.config, self.task, self.train_loader)
         self.evaluator.loss_for(self.train_loader)
         evaluates = self.config.training.eval_strategy != "no" and val_loader is not None
-        self.parts = make_parts(self.evaluator, self.state, evaluates, optimizer, schedule)
+        self.parts = make_parts(self.evaluator, self.state, evaluates, optimizer, schedule, self.callbacks)
 
     def save_checkpoint(self, path: str | Path) -> Path:
         "Write all that a resume needs. Raises `CheckpointError`, and `TrainingError` for weights that are not finite."
@@ -366,9 +373,15 @@ class Resumable(Predictor):
         check_thread(self.handle)
         if self.optimizer is None: self.prepare_training(self.train_loader, self.val_loader)
         restore_run(self, path, going_on)
-        self.parts.step = training_step(self.evaluator, self.optimizer)
+        self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
         run = run_of_checkpoint(path)
         if run is not None: self.output_dir = run.path
+
+    def go_back(self, weights: Mapping[str, mx.array], optimizer: Mapping[str, mx.array]) -> None:
+        "Take earlier weights and an earlier state of the optimizer, and go on from there."
+        set_weights(self.model, weights, "earlier weights")
+        self.parts.optimizer.state = tree_unflatten(list(optimizer.items()))
+        self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
 
 # %% ../../nbs/core/19_base.ipynb #7c94f3fb
 def check_loaders(config: BaseTrainerConfig, train: DataLoader | None, validation: DataLoader | None) -> DataLoader:

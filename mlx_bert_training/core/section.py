@@ -135,12 +135,16 @@ class TrainingSection(Section):
     early_stopping_patience: int = option(3, "evaluations without improvement before stopping", ge=1)
     early_stopping_threshold: float = option(1e-4, "smallest change that is an improvement", ge=0)
     load_best_at_end: bool | None = option(None, "end with the best weights; null: if there is evaluation")
+    fast_dev_run: int = option(0, "a trial of so many updates and evaluation batches, saving nothing; 0: none", ge=0)
+    overfit_batches: int = option(0, "train and evaluate on the same so many batches; 0: on all", ge=0)
     baselines: bool = option(False, "score simple models on the same split beside this one")
 
     def settle(self) -> None:
         evaluates = self.eval_strategy != "no"
         if self.early_stopping is None: self.early_stopping = evaluates
         if self.load_best_at_end is None: self.load_best_at_end = evaluates
+        if self.fast_dev_run:
+            self.max_steps, self.save_strategy, self.save_best_only = self.fast_dev_run, "no", False
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         task, weights, classes = known_task(whole.model.head_type), self.class_weights, whole.model.num_labels
