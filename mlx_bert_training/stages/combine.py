@@ -90,7 +90,7 @@ def caution(combined: Combined) -> str:
         return f"because it is better than {method}: {lead}; chosen by the other folds: {combined.choice.gain}"
     if lead.mean <= 0: return ""
     why = "ensemble_keep: always" if combined.choice is None else "not by more than the error"
-    return f"although {best} alone has a {lead}: {why}"
+    return f"although {best} alone has a {lead} ({why})"
 
 # %% ../../nbs/stages/10_combine.ipynb #27718262
 def choose_member(

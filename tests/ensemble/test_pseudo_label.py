@@ -300,7 +300,7 @@ def test_labels_that_help_are_kept_and_others_are_not():
 
 
 def test_what_goes_on_is_of_the_round_that_the_other_folds_chose():
-    result = compare_pseudo_labels(*rounds(1.36), "auc")
+    result = compare_pseudo_labels(*rounds(1.3), "auc")
     mixed = result.nest(result.without, result.with_labels)
     assert result.keep and set(result.choice.by_fold.values()) == {"with", "without"}
     for fold, name in result.choice.by_fold.items():
