@@ -21,7 +21,8 @@ from ..tasks.metrics import get_metric
 from ..tasks.task import Task, get_task
 from ..validation.choice import Choice, choose
 from ..validation.oof import OOF
-from ..validation.scores import CVScore, Gain, compare, plot_scores
+from ..validation.comparison import Gain
+from ..validation.scores import CVScore, compare, plot_scores
 
 log = logging.getLogger(__name__)
 

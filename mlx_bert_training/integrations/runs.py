@@ -23,6 +23,7 @@ from ..declaration.yaml_io import read_document
 from ..errors import DataError, MLXBertError, unknown_name
 from .mlflow_store import import_mlflow, open_client, tracking_uri
 from ..tasks.metrics import METRICS, metric_direction
+from ..validation.comparison import corrected_error
 
 # %% auto #0
 __all__ = ['Score', 'RunRecord', 'gain', 'read_folder', 'read_folders', 'read_store', 'describe_differences', 'RunTable',
@@ -62,7 +63,7 @@ def gain(
     paired = bool(run.folds_hash) and run.folds_hash == other.folds_hash and len(mine.folds) == len(theirs.folds) > 1
     if not paired: return sign * (mine.value - theirs.value), math.hypot(mine.error, theirs.error), False
     differences = sign * (np.array(mine.folds) - np.array(theirs.folds))
-    return float(differences.mean()), float(differences.std(ddof=1) / len(differences) ** 0.5), True
+    return float(differences.mean()), corrected_error(differences, 1 / (len(differences) - 1)), True
 
 # %% ../../nbs/integrations/07_runs.ipynb #f67c3942
 _ELSEWHERE = ("tracking.", "environment.output_dir", "environment.run_name", "environment.device", "mlflow.")

@@ -30,6 +30,7 @@ from .run import CVRun
 from ..tasks.decisions import OrdinalCuts, Threshold
 from ..tasks.task import Rule
 from ..validation.adversarial import AdversarialReport
+from ..validation.comparison import gain_columns
 from ..validation.folds import Folds
 from ..validation.leaks import LeakReport
 from ..validation.oof import OOF
@@ -112,7 +113,7 @@ class CVScores(StageValues):
         return pd.DataFrame({
             self.metric: [s.mean for s in scores], "error": [s.standard_error for s in scores],
             "all rows at once": [s.pooled for s in scores], "gain": [g.mean for g in gains],
-            "sigma": [g.sigma for g in gains]}, index=[s.name for s in scores])
+            **gain_columns(gains)}, index=[s.name for s in scores])
 
     def plot(self) -> Any:
         "Every score as a line, folds as dots; a matplotlib Figure."
