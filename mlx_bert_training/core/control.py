@@ -55,6 +55,7 @@ class RunControl:
         self._requests: deque[Request] = deque()
         self._go, self._lock, self._depth = threading.Event(), threading.Lock(), 0
         self._go.set()
+        self.report: Callable[[dict[str, Any]], None] | None = None     # tells who asked, elsewhere, how far a job is
         self.signal: int | None = None      # the signal that stopped the run, if one did
         self.listeners: list[Callable[[], None]] = []   # called by the run when it has done what was asked
 
