@@ -20,7 +20,7 @@ competitions = presets + ".competitions"
 
 extras = {name: lines(f"{name}_requirements")
           for name in ("notebook", "parquet", "hub", "mlflow", "kaggle", "cuda12", "cuda13")}
-extras["dev"] = [*(line for name in ("notebook", "parquet", "hub", "mlflow", "kaggle") for line in extras[name]),
+extras["dev"] = [*(line for name in ("notebook", "parquet", "hub", "mlflow", "kaggle", "search") for line in extras[name]),
                  *lines("dev_requirements")]
 
 setup(

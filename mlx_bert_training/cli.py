@@ -16,8 +16,9 @@ from .core.control import RunStopped
 from .errors import DataError, MLXBertError
 
 # %% auto #0
-__all__ = ['Command', 'settle_resume', 'train', 'run', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow', 'predict',
-           'bundle', 'info', 'fetch', 'presets', 'config', 'add_runs', 'add_looks', 'add_facts', 'build_parser', 'main']
+__all__ = ['Command', 'settle_resume', 'train', 'run', 'search', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow',
+           'predict', 'bundle', 'info', 'fetch', 'presets', 'config', 'add_runs', 'add_looks', 'add_facts',
+           'build_parser', 'main']
 
 # %% ../nbs/12_cli.ipynb #c8428bc4
 def settle_resume(args: argparse.Namespace) -> None:
@@ -46,6 +47,13 @@ def run(args: argparse.Namespace) -> None:
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.run import run_competition
     print(run_competition(args.config, **parse_overrides(args.overrides)))
+
+
+def search(args: argparse.Namespace) -> None:
+    "Search over options of a declaration: trials, the best as YAML, its score on fresh folds, plots."
+    from mlx_bert_training.declaration.load import parse_overrides
+    from mlx_bert_training.search.study import run_search
+    print(run_search(args.config, args.trials, args.time, **parse_overrides(args.overrides)))
 
 # %% ../nbs/12_cli.ipynb #75855c33
 def refuse_overwriting(output: str, *inputs: str | None) -> None:
@@ -158,6 +166,9 @@ def add_runs(command: Command) -> None:
                      help="go on from the newest, or from this one")
     sub.add_argument("--replay", metavar="RUN", help="do to this run what was done by hand to the run in this folder")
     command(run, with_config=True)
+    sub = command(search, with_config=True)
+    sub.add_argument("--trials", type=int, help="how many in all (default: search.trials)")
+    sub.add_argument("--time", help="how long at most, such as 30m or 2h (default: search.time)")
     sub = command(predict)
     sub.add_argument("run", help="the folder of a finished run")
     sub.add_argument("file", help="a data file with the columns of the training file")

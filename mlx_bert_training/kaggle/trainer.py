@@ -69,9 +69,10 @@ class TrainerEvents(CVListener):
         return any(getattr(callback, "shows_folds", False) for callback in self.trainer.callbacks)
 
     def on_cv_begin(self, folder: RunFolder, folds: int) -> None:
-        self.trainer.cv_folder, self.trainer.fold_count = folder.path, folds
+        self.trainer.cv_folder, self.trainer.fold_count, self.trainer.fold_progress = folder.path, folds, {}
         self._tell("on_cv_begin", [])
 
+    def on_fold_progress(self, number: int, facts: dict[str, Any]) -> None: self.trainer.fold_progress[number] = facts
     def on_fold_begin(self, runs: Sequence[FoldRun]) -> None: self._tell("on_fold_begin", runs)
     def on_fold_end(self, runs: Sequence[FoldRun]) -> None: self._tell("on_fold_end", runs)
 
@@ -195,6 +196,7 @@ class Competitor(SingleSplit):
         self.show_dashboard: bool | None = None         # live plots of the folds; None: in a notebook
         self.fold_runs: list[FoldRun] = []  # of the present cross-validation, those that are done
         self.fold_count = 0                 # of all of its folds
+        self.fold_progress: dict[int, dict[str, Any]] = {}  # how far those are that other processes do
         self.cv_folder: Path | None = None  # where it is kept
         self.submission: SubmissionFile | None = None   # the last one
 

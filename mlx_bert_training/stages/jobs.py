@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .. import runtime
+from ..callbacks.base import Callback
 from ..core.base import Trainer
 from ..core.checkpoint import latest_checkpoint
 from ..core.config import KaggleTrainerConfig
@@ -38,8 +39,9 @@ from ..validation.oof import OOF, load_oof
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'fold_config', 'FoldJob', 'FoldRun', 'fold_oof', 'prediction_files', 'read_fold', 'training_part', 'train_fold',
-           'predict_fold', 'keep_model', 'kept_trainer', 'run_fold']
+__all__ = ['log', 'fold_config', 'forecast_memory', 'FoldProgress', 'FoldRows', 'FoldJob', 'FoldRun', 'fold_oof',
+           'prediction_files', 'read_fold', 'training_part', 'train_fold', 'predict_fold', 'keep_model', 'kept_trainer',
+           'run_fold']
 
 # %% ../../nbs/stages/06_jobs.ipynb #41f897a3
 def fold_config(
@@ -61,10 +63,36 @@ def fold_config(
     assert isinstance(made, KaggleTrainerConfig)
     return made
 
+# %% ../../nbs/stages/06_jobs.ipynb #6e8dfb17
+def forecast_memory(plan: FoldPlan) -> int:
+    "Bytes that a process may need to train one fold of a plan."
+    weights = sum(array.nbytes for array in plan.model.weights.values())
+    sizes, data = getattr(getattr(plan.model.pattern, "encoder", None), "config", None), plan.config.data
+    hidden, layers = getattr(sizes, "hidden_size", 0), getattr(sizes, "num_hidden_layers", 0)
+    heads, tokens = getattr(sizes, "num_attention_heads", 0), data.max_length
+    layer = 2 * (34 + 5 * heads * tokens / hidden) * tokens * hidden * data.batch_size if hidden else 0
+    return int((400 << 20) + 4 * weights + layers * layer)
+
+
+class FoldProgress(Callback):
+    "Tells whoever asked for a fold how far it is: at each line of the log, and at each evaluation."
+    order = 90
+
+    def __init__(self, report: Callable[[dict[str, Any]], None]): self.report = report
+
+    def on_log(self, trainer: Any, state: Any) -> None:
+        "Send updates, epochs and loss."
+        self.report({"step": state.step, "total_steps": state.total_steps, "epochs": round(trainer.epochs_done(), 3),
+                     "loss": state.loss, "learning_rate": state.learning_rate})
+
+    def on_evaluate_end(self, trainer: Any, state: Any) -> None:
+        "Send the metrics."
+        self.report({"step": state.step, "total_steps": state.total_steps, **state.metrics})
+
 # %% ../../nbs/stages/06_jobs.ipynb #4cf0dd30
 @dataclass(frozen=True, eq=False)
-class FoldJob:
-    "One fold of a plan."
+class FoldRows:
+    "One fold of a plan: its rows, its seed and its configuration."
     shared: Shared[FoldPlan]        # what all folds have in common, once
     number: int                     # of the fold, over all repeats, from 0
     folder: RunFolder               # where it is kept
@@ -98,6 +126,21 @@ class FoldJob:
     def config(self) -> KaggleTrainerConfig:
         "What the fold trains with."
         return fold_config(self.plan.config, self.folder, self.seed)
+
+# %% ../../nbs/stages/06_jobs.ipynb #d5e9c35c
+@dataclass(frozen=True, eq=False)
+class FoldJob(FoldRows):
+    "One fold of a plan, as an executor does it."
+
+    @property
+    def memory(self) -> int:
+        "Bytes that training may take: about what tokens, weights, gradients, moments and activations come to."
+        return forecast_memory(self.plan)
+
+    def finished(self) -> FoldRun | None:
+        "The fold, if it was finished before with all its variants."
+        done = read_fold(self)
+        return done if done is not None and len(done.oofs) == len(prediction_files(self)) else None
 
     def run(self, control: RunControl | None = None) -> FoldRun:
         "Train, predict and keep the fold, unless that is done already. Raises `RunStopped` if it is stopped by hand."
@@ -176,9 +219,11 @@ def training_part(job: FoldJob) -> DataLoader:
 def train_fold(job: FoldJob, control: RunControl | None = None) -> tuple[Trainer, TrainResult]:
     "Train a model of its own, from its beginning or from its newest checkpoint. Raises `RunStopped`."
     plan, config = job.plan, job.config
+    callbacks = [*plan.callbacks(config)]
+    if control is not None and control.report is not None: callbacks.append(FoldProgress(control.report))
     transform = TargetTransform.fit(plan.scaling, plan.targets[job.rows])
     part = training_part(job)
-    trainer = Trainer(plan.model.build(), config, callbacks=plan.callbacks(config), data=plan.data,
+    trainer = Trainer(plan.model.build(), config, callbacks=callbacks, data=plan.data,
                           transform=transform, control=control, **deepcopy(dict(plan.options)))
     newest = latest_checkpoint(job.folder.checkpoints)
     if newest is None: shutil.rmtree(job.folder.path, ignore_errors=True)    # a fold that never came to a checkpoint

@@ -112,6 +112,8 @@ class _Progress:
                              "this declaration goes on from there")
         self.listener.on_fold_begin(list(self.runs))
 
+    def on_job_progress(self, number: int, facts: dict[str, Any]) -> None: self.listener.on_fold_progress(number, facts)
+
     def on_job_end(self, number: int, result: Any) -> None:
         self.runs.append(result)
         self.report.done(number + 1, result.facts["score"], result.facts["total_seconds"], result.skipped)

@@ -113,7 +113,9 @@ class CVView:
 
     def end(self) -> None:
         "A fold is done and has a score."
-        run, fold = self.trainer.fold_runs[-1], self.folds[-1]
+        run = self.trainer.fold_runs[-1]
+        number = run.repeat * (self.trainer.fold_count // self.trainer.config.kaggle.cv_repeats) + run.fold
+        fold = self.folds[min(number, len(self.folds) - 1)]     # side by side, they end in any order
         fold.score, fold.seconds = run.facts["score"], run.facts["total_seconds"]
         self.draw(self.progress)
 
