@@ -160,22 +160,27 @@ def package_folder(
 
 
 def hub_folder(
-    name: str,          # "organisation/model"
+    name: str,          # "organisation/model", or "organisation/model@revision"
 ) -> Path:              # the snapshot's folder, in the hub's own cache
-    "Download configuration, weights and tokenizer of a model on the Hugging Face hub; safetensors where there are any."
+    """Download configuration, weights and tokenizer of a model on the Hugging Face hub; safetensors where there are any.
+
+    A model that is gated or private needs `HF_TOKEN` or `hf auth login`; what is in the cache needs no network.
+    """
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise missing_extra("huggingface_hub", "hub", f"Downloading {name!r} from the Hugging Face hub") from None
     patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES]
-    folder = Path(snapshot_download(name, allow_patterns=patterns))
+    name, _, revision = name.partition("@")
+    folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     if any(folder.glob("model*.safetensors")): return folder
     patterns += ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
-    return Path(snapshot_download(name, allow_patterns=patterns))
+    return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
 
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json")
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "spm.model",
+    "sentencepiece.bpe.model", "spiece.model", "special_tokens_map.json", "added_tokens.json")
 
 # %% ../../nbs/models/07_weights.ipynb #81da214c
 def resolve_pretrained(
@@ -195,7 +200,7 @@ def resolve_pretrained(
             return weight_files(found)[0].parent
         looked += [f"weights cache {cached}: not there",
                    f"installed package {package!r}: none that carries a model.safetensors"]
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) and not folder.exists():
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?", text) and not folder.exists():
         try:
             return weight_files(hub_folder(text))[0].parent
         except (MLXBertError, ImportError) as e:
