@@ -80,7 +80,7 @@ class SentencePieceModel:
         "The numbers of all pieces of a kind."
         return [i for i, piece in enumerate(self.pieces) if piece.kind == kind]
 
-
+# %% ../../nbs/data/06a_sentencepiece.ipynb #e991f11x
 def read_piece(
     data: bytes,
 ) -> Piece:
@@ -163,7 +163,7 @@ def around(
         special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys((first, last))])
     return backend
 
-
+# %% ../../nbs/data/06a_sentencepiece.ipynb #f715f83x
 def deberta_backend(model: SentencePieceModel, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     "DeBERTa-v2 and v3 (He et al. 2021): the numbers of the file, and `[MASK]` behind them."
     before = [normalizers.Lowercase()] if settings.get("do_lower_case") else []

@@ -82,7 +82,7 @@ def word_backend(
     vocab, merges = models.BPE.read_file(str(parts), str(rules))
     return bpe_backend(vocab, merges, bool(settings.get("add_prefix_space")))
 
-
+# %% ../../nbs/data/06b_tokenizer_files.ipynb #453a489x
 def load_backend(
     folder: Path,   # of a model
 ) -> tokenizers.Tokenizer:

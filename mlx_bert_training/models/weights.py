@@ -32,7 +32,8 @@ from .pickles import PickleError, read_pickled_tensors
 # %% auto #0
 __all__ = ['WEIGHT_NAMES', 'KNOWN_WEIGHTS', 'TOKENIZER_FILES', 'WeightsError', 'cache_folder', 'weight_files', 'shards',
            'KnownWeights', 'verified', 'fetch_pretrained', 'package_folder', 'hub_folder', 'resolve_pretrained',
-           'read_safetensors', 'read_tensors', 'WeightsReport', 'load_weights', 'near', 'write_model_folder']
+           'read_safetensors', 'read_tensors', 'WeightsReport', 'load_weights', 'near', 'write_model_folder',
+           'write_text_files']
 
 # %% ../../nbs/models/07_weights.ipynb #e9dc50de
 class WeightsError(MLXBertError, ValueError):
@@ -208,6 +209,7 @@ def resolve_pretrained(
             looked.append(f"hub id {text!r}: {e}")
         except Exception as e:  # the hub's client raises a dozen kinds: offline, no such model, no permission, ...
             reason = (str(e).strip() or "no reason given").splitlines()[0]
+            if type(e).__name__ == "GatedRepoError": reason += " Ask for access on its page, then set HF_TOKEN."
             looked.append(f"hub id {text!r}: {type(e).__name__}: {reason}")
     hint = (f"run `mlx-bert fetch {text}` once, online" if text in KNOWN_WEIGHTS else
             f"give a folder, or one of: {', '.join(KNOWN_WEIGHTS)}")
@@ -310,15 +312,22 @@ def write_model_folder(
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as tmp:
         # "format" is what transformers looks for before it trusts a file
         mx.save_safetensors(f"{tmp}/model.safetensors", dict(tensors), metadata={"format": "pt"})
-        names = ["model.safetensors"]
-        for name in TOKENIZER_FILES if tokenizer_folder else ():
-            if (source := Path(tokenizer_folder or "") / name).is_file():
-                shutil.copyfile(source, Path(tmp) / name)
-                names.append(name)
-        described = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        for name, text in {**(texts or {}), "config.json": described}.items():
-            (Path(tmp) / name).write_text(text, encoding="utf-8")
-            names.append(name)
+        names = ["model.safetensors", *write_text_files(tmp, config, tokenizer_folder, texts)]
         for name in names:
             os.replace(Path(tmp) / name, folder / name)
     return folder
+
+
+def write_text_files(
+    folder: str | os.PathLike[str],                         # there already
+    config: Mapping[str, Any],                              # for config.json
+    tokenizer_folder: str | os.PathLike[str] | None = None,  # its tokenizer files are copied
+    texts: Mapping[str, str] | None = None,                 # further files, by name
+) -> list[str]:                                             # names of the files
+    "Write what a model folder has beside its tensors."
+    copied = [name for name in TOKENIZER_FILES if tokenizer_folder and (Path(tokenizer_folder) / name).is_file()]
+    for name in copied: shutil.copyfile(Path(tokenizer_folder or "") / name, Path(folder) / name)
+    described = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    written = {**(texts or {}), "config.json": described}
+    for name, text in written.items(): (Path(folder) / name).write_text(text, encoding="utf-8")
+    return [*copied, *written]
