@@ -31,7 +31,7 @@ class ClassificationHead(Linear):
         return super().__call__(dropout(pooled, self.rate) if self.training else pooled)
 
 # %% ../../nbs/models/05_heads.ipynb #466ce51d
-LATER_HEADS = ("ordinal_regression", "quantile_regression", "ranking")
+LATER_HEADS = ("quantile_regression", "ranking")
 
 
 def check_head(
