@@ -80,8 +80,8 @@ def suits_task(training: TrainingSection, task: Task) -> Iterator[tuple[str, str
         yield "training.target_transform model.head_type", "transforms values, and classes have none; set it to none"
     if values and training.class_weights is not None:
         yield "training.class_weights model.head_type", f"weighs classes, and a {task} has none; set it to null"
-    if loss in LOSS_TARGETS and LOSS_TARGETS[loss] != task.targets:
-        losses = ", ".join(name for name, targets in LOSS_TARGETS.items() if targets == task.targets)
+    if loss in LOSS_TARGETS and LOSS_TARGETS[loss] != task.loss_form:
+        losses = ", ".join(name for name, targets in LOSS_TARGETS.items() if targets == task.loss_form)
         yield "training.loss model.head_type", f"not a loss for model.head_type {task}, which has auto, {losses}"
 
 # %% ../../nbs/core/01_section.ipynb #eec4a03f
