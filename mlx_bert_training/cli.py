@@ -10,10 +10,12 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from .core.control import RunStopped
 from .errors import DataError, MLXBertError
+from .secrets import RedactingFilter, redact
 
 # %% auto #0
 __all__ = ['Command', 'settle_resume', 'train', 'run', 'search', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow',
@@ -242,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if strange: parser.error(f"unrecognized arguments: {' '.join(strange)}")
     if more: args.overrides += more     # overrides that stand behind an option
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers: handler.addFilter(RedactingFilter())   # for other libraries' records
     try:
         return args.function(args) or 0
     except MLXBertError as error:
@@ -250,3 +253,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception:
+        print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        return 1

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +17,11 @@ import pandas as pd
 
 from .frames import require_columns, where
 from ..errors import DataError
+from ..secrets import get_logger
 from ..tasks.columns import TargetColumn, TargetFormat
 from ..tasks.task import Task, get_task, task_in_file, task_place
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'FILE', 'target_columns', 'LabelMap', 'fit_labels']

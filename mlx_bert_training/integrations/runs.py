@@ -21,7 +21,8 @@ from ..callbacks.metrics_logger import read_metrics
 from ..declaration.whole import flat
 from ..declaration.yaml_io import read_document
 from ..errors import DataError, MLXBertError, unknown_name
-from .mlflow_store import import_mlflow, open_client, tracking_uri
+from .mlflow_store import TrackingError, import_mlflow, open_client, tracking_uri
+from ..secrets import redact
 from ..tasks.metrics import METRICS, metric_direction
 from ..validation.comparison import corrected_error
 
@@ -113,9 +114,15 @@ def read_store(
     uri: str,                           # of a store of MLflow
     experiment: str | None = None,      # None: all of them
 ) -> list[RunRecord]:                   # the oldest first; folds are part of their cross-validation
-    "The runs in a store of MLflow that this package has logged. Raises `DataError` if there is none."
-    import_mlflow()
-    client = open_client(tracking_uri(uri, "."))
+    "The runs in a store of MLflow that this package has logged. Raises `DataError` or `TrackingError`."
+    library = import_mlflow()
+    try: return _read_runs(open_client(tracking_uri(uri, ".")), uri, experiment)
+    except library.exceptions.MlflowException as error:
+        raise TrackingError(f"{uri}: the store cannot be read ({redact(str(error))[:200]})") from None
+
+
+def _read_runs(client: Any, uri: str, experiment: str | None) -> list[RunRecord]:
+    "The runs of a store that answers."
     experiments = [e for e in client.search_experiments() if experiment in (None, e.name)]
     if not experiments:
         raise unknown_name("experiment", str(experiment), [e.name for e in client.search_experiments()])
