@@ -28,6 +28,7 @@ from .factory import check_fits, create_kaggle_trainer, create_trainer
 from .integrations.mlflow import MLflowCallback
 from .kaggle.delivery import SubmissionFile
 from .kaggle.trainer import KaggleTrainer
+from .lease import Lease
 from .models.create import load_declared
 from .stages.results import CVResult
 from .tasks.targets import TargetTransform
@@ -73,9 +74,10 @@ def run_training(
     if trainer.data is None:
         raise DataError("data.train_path is not set: the declaration names no training file")
     result = trainer.train(resume_from=resume_from, replay=replay)
-    save_for_prediction(trainer.model, trainer.data, trainer.folder.model, trainer.evaluator.transform)
-    test = trainer.data.test
-    predictions = trainer.predict().save(trainer.folder.predictions) if test is not None else None
+    with Lease(trainer.folder):
+        save_for_prediction(trainer.model, trainer.data, trainer.folder.model, trainer.evaluator.transform)
+        test = trainer.data.test
+        predictions = trainer.predict().save(trainer.folder.predictions) if test is not None else None
     tracker = trainer.callbacks.find(MLflowCallback)
     if tracker is not None and tracker.config.log_artifacts:
         tracker.log_files(trainer.folder.result, trainer.folder.predictions)

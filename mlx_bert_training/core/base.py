@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,29 +16,24 @@ import mlx.core as mx
 import numpy as np
 
 from .. import runtime
+from . import evaluator as evaluation
 from .background import RunHandle
 from .best import BestTracker
-from .config import BaseTrainerConfig, EnvironmentConfig
+from .config import BaseTrainerConfig
 from .control import ControlError, RunControl, graceful_interrupt
-from mlx_bert_training.core.evaluator import (
-    Evaluator,
-    Outputs,
-    as_predictions,
-    declared_transform,
-    loader_for,
-    score_outputs,
-)
+from .evaluator import Evaluator, Outputs, as_predictions, declared_transform, score_outputs
 from .events import CallbackList
 from .ledger import LearningRate, Ledger, LossMeter, check_norm, count_batch, log_losses, plan_run
 from .optimization import create_optimizer, create_schedule
 from .results import Predictions, TrainResult
-from .resume import checkpoint_to_resume, restore_run, save_run
-from .run_folder import RunFolder, new_run_folder, open_run_folder, run_of_checkpoint
+from .resume import checkpoint_to_resume, open_folder, restore_run, save_run
+from .run_folder import RunFolder, run_of_checkpoint
 from .state import TrainerState
 from .steering import Intervention, Steering, read_interventions
 from .step import TrainingStep
 from .weights import check_finite, exchanged_weights, model_weights, set_weights
 from ..errors import MLXBertError
+from ..lease import Lease
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
 from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import Task
@@ -49,7 +43,7 @@ log = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['log', 'batch_seed', 'train_epoch', 'finish_update', 'finish_epoch', 'log_progress', 'evaluate_and_note', 'run_loop',
            'finish_run', 'RunParts', 'make_parts', 'training_step', 'TrainerFacts', 'ModelFacts', 'Predictor',
-           'Resumable', 'check_loaders', 'TrainerParts', 'folder_of_run', 'Trainer']
+           'Resumable', 'check_loaders', 'TrainerParts', 'Trainer']
 
 # %% ../../nbs/core/19_base.ipynb #0010bedf
 def batch_seed(
@@ -97,6 +91,7 @@ def finish_update(trainer: Trainer, norm: mx.array) -> None:
     mx.eval(before)             # at most two updates are in flight, whatever the device
     check_norm(float(before), state.step)   # computed by now, so that looking at it costs nothing
     runtime.fit_cache_limit()   # batches of other lengths leave buffers of other sizes behind
+    if trainer.lease is not None: trainer.lease.check()     # before anything is written that is another's by now
     state.step += 1
     trainer.ledger.tick()
     trainer.fire("on_step")
@@ -294,7 +289,7 @@ class Predictor(ModelFacts):
         "Predictions for a loader, path, DataFrame, list of texts or pairs, or the test part; in the order of the data."
         if source is None: source = getattr(self.data, "test", None)
         if source is None: raise MLXBertError("predict needs a loader: the declaration has no data.test_path")
-        loader = loader_for(source, self.data)
+        loader = evaluation.loader_for(source, self.data)
         self.fire("on_predict_begin")
         outputs = self._run(loader, None)
         self.fire("on_predict_end")
@@ -316,6 +311,7 @@ class Resumable(Predictor):
     "A predictor that can be made ready to train, saved, and taken on from what was saved."
     train_loader: DataLoader | None = None
     output_dir: Path | None = None                                      # the folder of this run
+    lease: Lease | None = None                                          # of that folder, while the run writes into it
     keep_weights: str | None = None                                     # best or last, where a stop by hand said so
     given: tuple[Loss | None, Any, Schedule | None] = None, None, None  # instead of the declared ones
     fits_targets = True                                                 # measure the targets that are trained on
@@ -393,17 +389,6 @@ class TrainerParts(Resumable):
         if self.output_dir is None: raise MLXBertError("the run has no folder yet: it gets one from train()")
         return RunFolder(self.output_dir)
 
-    def open_folder(self) -> None:
-        "Make the run's folder and keep the declaration in it."
-        if self.output_dir is None: self.output_dir = folder_of_run(self.config.environment).path
-        self.config.save(open_run_folder(self.folder).config)
-
-# %% ../../nbs/core/19_base.ipynb #d309a642
-def folder_of_run(environment: EnvironmentConfig) -> RunFolder:
-    "A new folder under the declared name, or else under the experiment's and the time."
-    name = environment.run_name or f"{environment.experiment_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return new_run_folder(environment.output_dir, name)
-
 # %% ../../nbs/core/19_base.ipynb #135f7b50
 class Trainer(TrainerParts):
     "Trains, evaluates and predicts with a model. `create_trainer` builds one from a declaration."
@@ -424,10 +409,9 @@ class Trainer(TrainerParts):
         self.steering.planned, self.show_dashboard = read_interventions(replay), dashboard
         self.prepare_training(self.train_loader if train_loader is None else train_loader,
                               self.val_loader if val_loader is None else val_loader)
-        if resume_from is not None:
-            self.load_checkpoint(checkpoint_to_resume(resume_from, self.config.environment), going_on=True)
-        self.open_folder()
-        with self.control.running(), graceful_interrupt(self.control):
+        environment = self.config.environment
+        checkpoint = None if resume_from is None else checkpoint_to_resume(resume_from, environment)
+        with open_folder(self, checkpoint), self.control.running(), graceful_interrupt(self.control):
             self.ledger.begin()
             try: kept = run_loop(self)
             except BaseException as error:
