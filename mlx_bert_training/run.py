@@ -25,6 +25,7 @@ from .data.tokenization import Tokenizer
 from .declaration.load import load_config
 from .errors import DataError
 from .factory import check_fits, create_kaggle_trainer, create_trainer
+from .files import refusals, replace_folder
 from .integrations.mlflow import MLflowCallback
 from .kaggle.delivery import SubmissionFile
 from .kaggle.trainer import KaggleTrainer
@@ -92,10 +93,11 @@ def save_for_prediction(
     transform: TargetTransform | None = None,   # of the targets that it was trained on
 ) -> None:
     "Save a model in Hugging Face format with everything that `predict_file` needs."
-    model.save_pretrained(folder)
-    data.tokenizer.save(folder)
-    if data.labels is not None: data.labels.save(folder)
-    if transform is not None: transform.save(folder)
+    with replace_folder(folder) as building, refusals(folder):
+        model.save_pretrained(building)
+        data.tokenizer.save(building)
+        if data.labels is not None: data.labels.save(building)
+        if transform is not None: transform.save(building)
 
 
 def compare_with_baselines(

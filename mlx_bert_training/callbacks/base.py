@@ -54,6 +54,9 @@ class Callback:
     @does_nothing
     def on_evaluate_begin(self, trainer: TrainerView, state: TrainerState) -> None: """Before an evaluation."""
     @does_nothing
+    def on_prediction_step(self, trainer: TrainerView, state: TrainerState) -> None:
+        """After a batch of an evaluation or prediction; `trainer.batches_seen` says how far it is."""
+    @does_nothing
     def on_evaluate_end(self, trainer: TrainerView, state: TrainerState) -> None:
         """After `state.metrics` was filled."""
     @does_nothing

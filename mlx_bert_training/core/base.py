@@ -20,7 +20,7 @@ from . import evaluator as evaluation
 from .background import RunHandle
 from .best import BestTracker
 from .config import BaseTrainerConfig
-from .control import ControlError, RunControl, graceful_interrupt
+from .control import ControlError, EvaluationStopped, RunControl, graceful_interrupt
 from .evaluator import Evaluator, Outputs, as_predictions, declared_transform, score_outputs
 from .events import CallbackList
 from .ledger import LearningRate, Ledger, LossMeter, check_norm, count_batch, log_losses, plan_run
@@ -118,7 +118,13 @@ def log_progress(trainer: Trainer) -> None:
 def evaluate_and_note(trainer: Trainer) -> None:
     "Evaluate, add a history row, and tell the schedule and the tracker of the best."
     if trainer.val_loader is None: return
-    scores = trainer.evaluate()
+    trainer.may_give_up = True
+    try: scores = trainer.evaluate()
+    except EvaluationStopped:
+        trainer.outputs, trainer.state.metrics, trainer.state.evaluation_due = None, {}, True
+        return
+    finally: trainer.may_give_up = False
+    trainer.state.evaluation_due = False
     trainer.ledger.add_row(**scores)
     value = trainer.best.note(trainer.state, trainer.evaluation_weights(), trainer.outputs)
     trainer.schedule.observe(value)
@@ -128,9 +134,11 @@ def run_loop(trainer: Trainer) -> str:
     "From where the run stands to its end. Returns whose weights the model holds then: best or last."
     trainer.fire("on_train_begin")
     trainer.control.changed()
+    if trainer.state.evaluation_due: evaluate_and_note(trainer)
     while not trainer.ledger.finished(): train_epoch(trainer)
     check_finite(model_weights(trainer.model), f"after update {trainer.state.step}")
-    if trainer.config.training.eval_strategy != "no" and not trainer.ledger.evaluated():
+    wanted = trainer.config.training.eval_strategy != "no" and not trainer.state.evaluation_due
+    if wanted and not trainer.ledger.evaluated():
         evaluate_and_note(trainer)
         trainer.fire("on_step_end")
     averaged = trainer.averaged_weights()
@@ -178,7 +186,8 @@ def make_parts(
     config, training, parameters = evaluator.config, evaluator.config.training, evaluator.model.trainable_parameters()
     best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
                        evaluator.metric_names if evaluates else None)
-    optimizer = optimizer or create_optimizer(config.optimizer, parameters)
+    depths = getattr(evaluator.model, "parameter_depths", dict)()
+    optimizer = optimizer or create_optimizer(config.optimizer, parameters, depths)
     optimizer.init(parameters)
     rate = LearningRate(schedule or create_schedule(
         config.scheduler, config.optimizer.learning_rate, plan.total_steps, plan.steps_per_epoch,
@@ -273,12 +282,15 @@ class Predictor(ModelFacts):
         self.val_loader: DataLoader | None = getattr(self.data, "validation", None)
         self.ledger = Ledger()
         self.outputs: Outputs | None = None         # of the last evaluation
+        self.may_give_up = False                    # the present evaluation, for a stop
+        self.batches_seen = 0, 0                    # of the present evaluation or prediction: done, and in all
 
     def evaluate(self, loader: DataLoader | None = None) -> dict[str, float]:
         "`eval_loss` and the metrics on a loader with labels, the validation part when None. Dropout is off."
         if loader is None: loader = self.val_loader
         if loader is None: raise MLXBertError("evaluate needs a loader: there is no validation part")
         loss = self.evaluator.loss_for(loader)
+        self.batches_seen = 0, len(loader)
         self.fire("on_evaluate_begin")
         self.outputs = self._run(loader, loss)
         self.state.metrics = score_outputs(self.evaluator, self.outputs)
@@ -290,6 +302,7 @@ class Predictor(ModelFacts):
         if source is None: source = getattr(self.data, "test", None)
         if source is None: raise MLXBertError("predict needs a loader: the declaration has no data.test_path")
         loader = evaluation.loader_for(source, self.data)
+        self.batches_seen = 0, len(loader)
         self.fire("on_predict_begin")
         outputs = self._run(loader, None)
         self.fire("on_predict_end")
@@ -298,7 +311,15 @@ class Predictor(ModelFacts):
     def _run(self, loader: DataLoader, loss: Loss | None) -> Outputs:
         "Run the weights to evaluate over a loader. While training those may be others than the model's."
         self._check_thread()
-        with exchanged_weights(self.model, self.averaged_weights()): return self.evaluator.run(loader, loss)
+        with exchanged_weights(self.model, self.averaged_weights()): return self.evaluator.run(loader, loss, self._seen)
+
+    def _seen(self, done: int, total: int) -> None:
+        "Tell how far it is. Raises `EvaluationStopped` where the run shall stop now."
+        self.batches_seen = done, total
+        self.fire("on_prediction_step")
+        control: RunControl | None = getattr(self, "control", None)
+        if not self.may_give_up or control is None or not control.stop_now_wanted: return
+        raise EvaluationStopped(f"the evaluation was stopped after {done} of {total} batches")
 
     def _check_thread(self) -> None:
         "Raise `ForkError` in a fork of a process that computed, `ControlError` beside a run in the background."

@@ -35,6 +35,8 @@ class OptimizerConfig(Section):
     lion_beta2: float = option(0.99, "Lion: memory of the gradient", ge=0, lt=1)
     max_grad_norm: float | None = option(1.0, "longest gradient, all weights together; null: any", gt=0)
     gradient_clip_val: float | None = option(None, "largest gradient of a single weight; null: any", gt=0)
+    layer_decay: float = option(1.0, "rate of a layer as a part of the rate of the layer above it", gt=0, le=1)
+    head_learning_rate: float | None = option(None, "learning rate of the head; null: learning_rate", gt=0, le=100)
     options: dict[str, Any] = option(dict, "further arguments of the optimizer, by name")
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:

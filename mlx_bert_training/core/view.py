@@ -40,6 +40,7 @@ class TrainerView(Protocol):
     val_loader: DataLoader | None
     output_dir: Path                    # the run's folder; there from `on_train_begin` on
     outputs: Outputs | None             # of the last evaluation
+    batches_seen: tuple[int, int]       # of the present evaluation or prediction: done, and in all
     show_dashboard: bool | None         # what `train` was told: yes, no, or None to choose
     keep_weights: str | None            # best or last, where a stop by hand said so
 

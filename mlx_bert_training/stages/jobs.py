@@ -27,7 +27,7 @@ from ..core.results import TrainResult
 from ..core.run_folder import RunFolder, empty_folder
 from ..ensemble.pseudo_label import PseudoLabels, with_pseudo_labels
 from ..errors import DataError
-from ..files import write_json
+from ..files import refusals, replace_folder, write_json
 from ..lease import Lease
 from ..parallel.executor import Shared
 from ..protocols import DataLoader
@@ -227,11 +227,12 @@ def keep_model(job: FoldJob, trainer: Trainer) -> None:
     plan, folder = job.plan, job.folder.model
     save = getattr(trainer.model, "save_pretrained", None)
     if not plan.config.kaggle.save_fold_models or save is None: return
-    save(folder)
-    trainer.evaluator.transform.save(folder)
-    if plan.data is not None:
-        plan.data.tokenizer.save(folder)
-        if plan.data.labels is not None: plan.data.labels.save(folder)
+    with replace_folder(folder) as building, refusals(folder):
+        save(building)
+        trainer.evaluator.transform.save(building)
+        if plan.data is not None:
+            plan.data.tokenizer.save(building)
+            if plan.data.labels is not None: plan.data.labels.save(building)
 
 
 def kept_trainer(job: FoldJob) -> Trainer | None:
