@@ -20,6 +20,7 @@ from tokenizers import normalizers, pre_tokenizers
 
 from .tokenizer_files import bert_backend, load_backend
 from ..errors import DataError
+from ..files import write_text
 
 # %% auto #0
 __all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'tiny_tokenizer']
@@ -130,9 +131,7 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> Path:
         "Write `tokenizer.json`, which `Tokenizer.load` and `transformers` read."
-        path = Path(folder) / "tokenizer.json"
-        self.backend.save(str(path))
-        return path
+        return write_text(Path(folder) / "tokenizer.json", self.backend.to_str(pretty=True))
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:

@@ -26,6 +26,7 @@ from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
 from ..errors import MLXBertError, missing_extra, nearest
+from ..files import make_folder, refusals, sweep
 from .architecture import Architecture
 from .pickles import PickleError, read_pickled_tensors
 
@@ -307,9 +308,9 @@ def write_model_folder(
     texts: Mapping[str, str] | None = None,                 # further files, by name
 ) -> Path:                                                  # the folder
     "Write a model folder as Hugging Face does; files of other names already there are left alone."
-    folder = Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as tmp:
+    folder = make_folder(Path(folder).expanduser())
+    sweep(folder, age=3600.0)
+    with refusals(folder), tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as tmp:
         # "format" is what transformers looks for before it trusts a file
         mx.save_safetensors(f"{tmp}/model.safetensors", dict(tensors), metadata={"format": "pt"})
         names = ["model.safetensors", *write_text_files(tmp, config, tokenizer_folder, texts)]
