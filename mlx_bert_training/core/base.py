@@ -153,6 +153,7 @@ def run_loop(trainer: Trainer) -> str:
     kept = trainer.best.restore(trainer.state, trainer.model, trainer.keep_weights)
     if kept == "best": trainer.outputs = trainer.best.outputs
     trainer.ledger.tick()
+    trainer.kept_weights = kept
     trainer.fire("on_train_end")
     return kept
 
@@ -337,6 +338,7 @@ class Resumable(Predictor):
     train_loader: DataLoader | None = None
     output_dir: Path | None = None                                      # the folder of this run
     keep_weights: str | None = None                                     # best or last, where a stop by hand said so
+    kept_weights: str = "last"                                          # whose weights the model holds after a run
     given: tuple[Loss | None, Any, Schedule | None] = None, None, None  # instead of the declared ones
     fits_targets = True                                                 # measure the targets that are trained on
 
@@ -354,6 +356,7 @@ class Resumable(Predictor):
     def save_checkpoint(self, path: str | Path) -> Path:
         "Write all that a resume needs. Raises `CheckpointError`, and `TrainingError` for weights that are not finite."
         self._check_thread()
+        if self.optimizer is not None: self.fire("on_checkpoint_begin")
         save_run(self, path)
         if self.state.best_checkpoint == str(path): self.best.weights = None    # they are safe on disk now
         self.fire("on_checkpoint")
