@@ -450,7 +450,7 @@ class Trainer(TrainerParts):
         if resume_from is not None:
             self.load_checkpoint(checkpoint_to_resume(resume_from, self.config.environment), going_on=True)
         self.open_folder()
-        with self.control.running(), graceful_interrupt(self.control):
+        with self.control.running(self), graceful_interrupt(self.control):
             self.ledger.begin()
             try: kept = run_loop(self)
             except BaseException as error:

@@ -21,7 +21,7 @@ from ..errors import MLXBertError, unknown_name
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'WHEN', 'KEEP', 'ControlError', 'RunStopped', 'EvaluationStopped', 'Request', 'RunControl',
+__all__ = ['log', 'WHEN', 'KEEP', 'ControlError', 'RunStopped', 'EvaluationStopped', 'Request', 'running_controls', 'RunControl',
            'graceful_interrupt']
 
 # %% ../../nbs/core/16_control.ipynb #aa6bf115
@@ -53,6 +53,14 @@ class Request:
     when: str = "now"                   # of a stop: now, or at the end of the epoch
 
 # %% ../../nbs/core/16_control.ipynb #94d0d711
+_RUNNING: list[RunControl] = []     # of the runs that train in this process, oldest first
+
+
+def running_controls() -> list[RunControl]:
+    "The controls of the runs that train in this process, oldest first."
+    return list(_RUNNING)
+
+
 class RunControl:
     "The requests to a run. Every method may be called from any thread and returns at once."
 
@@ -61,6 +69,7 @@ class RunControl:
         self._go, self._lock, self._depth = threading.Event(), threading.Lock(), 0
         self._go.set()
         self.signal: int | None = None      # the signal that stopped the run, if one did
+        self.trainer: Any = None            # whose run it is, while it trains
         self.listeners: list[Callable[[], None]] = []   # called by the run when it has done what was asked
 
     def pause(self, source: str = "code") -> None:
@@ -122,16 +131,20 @@ class RunControl:
         for listener in self.listeners: listener()
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        "For the run: requests are followed inside, and forgotten at the end of the outermost."
+    def running(self, trainer: Any = None) -> Iterator[None]:
+        "For the run: requests are followed inside, and forgotten at the end of the outermost, whose `trainer` is noted."
         with self._lock:
-            if self._depth == 0: self.signal = None
+            if self._depth == 0:
+                self.signal, self.trainer = None, trainer
+                _RUNNING.append(self)
             self._depth += 1
         try: yield
         finally:
             with self._lock:
                 self._depth -= 1
                 if self._depth == 0:
+                    _RUNNING.remove(self)
+                    self.trainer = None
                     self._requests.clear()
                     self._go.set()
 
