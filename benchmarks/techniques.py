@@ -106,7 +106,7 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
 def differences(results: Iterable[dict[str, Any]], technique: str, metric: str) -> dict[tuple[str, int], float]:
     "A technique's value minus that of the run without it, by set and seed."
     by_key = {(r["technique"], r["set"], r["seed"], r["rows"], r["epochs"]): r for r in results}
-    return {(name, seed): row[metric] - by_key["baseline", name, seed, *rest][metric]
+    return {(name, seed): row[metric] - by_key[("baseline", name, seed, *rest)][metric]
             for (kind, name, seed, *rest), row in by_key.items()
             if kind == technique and ("baseline", name, seed, *rest) in by_key}
 

@@ -19,7 +19,7 @@ from .secrets import RedactingFilter, redact
 
 # %% auto #0
 __all__ = ['Command', 'settle_resume', 'train', 'run', 'search', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow',
-           'predict', 'bundle', 'info', 'fetch', 'presets', 'config', 'add_runs', 'add_looks', 'add_facts',
+           'predict', 'bundle', 'export', 'info', 'fetch', 'presets', 'config', 'add_runs', 'add_looks', 'add_facts',
            'build_parser', 'main']
 
 # %% ../nbs/12_cli.ipynb #c8428bc4
@@ -126,6 +126,20 @@ def bundle(args: argparse.Namespace) -> None:
     print(bundle(args.run, args.output, model_alone=args.model_alone, wheels=not args.no_wheels, sample=args.sample,
                  dataset=args.dataset))
 
+# %% ../nbs/12_cli.ipynb #6161fafc
+def export(args: argparse.Namespace) -> None:
+    "Write a finished model as an ONNX file, or as a folder with a model card for the Hugging Face hub."
+    if args.form == "onnx":
+        if args.push or args.licence or args.public: raise DataError("--push, --public and --licence are for export hub")
+        from mlx_bert_training.core.run_folder import RunFolder
+        from mlx_bert_training.export.onnx import export_onnx
+        from mlx_bert_training.run import load
+        print(export_onnx(load(args.run).model, args.output, RunFolder(args.run).model))
+        return
+    from mlx_bert_training.export.hub import export_hub, push_to_hub
+    print(export_hub(args.run, args.output, args.licence))
+    if args.push: print(push_to_hub(args.output, args.push, private=not args.public))
+
 # %% ../nbs/12_cli.ipynb #ed13a7dc
 def info(args: argparse.Namespace) -> None:
     "Show device, BLAS and its speed, versions, and what is missing."
@@ -182,6 +196,13 @@ def add_runs(command: Command) -> None:
     sub.add_argument("--dataset", metavar="USER/NAME", help="the Kaggle dataset that it will be")
     sub.add_argument("--model-alone", action="store_true", help="leave the partners of an ensemble out")
     sub.add_argument("--no-wheels", action="store_true", help="leave MLX out: torch predicts, nothing is downloaded")
+    sub = command(export)
+    sub.add_argument("form", choices=["onnx", "hub"], help="an ONNX file, or a folder with a model card")
+    sub.add_argument("run", help="the folder of a finished run")
+    sub.add_argument("output", help="the folder to write")
+    sub.add_argument("--licence", help="hub: of the weights, as the hub calls it, such as apache-2.0")
+    sub.add_argument("--push", metavar="ORGANISATION/NAME", help="hub: upload it there, as a private model")
+    sub.add_argument("--public", action="store_true", help="hub: a model that is new there is public")
 
 # %% ../nbs/12_cli.ipynb #5d69c071
 def add_looks(command: Command) -> None:

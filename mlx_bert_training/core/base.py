@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,30 +17,25 @@ import numpy as np
 from mlx.utils import tree_unflatten
 
 from .. import runtime
+from . import evaluator as evaluation
 from .background import RunHandle, check_thread
 from .best import BestTracker
-from .config import BaseTrainerConfig, EnvironmentConfig
+from .config import BaseTrainerConfig
 from .control import EvaluationStopped, RunControl, graceful_interrupt
-from mlx_bert_training.core.evaluator import (
-    Evaluator,
-    Outputs,
-    as_predictions,
-    declared_transform,
-    loader_for,
-    score_outputs,
-)
+from .evaluator import Evaluator, Outputs, as_predictions, declared_transform, score_outputs
 from .events import CallbackList
 from .ledger import LearningRate, Ledger, LossMeter, check_norm, count_batch, log_losses, plan_run
 from .optimization import create_optimizer, create_schedule
 from .results import Predictions, TrainResult
-from .resume import checkpoint_to_resume, restore_run, save_run
-from .run_folder import RunFolder, new_run_folder, open_run_folder, run_of_checkpoint
+from .resume import checkpoint_to_resume, open_folder, restore_run, save_run
+from .run_folder import RunFolder, run_of_checkpoint
 from .state import TrainerState
 from .steering import Intervention, Steering, read_interventions
 from .step import TrainingStep
 from .trials import shortened
 from .weights import check_finite, exchanged_weights, model_weights, set_weights
 from ..errors import MLXBertError
+from ..lease import Lease
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
 from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import Task
@@ -49,7 +43,7 @@ from ..tasks.task import Task
 # %% auto #0
 __all__ = ['log', 'batch_seed', 'train_epoch', 'finish_update', 'finish_epoch', 'log_progress', 'evaluate_and_note', 'run_loop',
            'finish_run', 'RunParts', 'make_parts', 'training_step', 'TrainerFacts', 'ModelFacts', 'note_batch',
-           'Predictor', 'Resumable', 'check_loaders', 'TrainerParts', 'folder_of_run', 'Trainer']
+           'Predictor', 'Resumable', 'check_loaders', 'TrainerParts', 'Trainer']
 
 # %% ../../nbs/core/19_base.ipynb #0010bedf
 def batch_seed(
@@ -97,6 +91,7 @@ def finish_update(trainer: Trainer, norm: mx.array) -> None:
     mx.eval(before)             # at most two updates are in flight, whatever the device
     check_norm(float(before), state.step)   # computed by now, so that looking at it costs nothing
     runtime.fit_cache_limit()   # batches of other lengths leave buffers of other sizes behind
+    if trainer.lease is not None: trainer.lease.check()     # before anything is written that is another's by now
     state.step += 1
     trainer.ledger.tick()
     trainer.fire("on_step")
@@ -153,6 +148,7 @@ def run_loop(trainer: Trainer) -> str:
     kept = trainer.best.restore(trainer.state, trainer.model, trainer.keep_weights)
     if kept == "best": trainer.outputs = trainer.best.outputs
     trainer.ledger.tick()
+    trainer.kept_weights = kept
     trainer.fire("on_train_end")
     return kept
 
@@ -326,7 +322,7 @@ class Predictor(ModelFacts):
         "Predictions for a loader, path, DataFrame, list of texts or pairs, or the test part; in the order of the data."
         if source is None: source = getattr(self.data, "test", None)
         if source is None: raise MLXBertError("predict needs a loader: the declaration has no data.test_path")
-        loader = loader_for(source, self.data)
+        loader = evaluation.loader_for(source, self.data)
         self.batches_seen = 0, len(loader)
         self.fire("on_predict_begin")
         outputs = self._run(loader, None)
@@ -344,7 +340,9 @@ class Resumable(Predictor):
     "A predictor that can be made ready to train, saved, and taken on from what was saved."
     train_loader: DataLoader | None = None
     output_dir: Path | None = None                                      # the folder of this run
+    lease: Lease | None = None                                          # of that folder, while the run writes into it
     keep_weights: str | None = None                                     # best or last, where a stop by hand said so
+    kept_weights: str = "last"                                          # whose weights the model holds after a run
     given: tuple[Loss | None, Any, Schedule | None] = None, None, None  # instead of the declared ones
     fits_targets = True                                                 # measure the targets that are trained on
 
@@ -363,6 +361,7 @@ class Resumable(Predictor):
     def save_checkpoint(self, path: str | Path) -> Path:
         "Write all that a resume needs. Raises `CheckpointError`, and `TrainingError` for weights that are not finite."
         check_thread(self.handle)
+        if self.optimizer is not None: self.fire("on_checkpoint_begin")
         save_run(self, path)
         if self.state.best_checkpoint == str(path): self.best.weights = None    # they are safe on disk now
         self.fire("on_checkpoint")
@@ -428,17 +427,6 @@ class TrainerParts(Resumable):
         if self.output_dir is None: raise MLXBertError("the run has no folder yet: it gets one from train()")
         return RunFolder(self.output_dir)
 
-    def open_folder(self) -> None:
-        "Make the run's folder and keep the declaration in it."
-        if self.output_dir is None: self.output_dir = folder_of_run(self.config.environment).path
-        self.config.save(open_run_folder(self.folder).config)
-
-# %% ../../nbs/core/19_base.ipynb #d309a642
-def folder_of_run(environment: EnvironmentConfig) -> RunFolder:
-    "A new folder under the declared name, or else under the experiment's and the time."
-    name = environment.run_name or f"{environment.experiment_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return new_run_folder(environment.output_dir, name)
-
 # %% ../../nbs/core/19_base.ipynb #135f7b50
 class Trainer(TrainerParts):
     "Trains, evaluates and predicts with a model. `create_trainer` builds one from a declaration."
@@ -459,10 +447,9 @@ class Trainer(TrainerParts):
         self.steering.planned, self.show_dashboard = read_interventions(replay), dashboard
         self.prepare_training(self.train_loader if train_loader is None else train_loader,
                               self.val_loader if val_loader is None else val_loader)
-        if resume_from is not None:
-            self.load_checkpoint(checkpoint_to_resume(resume_from, self.config.environment), going_on=True)
-        self.open_folder()
-        with self.control.running(), graceful_interrupt(self.control):
+        environment = self.config.environment
+        checkpoint = None if resume_from is None else checkpoint_to_resume(resume_from, environment)
+        with open_folder(self, checkpoint), self.control.running(self), graceful_interrupt(self.control):
             self.ledger.begin()
             try: kept = run_loop(self)
             except BaseException as error:

@@ -43,6 +43,7 @@ class TrainerView(Protocol):
     batches_seen: tuple[int, int]       # of the present evaluation or prediction: done, and in all
     show_dashboard: bool | None         # what `train` was told: yes, no, or None to choose
     keep_weights: str | None            # best or last, where a stop by hand said so
+    kept_weights: str                   # whose weights the model holds at the end: best or last
 
     @property
     def state(self) -> TrainerState: ...   # Where the run stands.

@@ -237,7 +237,7 @@ class KaggleTrainer(Competitor):
     def _cross_validating(self) -> Iterator[None]:
         "Inside, requests and interrupts are followed; at the end the callbacks hear of it, however it came."
         self.cv = None
-        with self.control.running(), graceful_interrupt(self.control):
+        with self.control.running(self), graceful_interrupt(self.control):
             try: yield
             finally: self.fire("on_cv_end")
 
