@@ -186,7 +186,7 @@ def make_parts(
     config, training, parameters = evaluator.config, evaluator.config.training, evaluator.model.trainable_parameters()
     best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
                        evaluator.metric_names if evaluates else None)
-    depths = getattr(evaluator.model, "parameter_depths", dict)()
+    depths: dict[str, int] = getattr(evaluator.model, "parameter_depths", dict)()
     optimizer = optimizer or create_optimizer(config.optimizer, parameters, depths)
     optimizer.init(parameters)
     rate = LearningRate(schedule or create_schedule(
