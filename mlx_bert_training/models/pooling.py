@@ -84,7 +84,10 @@ class AttentionPooling(nn.Module):
 
 # %% ../../nbs/models/04_pooling.ipynb #c3c91933
 class WeightedFirst(nn.Module):
-    "The first tokens of all layers, with learned shares (as in ELMo; Peters and others, 2018, arxiv.org/abs/1802.05365)."
+    """The first tokens of all layers, with learned shares.
+
+    As in ELMo (Peters and others, 2018, https://arxiv.org/abs/1802.05365).
+    """
 
     def __init__(self, hidden_size: int, num_layers: int):
         super().__init__()
