@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 Gradient = Callable[[Any, dict[str, mx.array]], tuple[Any, mx.array, mx.array]]
 
 # %% auto #0
-__all__ = ['log', 'Gradient', 'only_finite', 'NonFinite']
+__all__ = ['log', 'Gradient', 'only_finite', 'GoodWeights', 'NonFinite']
 
 # %% ../../nbs/callbacks/14_nonfinite.ipynb #ae78104d
 def only_finite(gradient: Gradient) -> Gradient:
@@ -36,9 +36,9 @@ def only_finite(gradient: Gradient) -> Gradient:
                 mx.where(good, loss, 0.0), mx.where(good, weight, 0.0))
     return guarded
 
-# %% ../../nbs/callbacks/14_nonfinite.ipynb #26333502
-class NonFinite(Callback):
-    "Leave out batches that are not finite (`skip`), and go back to good weights with a lower rate (`rollback`)."
+# %% ../../nbs/callbacks/14_nonfinite.ipynb #fea6464c
+class GoodWeights(Callback):
+    "Counts bad batches, and keeps weights and optimizer to go back to."
     order = -20
 
     def __init__(self, policy: str = "skip", every: int = 100, factor: float = 0.5, most: int = 5):
@@ -51,10 +51,6 @@ class NonFinite(Callback):
         self.now: list[mx.array] = []
         self.good: dict[str, mx.array] = {} # weights and optimizer to go back to
 
-    def around_gradient(self, gradient: Gradient, passes: Passes) -> Gradient:
-        "A bad batch adds nothing."
-        return only_finite(gradient)
-
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Keep the weights to begin with."
         if state.step == 0: self.skipped = self.in_a_row = self.returns = 0
@@ -65,6 +61,26 @@ class NonFinite(Callback):
         if self.policy == "skip": return
         groups = {"weights": model_weights(trainer.model), "optimizer": optimizer_arrays(trainer.optimizer)}
         self.good = {f"{group}/{name}": value for group, arrays in groups.items() for name, value in arrays.items()}
+
+    def array_state(self) -> dict[str, mx.array]: return dict(self.good)
+
+    def load_array_state(self, arrays: Mapping[str, mx.array]) -> None: self.good = dict(arrays)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row, "returns": self.returns,
+                "before": [float(weight) for weight in self.before]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.skipped, self.in_a_row, self.returns = state["skipped"], state["in_a_row"], state["returns"]
+        self.before, self.now = [mx.array(weight) for weight in state["before"]], []
+
+# %% ../../nbs/callbacks/14_nonfinite.ipynb #0afc45de
+class NonFinite(GoodWeights):
+    "Leave out batches that are not finite (`skip`), and go back to good weights with a lower rate (`rollback`)."
+
+    def around_gradient(self, gradient: Gradient, passes: Passes) -> Gradient:
+        "A bad batch adds nothing."
+        return only_finite(gradient)
 
     def on_batch_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Note the weight of the batch, which is 0 for a bad one."
@@ -93,15 +109,3 @@ class NonFinite(Callback):
         state.learning_rate_factor *= self.factor
         self.returns, self.before = self.returns + 1, []
         log.warning("update %s: back to good weights, at %g of the rate", state.step, state.learning_rate_factor)
-
-    def array_state(self) -> dict[str, mx.array]: return dict(self.good)
-
-    def load_array_state(self, arrays: Mapping[str, mx.array]) -> None: self.good = dict(arrays)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"skipped": self.skipped, "in_a_row": self.in_a_row, "returns": self.returns,
-                "before": [float(weight) for weight in self.before]}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.skipped, self.in_a_row, self.returns = state["skipped"], state["in_a_row"], state["returns"]
-        self.before, self.now = [mx.array(weight) for weight in state["before"]], []

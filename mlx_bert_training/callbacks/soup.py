@@ -19,7 +19,7 @@ from ..tasks.metrics import metric_direction
 Weights = Mapping[str, mx.array]
 
 # %% auto #0
-__all__ = ['Weights', 'averaged', 'greedy_soup', 'GreedySoup']
+__all__ = ['Weights', 'averaged', 'greedy_soup', 'BestWeights', 'GreedySoup']
 
 # %% ../../nbs/callbacks/09_soup.ipynb #d497f56c
 def averaged(
@@ -45,20 +45,15 @@ def greedy_soup(
         if value > best: chosen, best = [*chosen, number], value
     return chosen, best
 
-# %% ../../nbs/callbacks/09_soup.ipynb #ef39d2d9
-class GreedySoup(Callback):
-    "The greedy mean of the `top` best evaluations' weights, kept where it scores better than the best of them."
+# %% ../../nbs/callbacks/09_soup.ipynb #6c4a9293
+class BestWeights(Callback):
+    "Keeps the weights of the `top` best evaluations."
     order = -50
 
     def __init__(self, top: int = 3):
         if top < 2: raise CallbackError(f"greedy_soup: top is {top}; a soup has two members or more")
         self.top = top
         self.members: list[tuple[float, int, Weights]] = []     # value (larger is better), update, weights
-        self.trial: Weights | None = None
-
-    def evaluation_weights(self, trainer: TrainerView, state: TrainerState) -> Weights | None:
-        "The soup that is being scored."
-        return self.trial
 
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Begin with nothing."
@@ -79,6 +74,32 @@ class GreedySoup(Callback):
         self.members = sorted(self.members, key=lambda member: -member[0])[:self.top]
 
     on_epoch_end = on_step_end
+
+    def _key(self, trainer: TrainerView) -> str:
+        return f"eval_{trainer.config.training.best_metric.removeprefix('eval_')}"
+
+    def array_state(self) -> dict[str, mx.array]:
+        return {f"{i}/{name}": array for i, (_, _, weights) in enumerate(self.members)
+                for name, array in weights.items()}
+
+    def load_array_state(self, arrays: Mapping[str, mx.array]) -> None:
+        for i, (value, step, _) in enumerate(self.members):
+            mine = {name.removeprefix(f"{i}/"): a for name, a in arrays.items() if name.startswith(f"{i}/")}
+            self.members[i] = value, step, mine
+
+    def state_dict(self) -> dict[str, Any]: return {"members": [[value, step] for value, step, _ in self.members]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.members = [(value, step, {}) for value, step in state["members"]]
+
+# %% ../../nbs/callbacks/09_soup.ipynb #e9676cb3
+class GreedySoup(BestWeights):
+    "The greedy mean of the `top` best evaluations' weights, kept where it scores better than the best of them."
+    trial: Weights | None = None
+
+    def evaluation_weights(self, trainer: TrainerView, state: TrainerState) -> Weights | None:
+        "The soup that is being scored."
+        return self.trial
 
     def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Mix, and keep what scores better."
@@ -101,20 +122,3 @@ class GreedySoup(Callback):
         state.metrics, trainer.outputs = metrics, outputs
         state.best_metric = metrics[self._key(trainer)]
         state.history.append({"step": state.step, "epoch": trainer.epochs_done(), "soup": len(chosen), **metrics})
-
-    def _key(self, trainer: TrainerView) -> str:
-        return f"eval_{trainer.config.training.best_metric.removeprefix('eval_')}"
-
-    def array_state(self) -> dict[str, mx.array]:
-        return {f"{i}/{name}": array for i, (_, _, weights) in enumerate(self.members)
-                for name, array in weights.items()}
-
-    def load_array_state(self, arrays: Mapping[str, mx.array]) -> None:
-        for i, (value, step, _) in enumerate(self.members):
-            mine = {name.removeprefix(f"{i}/"): a for name, a in arrays.items() if name.startswith(f"{i}/")}
-            self.members[i] = value, step, mine
-
-    def state_dict(self) -> dict[str, Any]: return {"members": [[value, step] for value, step, _ in self.members]}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.members = [(value, step, {}) for value, step in state["members"]]

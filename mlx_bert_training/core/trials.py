@@ -104,7 +104,9 @@ def find_learning_rate(
 ) -> LearningRateSweep:
     "Train with a growing rate, and look at the loss."
     if not 0 < lowest < highest: raise MLXBertError(f"the rates go from {lowest} to {highest}: they have to grow")
-    before, mean, rates, losses = model_weights(trainer.model), 0.0, [], []
+    before, mean = model_weights(trainer.model), 0.0
+    rates: list[float] = []
+    losses: list[float] = []
     trainer.prepare_training(trainer.train_loader, trainer.val_loader)
     optimizer, batches = dict(optimizer_arrays(trainer.optimizer)), _endless(trainer.train_loader)
     mx.random.seed(trainer.config.environment.seed)

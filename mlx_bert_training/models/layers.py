@@ -91,7 +91,7 @@ def recomputed(
 
 # %% ../../nbs/models/02_layers.ipynb #aaef04c0
 class LayeredEncoder(nn.Module):
-    "Token ids (B, T) to hidden states (B, T, H), or (B, 1, H) with `first_token_only`."
+    "Token ids (B, T) to hidden states (B, T, H), (B, 1, H) with `first_token_only`, (B, last, T, H) with `last`."
 
     def __init__(self, config: Any):
         super().__init__()
@@ -111,7 +111,7 @@ class LayeredEncoder(nn.Module):
         return self.config.max_position_embeddings
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
-                 token_type_ids: mx.array | None = None, *, first_token_only: bool = False) -> mx.array:
+                 token_type_ids: mx.array | None = None, *, first_token_only: bool = False, last: int = 0) -> mx.array:
         if input_ids.ndim != 2: raise ModelError(f"input_ids must be (batch, tokens), not {input_ids.shape}")
         if (length := input_ids.shape[1]) > (limit := self.most_tokens()):
             raise ModelError(f"a text of {length} tokens is longer than the {limit} positions of this model; "
@@ -120,10 +120,12 @@ class LayeredEncoder(nn.Module):
         keys = [fresh_key() if self.training else None for _ in range(len(layers) + 1)]
         x = self.embed(input_ids, token_type_ids, keys[0])
         mask = None if attention_mask is None else additive_mask(attention_mask, x.dtype)
+        states: list[mx.array] = []     # after the last so many layers
         for i, layer in enumerate(layers):
             run = recomputed(layer) if self.gradient_checkpointing and self.training else layer
             x = run(x, mask, keys[i + 1], first_token_only and i == len(layers) - 1)
-        return x
+            if i >= len(layers) - last: states.append(x)
+        return mx.stack(states, axis=1) if last else x
 
 # %% ../../nbs/models/02_layers.ipynb #99d773da
 def initialize(

@@ -19,7 +19,8 @@ from .registry import POOLINGS
 
 # %% auto #0
 __all__ = ['Pooling', 'real_tokens', 'weighted_sum', 'normalized', 'mean_pooling', 'weighted_mean_pooling', 'max_pooling',
-           'last_pooling', 'AttentionPooling', 'first_token', 'create_pooling', 'pooled_size']
+           'last_pooling', 'AttentionPooling', 'WeightedFirst', 'ConcatLast', 'first_token', 'create_pooling',
+           'pooled_size']
 
 # %% ../../nbs/models/04_pooling.ipynb #dedb037d
 def real_tokens(
@@ -81,6 +82,36 @@ class AttentionPooling(nn.Module):
             scores = scores + additive_mask(attention_mask, scores.dtype)[:, 0, 0]
         return weighted_sum(hidden, mx.softmax(scores, axis=1, precise=True))
 
+# %% ../../nbs/models/04_pooling.ipynb #c3c91933
+class WeightedFirst(nn.Module):
+    """The first tokens of all layers, with learned shares.
+
+    As in ELMo (Peters and others, 2018, https://arxiv.org/abs/1802.05365).
+    """
+
+    def __init__(self, hidden_size: int, num_layers: int):
+        super().__init__()
+        self.last, self.bias = num_layers, mx.zeros((num_layers,))      # logits of the shares
+
+    def __call__(self, hidden: mx.array, attention_mask: mx.array | None = None) -> mx.array:
+        shares = mx.softmax(self.bias.astype(mx.float32)).astype(hidden.dtype)
+        return (hidden[:, :, 0] * shares[None, :, None]).sum(axis=1)
+
+
+class ConcatLast(nn.Module):
+    "The vectors of the last layers side by side, (B, last * H) (Devlin and others, 2019, section 5.3)."
+
+    def __init__(self, hidden_size: int, last: int = 4, tokens: str = "mean"):
+        super().__init__()
+        if last < 1: raise ModelError(f"concat_last: last is {last}; it counts layers, from 1 on")
+        if tokens not in ("mean", "first"): raise ModelError(f"concat_last: tokens is {tokens!r}; it is mean or first")
+        self.last, self.tokens = last, tokens
+
+    def __call__(self, hidden: mx.array, attention_mask: mx.array | None = None) -> mx.array:
+        layers = [hidden[:, i] for i in range(self.last)]
+        pooled = [x[:, 0] if self.tokens == "first" else mean_pooling(x, attention_mask) for x in layers]
+        return mx.concatenate(pooled, axis=-1)
+
 # %% ../../nbs/models/04_pooling.ipynb #146db3c3
 def first_token(hidden: mx.array, attention_mask: mx.array | None = None) -> mx.array:
     "The first token's hidden state."
@@ -94,6 +125,7 @@ def create_pooling(
     name: str,                                      # registered, or "module:Name"
     hidden_size: int,                               # H
     options: Mapping[str, Any] | None = None,       # arguments of the pooling
+    num_layers: int = 0,                            # of the encoder, for poolings that read several
 ) -> Pooling:                                       # maps (B, T, H) and a mask (B, T) to (B, H')
     "The pooling of that name. Raises `UnknownNameError`, `RegistryError`, or `ModelError` where it is none."
     found = POOLINGS.get(name)
@@ -101,7 +133,12 @@ def create_pooling(
     wrong = [option for option in options or () if option not in takes]
     known = list(takes)[1 if isinstance(found, type) else 2:]
     if wrong: raise unknown_name(f"option of pooling {name}:", wrong[0], known)
-    if isinstance(found, type): return found(hidden_size, **(options or {}))
+    if isinstance(found, type):
+        offered = {"num_layers": num_layers} if "num_layers" in takes else {}
+        pooling = found(hidden_size, **{**offered, **(options or {})})
+        if getattr(pooling, "last", 0) > num_layers:
+            raise ModelError(f"pooling {name} reads the last {pooling.last} layers, and the encoder has {num_layers}")
+        return pooling
     return partial(found, **options) if options else found
 
 
@@ -111,7 +148,9 @@ def pooled_size(
     hidden_size: int,       # H
 ) -> int:                   # H'
     "The size of a pooling's vectors; raises `ModelError` where it does not give one vector a text."
-    try: shape = pooling(mx.zeros((2, 3, hidden_size)), mx.ones((2, 3))).shape
+    last = getattr(pooling, "last", 0)
+    states = (2, last, 3, hidden_size) if last else (2, 3, hidden_size)
+    try: shape = pooling(mx.zeros(states), mx.ones((2, 3))).shape
     except Exception as e: raise ModelError(f"pooling {name!r} cannot pool hidden states (2, 3, {hidden_size}) with a "
                                             f"mask (2, 3): {type(e).__name__}: {e}") from e
     if len(shape) == 2 and shape[0] == 2: return int(shape[1])

@@ -45,6 +45,8 @@ POOLINGS = Registry("pooling", {
     "attention": "mlx_bert_training.models.pooling:AttentionPooling",
     "weighted_mean": "mlx_bert_training.models.pooling:weighted_mean_pooling",
     "last": "mlx_bert_training.models.pooling:last_pooling",
+    "weighted_cls": "mlx_bert_training.models.pooling:WeightedFirst",
+    "concat_last": "mlx_bert_training.models.pooling:ConcatLast",
 }, _is_pooling)
 ADAPTERS = Registry("adapter", {    # model, seed, options -> the model is changed in place
     "lora": "mlx_bert_training.models.adapters.lora:lora",

@@ -161,7 +161,8 @@ class TextModel(HeadFacts):
         self._pooling_path = architecture.pooler_path if native else "pooling"
         self._output_path = architecture.output_path if native else "classifier"
         size = architecture.size(config, "hidden_size")
-        part = architecture.pooler(config) if native else create_pooling(pooling.name, size, pooling.options)
+        layers = architecture.size(config, "num_hidden_layers")
+        part = architecture.pooler(config) if native else create_pooling(pooling.name, size, pooling.options, layers)
         place(self, self._pooling_path, part)
         width = pooled_size(part, pooling.name, size)
         if head is None: return
@@ -182,7 +183,8 @@ class TextModel(HeadFacts):
         "One vector a text, (B, H')."
         pooling = at(self, self._pooling_path)
         first = pooling is first_token or getattr(pooling, "first_token_only", False)
-        return pooling(self.encoder(input_ids, attention_mask, token_type_ids, first_token_only=first), attention_mask)
+        reads: dict[str, Any] = {"last": pooling.last} if getattr(pooling, "last", 0) else {"first_token_only": first}
+        return pooling(self.encoder(input_ids, attention_mask, token_type_ids, **reads), attention_mask)
 
     def save_pretrained(self, folder: str | os.PathLike[str],
                         tokenizer_folder: str | os.PathLike[str] | None = None) -> Path:

@@ -395,7 +395,7 @@ class DebertaV2Encoder(nn.Module):
         self.embeddings, self.encoder = DebertaV2Embeddings(config), DebertaV2Stack(config)
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
-                 token_type_ids: mx.array | None = None, *, first_token_only: bool = False) -> mx.array:
+                 token_type_ids: mx.array | None = None, *, first_token_only: bool = False, last: int = 0) -> mx.array:
         length, layers = self._length(input_ids), self.encoder.layer
         keys = [fresh_key() if self.training else None for _ in range(len(layers) + 2)]
         real = pairs = None
@@ -405,6 +405,7 @@ class DebertaV2Encoder(nn.Module):
         x = embedded = self.embeddings(input_ids, token_type_ids, real, keys[-2])
         table = self.encoder.table()
         distances = None if table is None else distances_for(self.config, length)
+        states: list[mx.array] = []     # after the last so many layers
         for i, layer in enumerate(layers):
             run = recomputed(layer) if self.gradient_checkpointing and self.training else layer
             last_row_only = first_token_only and i == len(layers) - 1
@@ -413,7 +414,8 @@ class DebertaV2Encoder(nn.Module):
                 x = self.encoder.conv(embedded, x, real, keys[-1])
                 if last_row_only: x = x[:, :1]
             else: x = run(x, table, pairs, distances, keys[i], last_row_only)
-        return x
+            if i >= len(layers) - last: states.append(x)
+        return mx.stack(states, axis=1) if last else x
 
     def _length(self, input_ids: mx.array) -> int:
         "The number of tokens, if this model can take so many."

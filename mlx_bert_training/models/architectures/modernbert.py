@@ -318,7 +318,7 @@ class ModernBertEncoder(nn.Module):
         self.final_norm = Norm(config)
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
-                 token_type_ids: mx.array | None = None, *, first_token_only: bool = False) -> mx.array:
+                 token_type_ids: mx.array | None = None, *, first_token_only: bool = False, last: int = 0) -> mx.array:
         "`token_type_ids` are taken for the sake of one interface; this model has none and leaves them aside."
         if input_ids.ndim != 2: raise ModelError(f"input_ids must be (batch, tokens), not {input_ids.shape}")
         if (length := input_ids.shape[1]) > (limit := self.config.max_position_embeddings):
@@ -328,11 +328,14 @@ class ModernBertEncoder(nn.Module):
         keys = [fresh_key() if self.training else None for _ in range(len(kinds) + 1)]
         x = self.embeddings(input_ids, keys[-1])
         views = {kind: view_of(self.config, kind, attention_mask, (len(x), length), x.dtype) for kind in set(kinds)}
+        states: list[mx.array] = []     # after the last so many layers
         for i, (layer, kind) in enumerate(zip(self.layers, kinds, strict=True)):
             run: Callable[..., mx.array] = layer
             if self.gradient_checkpointing and self.training: run = recomputed(layer)
             x = run(x, views[kind], keys[i], first_token_only and i == len(kinds) - 1)
-        return self.final_norm(x)
+            if i >= len(kinds) - last: states.append(x)
+        x = self.final_norm(x)
+        return mx.stack([*states[:-1], x], axis=1) if last else x
 
 # %% ../../../nbs/models/architectures/08_modernbert.ipynb #467c436d
 class ModernBertPooler(nn.Module):
