@@ -64,7 +64,7 @@ def signed(checkpoint):
 def test_a_forged_manifest_is_skipped_with_a_line(checkpoint, place, run, caplog, content, count):
     (checkpoint / MANIFEST).write_text(content)
     newest = latest_checkpoint(checkpoint.parent)
-    count("forged manifest", found=newest != checkpoint)
+    count("forged manifest", found=int(newest != checkpoint))
     assert newest is not None and newest != checkpoint and caplog.text.count("It is skipped") == 1
     run(epochs=2).train(ToyLoader(), ToyLoader(seed=1), resume_from="latest")
 

@@ -51,8 +51,8 @@ def while_saving(process, folder):
     "Wait until a file or folder is being written, at most some seconds."
     end = time.monotonic() + 20
     while time.monotonic() < end and process.poll() is None:
-        for path in folder.rglob(".*"):
-            if path.suffix in (".building", ".draft", ".replaced") or path.name.startswith(".deleted"): return
+        for _, folders, files in os.walk(folder):       # overlooks what vanishes meanwhile
+            if any(name.endswith((".building", ".draft", ".replaced")) for name in folders + files): return
 
 
 def hurt(kind, folder, number, how, seed):
@@ -66,7 +66,7 @@ def hurt(kind, folder, number, how, seed):
         time.sleep(chance.uniform(0.05, 0.95) * seconds)
         if how == "saving": while_saving(process, folder)
         process.send_signal(number)
-        hits += finish(process)[0] is None or number == signal.SIGINT
+        hits += finish(process)[0] is None
     result, err = finish(start(kind, folder))
     assert result is not None, err
     left = [path for path in folder.rglob(".*") if "__pycache__" not in path.parts]
@@ -80,7 +80,7 @@ def test_killed_at_random_moments(place, count, kind, how):
     for seed in range(KILLS):
         same, hits, left = hurt(kind, place / str(seed), signal.SIGKILL, how, seed)
         shutil.rmtree(place / str(seed))
-        count(f"SIGKILL {how}, {kind}", divergent=not same, kills_that_hit=hits, files_left=len(left))
+        count(f"SIGKILL {how}, {kind}", divergent=int(not same), kills_that_hit=hits, files_left=len(left))
         if not same or left: different.append((seed, left))
     assert not different
 
@@ -91,7 +91,7 @@ def test_ended_by_a_signal(place, count, number):
         kind = KINDS[seed % 2]
         same, hits, left = hurt(kind, place / str(seed), number, "anywhere", seed)
         shutil.rmtree(place / str(seed))
-        count(number.name, divergent=not same, files_left=len(left), hits=hits)
+        count(number.name, divergent=int(not same), files_left=len(left), hits=hits)
         assert same and not left, (seed, left)
 
 
@@ -105,6 +105,7 @@ def test_a_full_disk_is_one_typed_line_and_costs_nothing(place, count):
         result, err = finish(process)
         typed = result is not None or "OutputError: " in err.splitlines()[-1] or "CheckpointError: " in err
         again, said = finish(start("train", folder))
-        count("disk full", untyped=not typed, divergent=again != undisturbed("train")[0], refused=result is None)
+        count("disk full", untyped=int(not typed), divergent=int(again != undisturbed("train")[0]),
+              refused=int(result is None))
         assert typed, (size, err)
         assert again == undisturbed("train")[0], (size, said)
