@@ -41,11 +41,12 @@ class ModelSource:
 
     def load(self, folder: Path) -> Model:
         "A new model with weights that were saved. Raises `CheckpointError` if they are of another model."
-        model = _copied(self.pattern)
+        model: Any = _copied(self.pattern)
         saved = read_tensors(folder)
         if getattr(model, "adapter", None): saved |= neutral_adapter(model, saved)      # it was merged into the weights
         set_weights(model, saved, folder)
-        return model
+        loaded: Model = model
+        return loaded
 
 
 def _copied(model: Any) -> Model:
