@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test check parity kills benchmark notebooks docs clean
+.PHONY: quickstart test check faults kills parity benchmark notebooks docs clean
 
 quickstart: $(BIN)/.installed   ## install, fetch the pretrained weights, fine-tune on real data, say what was won
 	$(BIN)/mlx-bert info
@@ -23,6 +23,9 @@ test: $(BIN)/.installed-dev     ## lint, types, notebooks, package: everything t
 QUICK := tasks declaration data models core callbacks validation ensemble parallel
 check: $(BIN)/.installed-dev    ## after each change: lint, types, and the tests that train next to nothing
 	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -x -n 2 $(QUICK:%=tests/%)
+
+faults: $(BIN)/.installed-dev   ## kills, signals, full disks, damage, forgery and memory, many times, and a table of what came of it
+	FAULTS=50 $(BIN)/python -m pytest tests/faults -s
 
 notebooks: $(BIN)/.installed-dev    ## run every notebook again and keep its outputs
 	$(BIN)/nbdev_export && $(BIN)/python tools/run_notebooks.py && $(BIN)/python tools/readme.py

@@ -145,6 +145,9 @@ def restore_run(
 
 def _restore(trainer: Any, path: str | Path, arrays: dict[str, Any], values: Any, going_on: bool) -> None:
     mine, theirs, state = plan_of(trainer), values["plan"], TrainerState.from_dict(values["state"])
+    kinds = {name: (type(value), int) for name, value in vars(TrainerState()).items() if value is not None}
+    odd = [name for name, kind in kinds.items() if not isinstance(getattr(state, name), kind)]
+    if odd: raise CheckpointError(f"{path}: the state of the run has no value that can be used for {', '.join(odd)}")
     changes = check_changes(values["config"], trainer.config, path) if going_on else {}
     differing = [f"{key} was {theirs.get(key)!r} and is {mine[key]!r}" for key in mine if mine[key] != theirs.get(key)]
     if differing: raise CheckpointError(f"{path}: this run has another plan than the saved one: {'; '.join(differing)}")

@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..core.resume import model_weights, set_weights
+from ..models.adapters.lora import neutral_adapter
 from ..models.weights import read_tensors
 from ..protocols import Model
 
@@ -40,9 +41,12 @@ class ModelSource:
 
     def load(self, folder: Path) -> Model:
         "A new model with weights that were saved. Raises `CheckpointError` if they are of another model."
-        model = _copied(self.pattern)
-        set_weights(model, read_tensors(folder), folder)
-        return model
+        model: Any = _copied(self.pattern)
+        saved = read_tensors(folder)
+        if getattr(model, "adapter", None): saved |= neutral_adapter(model, saved)      # it was merged into the weights
+        set_weights(model, saved, folder)
+        loaded: Model = model
+        return loaded
 
 
 def _copied(model: Any) -> Model:

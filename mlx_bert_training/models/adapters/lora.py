@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ..weights import WeightsError, read_safetensors
 # %% auto #0
 __all__ = ['PRESETS', 'PEFT_PREFIX', 'LoraLinear', 'LoraOptions', 'lora_options', 'matches', 'chosen_modules', 'freeze',
            'trained', 'new_parts', 'lora', 'dora', 'add_lora', 'save_adapter', 'adapted', 'adapter_weights',
-           'load_adapter']
+           'neutral_adapter', 'load_adapter']
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #46dd3e90
 class LoraLinear(nn.Linear):
@@ -249,6 +249,18 @@ def adapter_weights(
     parts = tuple(f"{path}." for path in new_parts(model))
     return {name: value for name, value in tree_flatten(model.parameters())
             if "lora_" in name.rpartition(".")[2] or name.startswith(parts)}
+
+
+def neutral_adapter(
+    model: TextModel,                   # with an adapter
+    weights: Mapping[str, mx.array],    # with the adapter merged, as `save_pretrained` writes them
+) -> dict[str, mx.array]:               # the parameters of the adapter, by name in the model
+    "An adapter that changes nothing, to stand beside weights into which one was merged."
+    mine = dict(tree_flatten(model.parameters()))
+    neutral = {name: value for name, value in mine.items() if name.endswith("lora_A")}
+    neutral |= {name: mx.zeros_like(value) for name, value in mine.items() if name.endswith("lora_B")}
+    lengths = [name for name in mine if name.endswith("lora_magnitude_vector")]
+    return neutral | {name: mx.linalg.norm(weights[f"{name.rpartition('.')[0]}.weight"], axis=1) for name in lengths}
 
 
 def _peft_name(name: str) -> str:
