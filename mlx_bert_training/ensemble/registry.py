@@ -5,7 +5,7 @@
 # %% ../../nbs/ensemble/00_registry.ipynb #e1239d18
 from __future__ import annotations
 
-from ..registry import Registry
+from ..registry import Registry, is_class_with
 
 # %% auto #0
 __all__ = ['METHODS', 'PARTNERS']
@@ -20,5 +20,5 @@ METHODS = Registry("ensemble method", {
     "blending": f"{_HERE}.blending:Blending",
     "stacking": f"{_HERE}.stacking:Stacking",
     "hill_climbing": f"{_HERE}.hill_climbing:HillClimbing",
-})
-PARTNERS = Registry("partner of a model", {"linear": f"{_HERE}.linear:Linear"})
+}, is_class_with("fit"))
+PARTNERS = Registry("partner of a model", {"linear": f"{_HERE}.linear:Linear"}, is_class_with("member"))

@@ -5,10 +5,10 @@
 # %% ../../nbs/parallel/00_registry.ipynb #7172e43b
 from __future__ import annotations
 
-from ..registry import Registry
+from ..registry import Registry, is_class_with
 
 # %% auto #0
 __all__ = ['EXECUTORS']
 
 # %% ../../nbs/parallel/00_registry.ipynb #08f58a5a
-EXECUTORS = Registry("executor", {"here": "mlx_bert_training.parallel.executor:Here"})
+EXECUTORS = Registry("executor", {"here": "mlx_bert_training.parallel.executor:Here"}, is_class_with("run"))
