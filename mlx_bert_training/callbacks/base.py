@@ -65,6 +65,9 @@ class Callback:
     @does_nothing
     def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None: """After an epoch and its evaluation."""
     @does_nothing
+    def on_checkpoint_begin(self, trainer: TrainerView, state: TrainerState) -> None:
+        """Before a checkpoint is written."""
+    @does_nothing
     def on_checkpoint(self, trainer: TrainerView, state: TrainerState) -> None:
         """After `state.last_checkpoint` was written."""
     @does_nothing

@@ -17,6 +17,7 @@ import pandas as pd
 
 from .frames import require_columns, where
 from ..errors import DataError
+from ..files import write_text
 from ..secrets import get_logger
 from ..tasks.columns import TargetColumn, TargetFormat
 from ..tasks.task import Task, get_task, task_in_file, task_place
@@ -80,9 +81,7 @@ class LabelMap:
         "Write `labels.json` beside the weights."
         values = {"head_type": self.task.spec, "columns": list(self.columns), "classes": list(self.classes),
                   **({} if self.separator is None else {"separator": self.separator})}
-        path = Path(folder) / FILE
-        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        return path
+        return write_text(Path(folder) / FILE, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path, task: str | Mapping[str, Any] | Task | None = None) -> LabelMap:

@@ -26,7 +26,7 @@ __all__ = ['WHOLE', 'ABSENT', 'root', 'fitting', 'optional_sections', 'find_key'
            'Declaration']
 
 # %% ../../nbs/declaration/05_whole.ipynb #968aeb0f
-WHOLE = "mlx_bert_training.core.config:KaggleTrainerConfig"     # where the sections are put together
+WHOLE = "mlx_bert_training.core.config:SearchTrainerConfig"     # where the sections are put together
 
 
 @cache

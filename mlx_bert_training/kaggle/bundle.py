@@ -35,6 +35,7 @@ from ..data.prepare import text_source
 from ..data.templates import RowTemplate
 from ..data.tokenization import Tokenizer
 from ..declaration.load import load_config
+from ..ensemble.registry import PARTNERS
 from ..ensemble.thresholds import search_threshold
 from ..errors import MLXBertError
 from . import bundle_inference
@@ -125,7 +126,9 @@ def find_shares(
     if not alone and method not in WEIGHTED: raise BundleError(f"{whole}, and only a weighted mean can be bundled{way}")
     shares = {alone: 1.0} if alone else {name: share for name, share in cv["weights"].items() if share}
     strange = [name for name in shares if name not in (members[0], "linear")]
-    if strange: raise BundleError(f"{whole}, and {strange[0]!r} was made by another run{way}")
+    if strange:
+        other = "is a partner that a bundle cannot have" if strange[0] in PARTNERS else "was made by another run"
+        raise BundleError(f"{whole}, and {strange[0]!r} {other}{way}")
     if "linear" in shares and not list((run / "partners").glob("linear-*.json.gz")):
         raise BundleError(f"{whole}, and the linear models were not kept; run again under another run_name with "
                           f"kaggle.save_fold_models: true{way}")

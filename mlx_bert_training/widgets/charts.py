@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 
 # %% auto #0
-__all__ = ['COLORS', 'decimate', 'round_ticks', 'log_ticks', 'tick_text', 'Line', 'Chart', 'chart_svg', 'draw_chart']
+__all__ = ['COLORS', 'decimate', 'averaged', 'round_ticks', 'log_ticks', 'tick_text', 'tick_texts', 'Line', 'Chart',
+           'scale_limits', 'chart_svg', 'draw_chart']
 
 # %% ../../nbs/widgets/10_charts.ipynb #7a4c1432
 COLORS = {"train": "#2F86D0", "evaluation": "#D55E00", "metric": "#0A8F68", "rate": "#C2609A", "norm": "#8A6FC0",
@@ -34,6 +36,17 @@ def decimate(
         kept |= {start + int(part.argmin()), start + int(part.argmax())}
     places = np.array(sorted(kept))
     return x[places], y[places]
+
+
+def averaged(
+    x: np.ndarray,      # (N,) ascending
+    y: np.ndarray,      # (N,)
+    most: int = 1000,   # points to keep, at most
+) -> tuple[np.ndarray, np.ndarray]:     # (M,) and (M,), M <= most
+    "The end and the mean of each stretch, which can be smoothed further."
+    if len(x) <= most: return x, y
+    edges = np.linspace(0, len(x), most + 1).astype(int)
+    return x[edges[1:] - 1], np.add.reduceat(y, edges[:-1]) / np.diff(edges)
 
 # %% ../../nbs/widgets/10_charts.ipynb #db547897
 def round_ticks(
@@ -56,6 +69,7 @@ def log_ticks(
     most: int = 5,      # ticks
 ) -> list[float]:
     "Logarithms of round numbers: of 1, 2 and 5, or only of powers of ten where there is room for no more."
+    if high - low < 0.5: return [math.log10(value) for value in round_ticks(10 ** low, 10 ** high, 4) if value > 0]
     powers = range(math.floor(low), math.ceil(high) + 1)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         found = [p + math.log10(f) for p in powers for f in factors if low <= p + math.log10(f) <= high]
@@ -63,13 +77,23 @@ def log_ticks(
     return found[::-(-len(found) // most)]
 
 
-def tick_text(value: float) -> str:
+def tick_text(value: float, digits: int = 3) -> str:
     "A number on an axis, in at most six characters or so."
     size = abs(value)
     if size >= 1e6 or 0 < size < 1e-3:
-        return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e")
-    if size >= 1000: return f"{value / 1000:.3g}k"
-    return f"{value:.3g}"
+        return f"{value:.{digits - 2}e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e")
+    if size >= 1000: return f"{value / 1000:.{digits}g}k"
+    return f"{value:.{digits}g}"
+
+
+def tick_texts(values: Sequence[float]) -> list[str]:
+    "The numbers on an axis, with as many digits as it takes to tell them apart."
+    for digits in range(3, 12):
+        texts = [tick_text(value, digits) for value in values]
+        if len(set(texts)) == len(set(values)): break
+    if any(not text.replace(".", "").lstrip("-").isdigit() for text in texts): return texts
+    decimals = max((len(text.partition(".")[2]) for text in texts), default=0)
+    return [f"{float(text):.{decimals}f}" for text in texts]
 
 # %% ../../nbs/widgets/10_charts.ipynb #6a31db85
 @dataclass
@@ -81,6 +105,7 @@ class Line:
     color: str
     style: str = "line"         # faint, line or points
     best: float | None = None   # x of the point to ring
+    raw: tuple[np.ndarray, np.ndarray] | None = None    # what it smooths, (N,) and (N,); None: it is as it is
 
     def __post_init__(self) -> None:
         x, y = np.asarray(self.x, dtype=float), np.asarray(self.y, dtype=float)
@@ -103,27 +128,18 @@ class Chart:
     "Lines over the updates of a run."
     title: str
     lines: list[Line]
-    x_max: float                # updates planned
+    x_max: float = 0.0          # where the axis ends at the least; 0: it grows with the lines
     log: bool = False           # a logarithmic scale
     marks: list[tuple[float, str]] = field(default_factory=list)    # when someone intervened, and what it was
     width: int = 330            # pixels
     height: int = 170
     fixed: tuple[float, float] | None = None    # the scale, where several charts shall have the same
     empty: str = "nothing yet"  # what stands where no line is
+    group: str = ""             # of charts that take the same place, one at a time
+    size: str = "small"         # its share of a row where charts grow with the window: small, middle or big
 
     @property
     def is_empty(self) -> bool: return not any(len(line.y) for line in self.lines)
-
-    def limits(self) -> tuple[float, float]:
-        "Lowest and highest value of the scale; of their logarithm to base 10 on a logarithmic one."
-        if self.fixed: return self.fixed
-        parts = [self.scaled(line.y) for line in self.lines if len(line.y)]
-        if not parts: return 0.0, 1.0
-        cut = [np.percentile(part, (1, 99)) if line.style == "faint" and len(part) > 20 else part
-               for part, line in zip(parts, (line for line in self.lines if len(line.y)), strict=True)]
-        low, high = float(np.min(np.concatenate(cut))), float(np.max(np.concatenate(cut)))
-        room = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
-        return low - room, high + room
 
     @property
     def extent(self) -> float:
@@ -134,6 +150,8 @@ class Chart:
         "Values on the scale."
         return np.log10(np.maximum(y, 1e-30)) if self.log else np.asarray(y, dtype=float)
 
+    def limits(self) -> tuple[float, float]: return scale_limits(self)
+
     def svg(self) -> str: return chart_svg(self)
 
     def draw(self, axes: Any) -> None: draw_chart(self, axes)
@@ -143,6 +161,22 @@ class Chart:
         return f"{self.title}: {values or self.empty}"
 
     def _repr_html_(self) -> str: return self.svg()
+
+# %% ../../nbs/widgets/10_charts.ipynb #4aca1a03
+def scale_limits(
+    chart: Chart,
+) -> tuple[float, float]:   # of values, or of their logarithm to base 10
+    "Lowest and highest value of a chart's scale, with some room around them."
+    if chart.fixed: return chart.fixed
+    parts = []
+    for line in chart.lines:
+        if not len(line.y): continue
+        part = chart.scaled(line.y)
+        parts.append(np.percentile(part, (1, 99)) if line.style == "faint" and len(part) > 20 else part)
+    if not parts: return 0.0, 1.0
+    low, high = float(np.min(np.concatenate(parts))), float(np.max(np.concatenate(parts)))
+    room = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
+    return low - room, high + room
 
 # %% ../../nbs/widgets/10_charts.ipynb #2eed1acf
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 24, 20    # pixels around the plot
@@ -166,10 +200,10 @@ def _line_svg(line: Line, x: np.ndarray, y: np.ndarray, rings: list[tuple[float,
 def _axes_svg(chart: Chart, low: float, high: float) -> str:
     "Title, grid, and the numbers on both axes."
     bottom, right = chart.height - _BOTTOM, chart.width - _RIGHT
-    ticks = [(t, 10 ** t) for t in log_ticks(low, high)] if chart.log else [(t, t) for t in round_ticks(low, high, 4)]
+    ticks = log_ticks(low, high) if chart.log else round_ticks(low, high, 4)
     parts = [f"<text x='4' y='13' font-weight='600' font-size='11'>{escape(chart.title)}</text>"]
-    for place, value in ticks:
-        y, text = bottom - (bottom - _TOP) * (place - low) / (high - low), tick_text(value)
+    for place, text in zip(ticks, tick_texts([10 ** t for t in ticks] if chart.log else ticks), strict=True):
+        y = bottom - (bottom - _TOP) * (place - low) / (high - low)
         parts.append(f"<line x1='{_LEFT}' x2='{right}' y1='{y:.1f}' y2='{y:.1f}' stroke='currentColor' opacity='.15'/>"
                      f"<text x='{_LEFT - 5}' y='{y + 3.5:.1f}' text-anchor='end' opacity='.8'>{text}</text>")
     for x, anchor, text in ((_LEFT, "start", "0"), (right, "end", f"{chart.extent:,.0f}"),
@@ -183,13 +217,19 @@ def _legend_svg(chart: Chart) -> str:
     x, parts = float(chart.width - _RIGHT), []
     if chart.width < 200: return ""     # there is room for a title, no more
     for line in reversed([line for line in chart.lines if line.style in _SIGNS and len(line.y)]):
-        text = f"{_SIGNS[line.style]} {line.last if len(chart.lines) > 1 else tick_text(float(line.y[-1]))}"
-        parts.append(f"<text x='{x:.0f}' y='13' text-anchor='end' fill='{line.color}' font-weight='600'>"
-                     f"{escape(text)}</text>")
-        x -= 6.0 * len(text) + 8
+        text = line.last if len(chart.lines) > 1 else tick_text(float(line.y[-1]))
+        parts.append(f"<text x='{x:.0f}' y='13' text-anchor='end'><tspan fill='{line.color}' font-weight='700'>"
+                     f"{_SIGNS[line.style]}</tspan> {escape(text)}</text>")
+        x -= 5.6 * len(text) + 22
     return "".join(parts)
 
 
+def _mark_svg(x: float, bottom: float, text: str) -> str:
+    "A moment when someone intervened."
+    return (f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{_TOP}' y2='{bottom}' stroke='currentColor' opacity='.6' "
+            f"stroke-dasharray='2 3'><title>{escape(text)}</title></line>")
+
+# %% ../../nbs/widgets/10_charts.ipynb #e5268931
 def chart_svg(chart: Chart) -> str:
     "A chart as inline SVG."
     low, high = chart.limits()
@@ -203,10 +243,7 @@ def chart_svg(chart: Chart) -> str:
         middle = f"x='{(_LEFT + right) / 2}' y='{(_TOP + bottom) / 2}' text-anchor='middle'"
         parts = [f"<text x='4' y='13' font-weight='600' font-size='11'>{escape(chart.title)}</text>",
                  f"<text {middle} opacity='.6'>{escape(chart.empty)}</text>"]
-    for at, what in chart.marks:
-        x = float(place([at], [1.0])[0][0])
-        parts.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{_TOP}' y2='{bottom}' stroke='currentColor' opacity='.6' "
-                     f"stroke-dasharray='2 3'><title>{escape(what)}</title></line>")
+    parts += [_mark_svg(float(place([at], [1.0])[0][0]), bottom, text) for at, text in chart.marks]
     for line in chart.lines:
         if not len(line.y): continue
         rings = [tuple(map(float, place(*ring))) for ring in (line.ring,) if ring]
@@ -238,9 +275,10 @@ def draw_chart(
     for at, _ in chart.marks: axes.axvline(at, color="0.3", lw=0.9, ls=":")
     low, high = chart.limits()
     ticks = np.array(log_ticks(low, high) if chart.log else round_ticks(low, high))
+    values = list(10 ** ticks if chart.log else ticks)
     if chart.log: axes.set_yscale("log")
     axes.set_ylim(*((10 ** low, 10 ** high) if chart.log else (low, high)))
-    axes.set_yticks(10 ** ticks if chart.log else ticks, list(map(tick_text, 10 ** ticks if chart.log else ticks)))
+    axes.set_yticks(values, tick_texts(values))
     axes.minorticks_off()
     axes.set_xlim(0, chart.extent)
     axes.set_xlabel("update", fontsize=8)

@@ -8,59 +8,101 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 
-from ..callbacks.progress import LiveOutput, Progress, ProgressBar, View, detect_mode, render_text
+from ..callbacks.progress import LiveOutput, Progress, ProgressBar, View, clock, detect_mode
+from ..core.run_folder import RunFolder
 from ..core.state import TrainerState
 from ..errors import MissingExtraError, MLXBertError
 from mlx_bert_training.widgets.board import (
-    FoldCurve,
-    cv_figure,
-    cv_html,
+    Status,
     error_report,
+    evaluations_html,
     final_figure,
     final_html,
-    fold_summary,
-    live_html,
+    run_card,
     run_charts,
-    shown_metric,
+    run_status,
+    shown_metrics,
+    side_by_side,
+    status_html,
+    summary_card,
     worries,
 )
 from .charts import Chart
 from .controls import ControlPanel, clicks_are_heard
+from mlx_bert_training.widgets.folds import (
+    FoldSlot,
+    cv_figure,
+    cv_status,
+    fold_charts,
+    fold_scores,
+    mean_text,
+    recall_fold,
+    score_strip,
+)
+from .plots import Plots
 from .recorder import Recorder
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'Stage', 'RunView', 'CVView', 'DashboardCallback']
+__all__ = ['log', 'EMPTY', 'Stage', 'RunView', 'CVView', 'RecordingBar', 'DashboardCallback']
 
 # %% ../../nbs/widgets/16_dashboard.ipynb #2d0599bc
-class Stage:
-    "The board and, where a click would be heard, the controls below it."
+EMPTY = {"text/html": "", "text/plain": ""}     # a place that is in this cell, whichever runs at the end
 
-    def __init__(self, trainer: Any, controls: bool | None = None, cross_validation: bool = False):
-        self.board, self.below = LiveOutput(), LiveOutput()
+
+class Stage:
+    "Where a run stands, the controls where a click would be heard, the charts, and the tables."
+
+    def __init__(self, trainer: Any, controls: bool | None = None, cross_validation: bool = False,
+                 smoothing: float = 0.95):
+        self.top, self.below, self.board, self.tables = (LiveOutput() for _ in range(4))
         wanted = clicks_are_heard() if controls is None else controls
         self.panel = ControlPanel(trainer.control, cross_validation) if wanted else None
+        self.plots: Plots | None = None
+        if not clicks_are_heard(): return
+        try: self.plots = Plots(smoothing=smoothing)
+        except MissingExtraError as error: log.info("%s", error)
 
-    def show(self, html: str, text: str, done: Sequence[object]) -> None:
-        "Draw the board; the controls appear with the first drawing, and say what was done by hand."
-        first = self.board.handle is None
-        self.board.show({"text/html": html, "text/plain": text})
-        if self.panel is not None: self.panel.refresh(done)
-        empty = {"text/html": "", "text/plain": ""}     # a place that is in this cell, whichever runs at the end
-        if first: self.below.show(empty if self.panel is None else self.panel.bundle())
+    def show(self, status: Status, charts: Sequence[Chart], tables: str, done: Sequence[object], rate: float) -> None:
+        "Draw everything; the controls appear with the first drawing, and say what was done by hand."
+        first = self.top.handle is None
+        self.top.show({"text/html": status_html(status), "text/plain": str(status)})
+        if self.panel is not None: self.panel.refresh(done, rate)
+        if first: self.below.show(EMPTY if self.panel is None else self.panel.bundle())
+        self._draw(charts, first)
+        self.tables.show({"text/html": tables, "text/plain": ""})
 
-    def finish(self, figure: Any, alt: str, html: str, text: str) -> None:
-        "Put a picture in the place of the board and tables in that of the controls."
-        if figure is not None:
+    def _draw(self, charts: Sequence[Chart], first: bool = False) -> None:
+        if self.plots is not None and self.plots.works():
+            self.plots.show(charts)
+            if first: self.board.show(self.plots.bundle())
+            return
+        self.board.show({"text/html": side_by_side(charts), "text/plain": "; ".join(map(str, charts))})
+        self._close_plots()
+
+    def _close_plots(self) -> None:
+        if self.plots is not None: self.plots.close()
+        self.plots = None
+
+    def finish(self, status: Status, card: str, figure: Any, charts: Sequence[Chart], tables: str) -> None:
+        "Put a card in the place of the controls, a picture in that of the charts, and the last tables."
+        words = "; ".join(map(str, charts))
+        if self.plots is not None: self.plots.widget.ended = True     # the focus goes to the cell, before they go
+        self.top.show({"text/html": status_html(status), "text/plain": str(status)})
+        self.below.show({"text/html": card, "text/plain": str(status)})
+        if figure is None: self.board.show({"text/html": side_by_side(charts), "text/plain": words})
+        else:
             picture = base64.b64encode(figure._repr_png_()).decode()
-            self.board.show({"image/png": picture, "text/plain": alt}, {"image/png": {"alt": alt}})
-        self.below.show({"text/html": html, "text/plain": text})
+            self.board.show({"image/png": picture, "text/plain": words}, {"image/png": {"alt": words}})
+        self.tables.show({"text/html": tables, "text/plain": ""})
         if self.panel is not None: self.panel.close()
+        self._close_plots()
 
 # %% ../../nbs/widgets/16_dashboard.ipynb #edd3bb44
 class RunView:
@@ -68,81 +110,140 @@ class RunView:
 
     def __init__(self, trainer: Any, recorder: Recorder, controls: bool | None, hardest: int):
         self.trainer, self.recorder, self.hardest = trainer, recorder, hardest
-        self.stage = Stage(trainer, controls)
+        self.stage = Stage(trainer, controls, smoothing=recorder.smoothing)
 
-    def charts(self, ended: bool = False) -> list[Chart]:
-        trainer, marks = self.trainer, self.trainer.steering.interventions
-        return run_charts(self.recorder, trainer.state, shown_metric(trainer), marks, ended)
+    def charts(self) -> list[Chart]:
+        trainer = self.trainer
+        return run_charts(self.recorder, trainer.state, shown_metrics(trainer), trainer.steering.interventions)
+
+    def status(self, progress: Progress) -> Status:
+        trainer, notes = self.trainer, worries(self.recorder, self.trainer.state)
+        return run_status(progress, trainer.output_dir.name, trainer.best.metric, trainer.state.best_metric,
+                          mx.get_peak_memory(), " ".join(notes))
 
     def draw(self, progress: Progress, fresh: Sequence[Any] = ()) -> None:
         self.recorder.collect()
-        html = live_html(progress, self.charts(), worries(self.recorder, self.trainer.state), mx.get_peak_memory())
-        self.stage.show(html, render_text(progress), self.trainer.steering.interventions)
+        state = self.trainer.state
+        self.stage.show(self.status(progress), self.charts(), evaluations_html(state.history, state.best_step),
+                        self.trainer.steering.interventions, state.learning_rate)
 
     def close(self, progress: Progress) -> None:
         "Leave what stays in the saved notebook."
         if not progress.failed: self.recorder.collect(keep=0)   # after an error the newest may be beyond reach
-        charts, report, figure = self.charts(ended=True), None, None
+        charts, report, figure, progress = self.charts(), None, None, replace(progress, remaining=None)
         try: report = None if progress.failed else error_report(self.trainer)
         except MLXBertError as error: log.info("no report of errors: %s", error)
         try: figure = final_figure(charts, report)
-        except MissingExtraError as error:
-            log.info("%s", error)
-            self.draw(progress)
-        html = final_html(progress, report, worries(self.recorder, self.trainer.state), self.hardest)
-        self.stage.finish(figure, "; ".join(map(str, charts)), html, render_text(progress))
+        except MissingExtraError as error: log.info("%s", error)
+        tables = final_html(progress, self.trainer.state.history, report, self.hardest)
+        self.stage.finish(self.status(progress), run_card(progress, self.trainer), figure, charts, tables)
 
 # %% ../../nbs/widgets/16_dashboard.ipynb #fa5bb0d3
 class CVView:
     "The board of a cross-validation; the view of each of its folds draws on it."
 
     def __init__(self, trainer: Any, controls: bool | None):
-        self.trainer, self.stage, self.fold_trainer = trainer, Stage(trainer, controls, cross_validation=True), trainer
-        self.folds: list[FoldCurve] = []
-        self.progress = Progress(status="was finished before")
+        self.trainer, self.fold_trainer = trainer, trainer
+        self.stage = Stage(trainer, controls, cross_validation=True)
+        self.progress, self.folds = Progress(status="beginning"), list[FoldSlot]()
 
     def begin(self) -> None:
         "A fold begins; after the last one of a round, those of a new round replace them."
-        if not self.trainer.fold_runs: self.folds = []
-        self.folds.append(FoldCurve(f"fold {len(self.folds) + 1}", Recorder()))
+        done = len(self.trainer.fold_runs)
+        if not done: self.folds = [FoldSlot(f"fold {i}") for i in range(1, self.trainer.fold_count + 1)]
+        self.folds[done].began = True
+        self.progress = replace(self.progress, status="beginning", step=0)
+        self.draw(self.progress)
 
     def enter(self, trainer: Any, recorder: Recorder) -> None:
         "The fold that was begun trains."
-        self.fold_trainer, fold = trainer, self.folds[-1]
-        fold.recorder, fold.total_steps = recorder, trainer.state.total_steps
+        self.fold_trainer, self.folds[len(self.trainer.fold_runs)].recorder = trainer, recorder
 
     def end(self) -> None:
         "A fold is done and has a score."
-        run, fold = self.trainer.fold_runs[-1], self.folds[-1]
-        fold.score, fold.seconds = run.facts["score"], run.facts["total_seconds"]
+        run = self.trainer.fold_runs[-1]
+        number = run.repeat * (self.trainer.fold_count // self.trainer.config.kaggle.cv_repeats) + run.fold
+        slot = self.folds[min(number, len(self.folds) - 1)]     # side by side, they end in any order
+        slot.began, slot.score = True, run.facts["score"]
+        if run.skipped: recall_fold(slot, RunFolder(self.trainer.cv_folder).fold(run.repeat, run.fold))
+        else: slot.seconds = run.facts["total_seconds"]
         self.draw(self.progress)
 
     @property
-    def summary(self) -> str:
-        metric = self.trainer.fold_runs[-1].oofs[0].metric if self.trainer.fold_runs else ""
-        return fold_summary(self.folds, self.trainer.fold_count, metric)
+    def metric(self) -> str:
+        return self.trainer.fold_runs[-1].oofs[0].metric if self.trainer.fold_runs else ""
+
+    def status(self) -> Status: return cv_status(self.folds, self.progress, self.trainer.cv_folder.name, self.metric)
 
     def draw(self, progress: Progress, fresh: Sequence[Any] = ()) -> None:
-        self.progress, fold, trainer = progress, self.folds[-1], self.fold_trainer
-        fold.recorder.collect()
-        charts = run_charts(fold.recorder, trainer.state, shown_metric(trainer), trainer.steering.interventions)
-        text = f"{self.summary}\n{render_text(progress)}"
-        self.stage.show(cv_html(self.folds, self.summary, progress, charts), text, trainer.steering.interventions)
+        self.progress, trainer = progress, self.fold_trainer
+        begun = [fold for fold in self.folds if fold.began]
+        for fold in begun: fold.recorder.collect()
+        marks = trainer.steering.interventions
+        metrics = [] if trainer is self.trainer else shown_metrics(trainer)     # which no fold has evaluated yet
+        charts = run_charts(begun[-1].recorder, trainer.state, metrics, marks)
+        tables = score_strip(self.folds, self.metric) + side_by_side(fold_charts(self.folds))
+        self.stage.show(self.status(), charts, tables, marks, trainer.state.learning_rate)
 
     def close(self, progress: Progress) -> None: self.draw(progress)
 
     def finish(self) -> None:
         "Leave what stays in the saved notebook."
         if not self.folds: return
-        result, figure = self.trainer.cv, None
+        result, figure, scores = self.trainer.cv, None, fold_scores(self.folds)
         try: figure = cv_figure(self.folds)
         except MissingExtraError as error: log.info("%s", error)
-        text = [f"{self.summary}, then it was stopped"] if result is None else result.headline()
-        html = f"<p>{text[0]}</p>" if result is None else result.headline_html()   # the call returns the tables
-        self.stage.finish(figure, f"loss of each fold; {self.summary}", html, "\n".join(text))
+        whole = f"the {len(scores)} finished folds are kept; running it again goes on from there"
+        words = "finished" if result is not None else f"stopped in fold {min(len(scores) + 1, len(self.folds))}"
+        self.progress = replace(self.progress, status=words)
+        status = replace(self.status(), phase=words)
+        card = summary_card({f"mean {self.metric or 'score'}": mean_text(scores), "folds": f"{len(scores)} of "
+                             f"{len(self.folds)}", "kept": "everything" if result is not None else whole,
+                             "time": clock(sum(fold.seconds for fold in self.folds))}, str(self.trainer.cv_folder))
+        headline = "" if result is None else result.headline_html()    # the call returns the tables
+        self.stage.finish(status, card, figure, fold_charts(self.folds), score_strip(self.folds, self.metric) + headline)
 
 # %% ../../nbs/widgets/16_dashboard.ipynb #e40827c0
-class DashboardCallback(ProgressBar):
+class RecordingBar(ProgressBar):
+    "A progress bar with a recorder, which knows the phase of a run and the speed of its updates."
+    recorder: Recorder | None = None
+    trainer: Any = None
+
+    def _progress(self, state: TrainerState) -> Progress:
+        progress = super()._progress(state)
+        if self.recorder is None or self.trainer is None: return progress
+        done, total = self.trainer.batches_seen
+        status = f"evaluating {done}/{total}" if progress.status == "evaluating" else progress.status
+        return replace(progress, status=status, tokens_per_second=self.recorder.now)
+
+    def on_step(self, trainer: Any, state: TrainerState) -> None:
+        "Note the update, and redraw if it is time."
+        if self.recorder is not None: self.recorder.note(trainer, state)
+        super().on_step(trainer, state)
+
+    def on_prediction_step(self, trainer: Any, state: TrainerState) -> None:
+        "Say how far an evaluation is, if it is time."
+        if self._view and self._throttle.ready(): self._draw(state)
+
+    def on_evaluate_end(self, trainer: Any, state: TrainerState) -> None:
+        "Go on; the speed is measured anew."
+        if self.recorder is not None: self.recorder.interrupted()
+        super().on_evaluate_end(trainer, state)
+
+    def on_checkpoint_begin(self, trainer: Any, state: TrainerState) -> None:
+        "Say that a checkpoint is written."
+        if self.recorder is None or not self._view: return
+        self._status = "saving"
+        if self._throttle.ready(): self._draw(state)
+
+    def on_checkpoint(self, trainer: Any, state: TrainerState) -> None:
+        "Go on; the speed is measured anew."
+        if self.recorder is None or not self._view: return
+        self.recorder.interrupted()
+        self._status = "paused" if trainer.control.paused else "training"
+
+# %% ../../nbs/widgets/16_dashboard.ipynb #ae3b2257
+class DashboardCallback(RecordingBar):
     """Live curves and controls in a notebook, a progress bar elsewhere.
 
     `mode` is auto, notebook, terminal, lines or off. Redraws at most every `interval` seconds. `controls`: None shows
@@ -155,14 +256,14 @@ class DashboardCallback(ProgressBar):
                  hardest: int = 8):
         super().__init__(mode, interval)
         self.smoothing, self.controls, self.hardest = smoothing, controls, hardest
-        self.recorder: Recorder | None = None
         self._cv: CVView | None = None
 
     def view(self, mode: str, progress: Progress, trainer: Any) -> View | None:
         "The board in a notebook, unless the run shall have none."
-        self.recorder = None
+        self.recorder, self.trainer = None, trainer
         if mode != "notebook" or trainer.show_dashboard is False: return super().view(mode, progress, trainer)
         self.recorder = Recorder(self.smoothing)
+        self.recorder.recall(trainer.state.history)
         if self._cv is None: return RunView(trainer, self.recorder, self.controls, self.hardest)
         self._cv.enter(trainer, self.recorder)
         return self._cv
@@ -177,15 +278,16 @@ class DashboardCallback(ProgressBar):
         self._listeners, self._steered = trainer.control.listeners, lambda: self._show_steering(trainer)
         self._listeners.append(self._steered)
 
-    def on_step(self, trainer: Any, state: TrainerState) -> None:
-        "Note the update, and redraw if it is time."
-        if self.recorder is not None: self.recorder.note(trainer, state)
-        super().on_step(trainer, state)
+    def _show_steering(self, trainer: Any) -> None:
+        "Show at once what was done by hand."
+        self._status = "paused" if trainer.control.paused else "training"
+        if trainer.control.paused and self.recorder is not None: self.recorder.interrupted()
+        if trainer.steering.interventions: self._draw(trainer.state)
 
-    def on_evaluate_end(self, trainer: Any, state: TrainerState) -> None:
-        "Go on; the speed is measured anew."
-        if self.recorder is not None: self.recorder.interrupted()
-        super().on_evaluate_end(trainer, state)
+    def _close(self, state: TrainerState, status: str, failed: bool = False) -> None:
+        super()._close(state, status, failed)
+        if self.recorder is not None: self._listeners.remove(self._steered)
+        self.recorder = None
 
     def on_cv_begin(self, trainer: Any, state: TrainerState) -> None:
         "One board for all folds."
@@ -204,14 +306,3 @@ class DashboardCallback(ProgressBar):
         "Leave the picture and the table."
         if self._cv is not None: self._cv.finish()
         self._cv = None
-
-    def _show_steering(self, trainer: Any) -> None:
-        "Show at once what was done by hand."
-        self._status = "paused" if trainer.control.paused else "training"
-        if trainer.control.paused and self.recorder is not None: self.recorder.interrupted()
-        if trainer.steering.interventions: self._draw(trainer.state)
-
-    def _close(self, state: TrainerState, status: str, failed: bool = False) -> None:
-        super()._close(state, status, failed)
-        if self.recorder is not None: self._listeners.remove(self._steered)
-        self.recorder = None
