@@ -12,7 +12,7 @@ from typing import Any
 from .errors import MLXBertError, unknown_name
 
 # %% auto #0
-__all__ = ['RegistryError', 'import_object', 'Registry']
+__all__ = ['RegistryError', 'import_object', 'is_class_with', 'Registry']
 
 # %% ../nbs/02_registry.ipynb #5ee2b5c8
 class RegistryError(MLXBertError, ValueError):
@@ -33,6 +33,13 @@ def import_object(
     raise RegistryError(f"{place!r}: {unknown_name(f'name in {module_name}', attribute, names)}")
 
 # %% ../nbs/02_registry.ipynb #6ff12af6
+def is_class_with(
+    *methods: str,                  # that the class has to have
+) -> Callable[[Any], bool]:         # a `check` for a registry
+    "Whether something is a class with these methods, found out without calling it."
+    return lambda found: isinstance(found, type) and all(callable(getattr(found, name, None)) for name in methods)
+
+
 class Registry:
     "Names of one kind, and where each of them lives. Iterating gives the names."
 

@@ -30,6 +30,7 @@ _NAMES = re.compile(rf"(?i)(^|[._\- ])({_WORDS})($|[._\- ])")
 _HARMLESS = re.compile(r"(?i)(mask|unk|pad|cls|sep|bos|eos|start|end)_token(_id)?s?$|token_type|token_ids|"
                        r"_(path|file|dir|folder)$")
 _NEAR = ("password", "passwd", "passphrase", "secret", "token", "credential", "apikey", "kagglekey")
+_ORDINARY = ("kaggle", "tokens", "tokenizer")      # near to a word of those, and harmless
 
 
 def sounds_secret(
@@ -39,7 +40,7 @@ def sounds_secret(
     "Whether what stands under a name is probably a credential."
     if _HARMLESS.search(name): return False
     if _NAMES.search(name): return True
-    parts = [part for part in re.split(r"[._\- ]+", name.lower()[-200:]) if part not in ("tokens", "tokenizer")]
+    parts = [part for part in re.split(r"[._\- ]+", name.lower()[-200:]) if part not in _ORDINARY]
     return near and any(get_close_matches(part, _NEAR, n=1, cutoff=0.75) for part in [*parts, "".join(parts[-2:])])
 
 # %% ../nbs/00_secrets.ipynb #4b5da127
@@ -130,7 +131,7 @@ def _from_environment() -> Iterator[tuple[str, str]]:
     environ = dict(os.environ)
     users = [environ.get(name, "") for name in ("MLFLOW_TRACKING_USERNAME", "KAGGLE_USERNAME")]
     for name, value in environ.items():
-        hidden = sounds_secret(name) and len(value) >= 6 or name in _ALWAYS
+        hidden = sounds_secret(name) and len(value) >= 6 and not name.endswith("PWD") or name in _ALWAYS
         if hidden: yield from ((user, value) for user in users)
         if hidden and len(value) < 250: yield "", _read(value)      # Kaggle takes a file of it, too
         if "://" in value: yield address_login(value)

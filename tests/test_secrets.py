@@ -200,6 +200,8 @@ def test_what_is_no_secret_stays():
     assert redact("sqlite:////home/ada@work/mlflow.db and me@example.com, http://h/@x") == (
         "sqlite:////home/ada@work/mlflow.db and me@example.com, http://h/@x")
     assert not any(map(sounds_secret, ["tokens_per_second", "mask_token", "pad_token_id", "data.passage", "keyword"]))
+    for key in ("kaggle.competition_type", "data.tokenizer", "model.max_tokens"):
+        assert "here" in str(Problem(key=key, value="here", message="no"))
     assert Secrets(["test"]).redact("test_path: data/testing and test") == "test_path: data/testing and ***"
     config = BaseTrainerConfig(data={"template": "see https://{user}@{host}", "template_defaults": {"token": "none"}})
     assert "see https://{user}@{host}" in config.to_yaml() and "token: none" in config.to_yaml()

@@ -5,7 +5,7 @@
 # %% ../../nbs/ensemble/00_registry.ipynb #e1239d18
 from __future__ import annotations
 
-from ..registry import Registry
+from ..registry import Registry, is_class_with
 
 # %% auto #0
 __all__ = ['METHODS', 'PARTNERS']
@@ -20,7 +20,7 @@ METHODS = Registry("ensemble method", {
     "blending": f"{_HERE}.blending:Blending",
     "stacking": f"{_HERE}.stacking:Stacking",
     "hill_climbing": f"{_HERE}.hill_climbing:HillClimbing",
-})
+}, is_class_with("fit"))
 PARTNERS = Registry("partner of a model", {
     "linear": f"{_HERE}.linear:Linear",
     "gbm": f"{_HERE}.gbm:GBM",
@@ -28,4 +28,4 @@ PARTNERS = Registry("partner of a model", {
     "nbsvm": f"{_HERE}.text_partners:NBSVM",
     "embedding": f"{_HERE}.text_partners:Embedding",
     "knn": f"{_HERE}.text_partners:KNN",
-})
+}, is_class_with("member"))

@@ -26,6 +26,11 @@ def _is_pooling(found: Any) -> bool:
     return isinstance(found, FunctionType) and len(signature(found).parameters) >= 2
 
 
+def _is_adapter(found: Any) -> bool:
+    "A function, or a class, of a model and a seed."
+    return isinstance(found, (FunctionType, type)) and "seed" in signature(found).parameters
+
+
 _HERE = "mlx_bert_training.models.architectures"
 
 ARCHITECTURES = Registry("architecture", {
@@ -51,4 +56,4 @@ POOLINGS = Registry("pooling", {
 ADAPTERS = Registry("adapter", {    # model, seed, options -> the model is changed in place
     "lora": "mlx_bert_training.models.adapters.lora:lora",
     "dora": "mlx_bert_training.models.adapters.lora:dora",
-}, callable)
+}, _is_adapter)

@@ -5,7 +5,7 @@
 # %% ../../nbs/parallel/00_registry.ipynb #7172e43b
 from __future__ import annotations
 
-from ..registry import Registry
+from ..registry import Registry, is_class_with
 
 # %% auto #0
 __all__ = ['EXECUTORS']
@@ -14,4 +14,4 @@ __all__ = ['EXECUTORS']
 EXECUTORS = Registry("executor", {
     "here": "mlx_bert_training.parallel.executor:Here",
     "processes": "mlx_bert_training.parallel.processes:Processes",
-})
+}, is_class_with("run"))

@@ -5,6 +5,10 @@
 # %% ../../nbs/tasks/00_registry.ipynb #7926e599
 from __future__ import annotations
 
+import sys
+from types import FunctionType
+from typing import Any
+
 from ..registry import Registry
 
 # %% auto #0
@@ -28,8 +32,17 @@ LOSS_TARGETS = {   # what a loss takes, see `Task.loss_form`
     "cross_entropy": "classes", "focal": "classes", "bce": "columns",
     "mse": "values", "mae": "values", "huber": "values", "pinball": "values", "cumulative": "steps",
 }
+
+
+def _is_loss(found: Any) -> bool:
+    "A `LossKind`, a class of objects that can be called, or a function that makes a loss, which none of Python's does."
+    if isinstance(found, type): return any("__call__" in vars(base) for base in found.__mro__)
+    if isinstance(found, FunctionType): return found.__module__.partition(".")[0] not in sys.stdlib_module_names
+    return hasattr(found, "targets") and hasattr(found, "make")
+
+
 LOSSES = Registry("loss", {name: f"{_HERE}.losses:{name.upper()}" for name in LOSS_TARGETS}
-                  | {"cumulative": f"{_HERE}.ordinal:CUMULATIVE"})
+                  | {"cumulative": f"{_HERE}.ordinal:CUMULATIVE"}, _is_loss)
 
 METRICS = Registry("metric", {
     name: f"{_HERE}.metrics:{name}" for name in (

@@ -5,7 +5,7 @@
 # %% ../../nbs/validation/00_registry.ipynb #3ef621d0
 from __future__ import annotations
 
-from ..registry import Registry
+from ..registry import Registry, is_class_with
 
 # %% auto #0
 __all__ = ['SPLITTERS']
@@ -21,4 +21,4 @@ SPLITTERS = Registry("fold strategy", {
     "time_series": f"{_HERE}:TimeSeries",
     "binned": f"{_HERE}:Binned",
     "iterative": f"{_HERE}:Iterative",
-})
+}, lambda found: is_class_with("split")(found) and hasattr(found, "needs"))

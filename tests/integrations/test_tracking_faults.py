@@ -18,6 +18,7 @@ from mlx_bert_training import Callback, MLflowCallback
 from mlx_bert_training.cli import main
 from mlx_bert_training.core.base import Trainer
 from mlx_bert_training.core.config import MLflowConfig
+from mlx_bert_training.integrations import mlflow_store
 from mlx_bert_training.integrations import spool as spooling
 from mlx_bert_training.integrations.mlflow_store import SPOOL, open_client, sync_folder
 from mlx_bert_training.integrations.spool import Spool, is_served
@@ -66,15 +67,25 @@ def points(client, run_id):
                                                      key=lambda p: (p.timestamp, p.step))] for name in names}
 
 
+def waits(outbox):
+    "The first operation that is not delivered; nothing if there is none."
+    operations, _ = outbox.spool.read(1)
+    return operations[0] if operations else {"op": ""}
+
+
 class Faults(Callback):
     "Makes trouble every few updates, and sees to it that the tracker meets it before it is over."
     order = 1000
 
     def __init__(self, proxy, faults, every):
         self.proxy, self.faults, self.every, self.done = proxy, list(faults), every, []
+        self.failed_points: list[bool] = []     # whether it was points that failed
 
     def on_step_end(self, trainer, state):
         if state.step % self.every or not self.faults: return
+        tracker = trainer.callbacks.find(MLflowCallback)
+        assert tracker.run.to.outbox().flush(30), "not all was delivered before the fault"
+        tracker.run.points(state.step, {"probe": len(self.done)})      # so that it is points that meet the fault
         fault, server = self.faults.pop(0), self.proxy.backend
         counted = {"kill": "down", "freeze": "down"}.get(fault, fault)
         before, deadline = self.proxy.met[counted], time.monotonic() + 30
@@ -88,18 +99,20 @@ class Faults(Callback):
         def met(): return outbox.failed > failed if fault != "slow" else self.proxy.met[counted] > before
         while not met() and time.monotonic() < deadline: time.sleep(0.01)
         assert met(), f"{fault} was not met"
+        if fault != "slow": self.failed_points += [waits(outbox)["op"] == "points"]
         if fault == "kill": server.start().wait()
         if fault == "freeze": server.thaw()
         self.proxy.mode = "pass"
         self.done.append(fault)
 
 
-def test_twenty_faults_and_every_point_arrives_in_order(tmp_path, proxy, caplog):
+def train_under_faults(tmp_path, proxy):
+    "44 epochs, 20 faults, each met by points. Raises `AssertionError` unless every point arrived once and in order."
     kinds = ["drop", "500", "lost", "503", "garbage", "cut", "429", "freeze", "hang", "slow"]
     faults = Faults(proxy, [*kinds, "kill", *kinds[:-1]], every=10)
     trainer, tracker = make_trainer(tmp_path, proxy.url, faults, epochs=44)
-    with caplog.at_level(logging.WARNING): result = trainer.train(ToyLoader())
-    assert len(faults.done) == 20 and result.steps == 220
+    result = trainer.train(ToyLoader())
+    assert len(faults.done) == 20 and result.steps == 220 and all(faults.failed_points)
     assert tracker.close() and not (trainer.output_dir / SPOOL / "set-aside.jsonl").exists()
     client = open_client(proxy.backend.url)
     found, run = points(client, tracker.run_id), client.get_run(tracker.run_id)
@@ -109,7 +122,25 @@ def test_twenty_faults_and_every_point_arrives_in_order(tmp_path, proxy, caplog)
     arrived = list(dict.fromkeys(proxy.arrived))        # a request whose answer was lost comes again
     assert arrived == sorted(arrived) and len(arrived) == 220
     assert len(client.search_runs([run.info.experiment_id])) == 1       # "lost" and "cut" made no second run
+
+
+def test_twenty_faults_and_every_point_arrives_in_order(tmp_path, proxy, caplog):
+    with caplog.at_level(logging.WARNING): train_under_faults(tmp_path, proxy)
     assert "does not answer" in caplog.text and "answers again" in caplog.text
+
+
+def forgiving(real, *_):
+    "A mutant: a request for points that fails counts as done."
+    def send(store, operations):
+        try: return real(store, operations)
+        except Exception: return 1
+    return send
+
+
+@pytest.mark.parametrize("mutant", [forgiving])
+def test_the_twenty_faults_find_a_tracker_that_loses_points(tmp_path, proxy, monkeypatch, mutant):
+    monkeypatch.setattr(mlflow_store, "send_points", mutant(mlflow_store.send_points))
+    with pytest.raises(AssertionError): train_under_faults(tmp_path, proxy)
 
 
 class Witness(Callback):
