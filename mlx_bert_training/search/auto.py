@@ -24,7 +24,7 @@ from ..core.results import Predictions
 from ..core.run_folder import RunFolder, new_run_folder
 from ..data.baselines import LinearFit, fit_features
 from ..data.frames import read_frame
-from ..data.prepare import PreparedData
+from ..data.prepare import PreparedData, split_rows
 from ..declaration.load import load_config
 from ..declaration.whole import find_key
 from ..errors import MLXBertError
@@ -40,12 +40,13 @@ from ..stages.jobs import FoldRun
 from ..stages.results import CVResult
 from ..tasks.metrics import metric_direction
 from ..validation.leaks import LeakError
+from ..validation.scores import score_predictions
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'DEFAULTS', 'AutoResult', 'AutoRun', 'table_file', 'choose_model', 'choose_length', 'choose_plan',
-           'check_for_leaks', 'stopped_after', 'linear_predictions', 'hand_over', 'run_plan', 'auto']
+           'check_for_leaks', 'stopped_after', 'linear_fit', 'linear_score', 'hand_over', 'run_plan', 'auto']
 
 # %% ../../nbs/search/07_auto.ipynb #30032d89
 @dataclass(repr=False)
@@ -181,28 +182,38 @@ def stopped_after(control: RunControl, seconds: float) -> Iterator[None]:
     finally: timer.cancel()
 
 
-def linear_predictions(data: PreparedData) -> np.ndarray | None:
-    "What a linear model of all training rows says of the test rows; None without test rows."
-    if data.test is None or data.train is None or data.labels is None or data.train.labels is None: return None
-    parts = {"train": "train", "validation": "test"}
-    both = replace(data, frames={part: data.frames[of] for part, of in parts.items()},
-                   texts={part: data.texts[of] for part, of in parts.items()})
-    _, train, test = fit_features(both)
-    return LinearFit.fit(train, data.train.labels, data.labels.task, data.labels.num_labels).predictions(test)
+def linear_fit(data: PreparedData, rows: np.ndarray, part: str, others: np.ndarray) -> np.ndarray:
+    "What a linear model of some training rows says of rows of a part."
+    assert data.labels is not None and data.train is not None and data.train.labels is not None
+    frames = {"train": data.frames["train"].iloc[rows], "validation": data.frames[part].iloc[others]}
+    texts = {"train": data.texts["train"].take(rows), "validation": data.texts[part].take(others)}
+    _, train, judged = fit_features(replace(data, frames=frames, texts=texts))
+    fitted = LinearFit.fit(train, data.train.labels[rows], data.labels.task, data.labels.num_labels)
+    return fitted.predictions(judged)
 
 
+def linear_score(data: PreparedData, metric: str, seed: int) -> float:
+    "The score of a linear model on a fifth of the training rows, which it did not see."
+    assert data.labels is not None and data.train is not None and data.train.labels is not None
+    labels = data.train.labels
+    strata = labels if labels.dtype == np.int32 else np.zeros(len(labels), np.int32)
+    rows, held = split_rows(data.texts["train"], strata, 0.2, seed)
+    return score_predictions(metric, data.labels.task, linear_fit(data, rows, "train", held), labels[held])
+
+# %% ../../nbs/search/07_auto.ipynb #35eae72c
 def hand_over(run: AutoRun, trainer: KaggleTrainer, why: str) -> tuple[Predictions | None, pd.DataFrame]:
     "What there is when the time is up: the finished folds, or a linear model."
     folds: Sequence[FoldRun] = trainer.fold_runs
     tests = [fold.oofs[0].test_predictions for fold in folds if fold.oofs[0].test_predictions is not None]
     run.decisions.append(f"{why}: {len(folds)} folds are done" + ("" if folds else ", a linear model predicts"))
-    values = np.mean(tests, axis=0) if tests else linear_predictions(trainer.data)
-    metric = trainer.config.kaggle.competition_metric or "score"
+    config, data, metric = trainer.config.data, trainer.data, trainer.config.kaggle.competition_metric
     scores = [fold.facts["score"] for fold in folds]
-    table = pd.DataFrame({metric: [np.mean(scores) if scores else np.nan], "folds": [len(folds)]},
-                         index=["finished folds" if folds else "linear"])
-    if values is None: return None, table
-    config, data = trainer.config.data, trainer.data
+    if not folds: scores = [linear_score(data, str(metric), trainer.config.environment.seed)]
+    table = pd.DataFrame({str(metric): [np.mean(scores)], "folds": [len(folds)]},
+                         index=["finished folds" if folds else "linear, on a fifth of the rows"])
+    if data.test is None: return None, table
+    everything, asked = np.arange(data.train.num_examples), np.arange(data.test.num_examples)
+    values = np.mean(tests, axis=0) if tests else linear_fit(data, everything, "test", asked)
     target = config.target_column if isinstance(config.target_column, str) else "prediction"
     names = list(data.labels.classes) if data.labels.classes else None
     return Predictions(values, data.labels.task, data.test.row_ids, names, target, config.id_column or "id"), table

@@ -85,7 +85,7 @@ def is_text(column: pd.Series) -> bool:
     "Whether this is free text: several words, and most rows have their own."
     words = column.dropna()
     if not len(words) or pd.api.types.is_numeric_dtype(words): return False
-    counts = words.astype(str).str.split().str.len()
+    counts = pd.Series([len(str(value).split()) for value in words])
     return bool(counts.mean() >= 4 and words.nunique() > 0.5 * len(words))
 
 # %% ../../nbs/search/05_look.ipynb #53da71b7

@@ -47,8 +47,10 @@ __all__ = ['log', 'import_optuna', 'SearchError', 'load_search', 'trial_config',
 # %% ../../nbs/search/03_study.ipynb #1f85205e
 def import_optuna() -> Any:
     "Optuna, quiet. Raises `MissingExtraError`."
-    try: import optuna
-    except ImportError as error: raise missing_extra("optuna", "search", "a search") from error
+    try:
+        import optuna
+    except ImportError as error:
+        raise missing_extra("optuna", "search", "a search") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)   # heartbeats, Wilcoxon
     return optuna
@@ -135,7 +137,7 @@ class StudyFolder:
 
     @classmethod
     def of(cls, config: SearchTrainerConfig) -> StudyFolder:
-        return cls(RunFolder(config.environment.output_dir).round(config.search.name))
+        return cls(RunFolder(Path(config.environment.output_dir)).round(config.search.name))
 
     @property
     def database(self) -> Path: return self.path / "study.db"
@@ -195,7 +197,7 @@ class Objective:
     def _score(self, config: KaggleTrainerConfig, watcher: Watcher) -> float:
         trainer = create_kaggle_trainer(config=config, data=self.data.of(config), control=watcher.control)
         plan = trainer.plan()
-        with watcher.control.running(), graceful_interrupt(watcher.control):
+        with trainer.control.running(), graceful_interrupt(trainer.control):
             return cross_validate(plan, open_cv_folder(plan), listener=watcher).mean
 
 
