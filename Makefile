@@ -6,11 +6,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: quickstart test check parity kills benchmark notebooks docs clean
 
-quickstart: $(BIN)/.installed   ## install, fetch the pretrained weights, fine-tune on real data, show where the results are
+quickstart: $(BIN)/.installed   ## install, fetch the pretrained weights, fine-tune on real data, say what was won
 	$(BIN)/mlx-bert info
 	$(BIN)/mlx-bert fetch
-	$(BIN)/mlx-bert train configs/competitions/german_credit.yaml
-	$(BIN)/mlx-bert run configs/competitions/german_credit.yaml training.num_epochs=2
+	$(BIN)/mlx-bert train configs/competitions/sentence_polarity.yaml run_name=one_split
+	$(BIN)/mlx-bert run configs/competitions/sentence_polarity.yaml run_name=folds
 
 test: $(BIN)/.installed-dev     ## lint, types, notebooks, package: everything that CI runs
 	$(BIN)/mlx-bert fetch

@@ -139,7 +139,8 @@ def declared_model(config: BaseTrainerConfig, data: PreparedData | None) -> Mode
         pretrained=section.pretrained,
         num_labels=labels.num_labels if labels is not None else section.num_labels, config=sizes or None,
         label_names=labels.label_names if labels is not None else None, dropout_rate=section.dropout_rate,
-        seed=config.environment.seed, new_head=section.new_head, adapter=section.adapter, freeze=section.freeze)
+        seed=config.environment.seed, new_head=section.new_head, adapter=section.adapter, freeze=section.freeze,
+        reinit_layers=section.reinit_layers, head_dropout=section.head_dropout, dropout_samples=section.dropout_samples)
 
 # %% ../nbs/10_factory.ipynb #073c9b80
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class BaseTrainerConfig(Declaration):
     scheduler: SchedulerConfig = option(SchedulerConfig, "how the learning rate moves")
     training: TrainingSection = option(TrainingSection, "how long, on what loss; evaluation, saving, stopping")
     callbacks: list[Kind] = option(list, "listeners: names, or {type: name or module:Class, ...its arguments}",
-                                   registry=CALLBACKS, open=True)
+                                   registry=CALLBACKS, open=True, guarded=True)
     tracking: TrackingConfig = option(TrackingConfig, "who else is told")
     parallel: ParallelConfig = option(ParallelConfig, "where its jobs are done")
     environment: EnvironmentConfig = option(EnvironmentConfig, "where a run happens")

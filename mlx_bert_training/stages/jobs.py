@@ -25,15 +25,16 @@ from ..core.config import KaggleTrainerConfig
 from ..core.control import RunControl, RunStopped
 from ..core.evaluator import Evaluator
 from ..core.results import TrainResult
-from ..core.run_folder import RunFolder
-from ..declaration.yaml_io import write_text
+from ..core.run_folder import RunFolder, empty_folder
 from ..ensemble.pseudo_label import PseudoLabels, with_pseudo_labels
 from ..errors import DataError
+from ..files import refusals, replace_folder, write_json
+from ..lease import Lease
 from ..parallel.executor import Shared
 from ..protocols import DataLoader
 from .plan import FoldPlan
 from ..tasks.targets import TargetTransform
-from ..tasks.task import Task
+from ..tasks.task import TaskError
 from ..validation.oof import OOF, load_oof
 
 log = logging.getLogger(__name__)
@@ -181,21 +182,28 @@ def prediction_files(job: FoldJob) -> list[Path]:
     return [job.folder.fold_predictions(variant) for variant in range(count)]
 
 
-def _read(path: Path, identity: str, task: Task) -> OOF | None:
-    "Predictions that are whole and of this plan."
-    try: oof = load_oof(path, task)
-    except DataError: return None
-    return oof if oof.config_hash == identity else None
+def _read(job: FoldJob, path: Path, identity: str) -> OOF | None:
+    "Predictions that are whole, of this plan and of this fold; a note where there are others."
+    if not path.exists(): return None
+    try: oof = load_oof(path, job.plan.task)
+    except (DataError, TaskError) as error:
+        log.warning("%s. The fold is computed again", error)
+        return None
+    (repeat, fold), folds = job.place, job.plan.folds
+    rows = np.where(folds.assignment[repeat] == fold, fold, -1)
+    if oof.config_hash == identity and oof.folds_hash == folds.hash and np.array_equal(oof.folds, rows): return oof
+    log.warning("%s: of another fold or another declaration. The fold is computed again", path)
+    return None
 
 
 def read_fold(job: FoldJob) -> FoldRun | None:
     "A fold that is finished and whole, with those of its variants that are; or None."
     plain, *varied = prediction_files(job)
-    first = _read(plain, job.plan.identity, job.plan.task)
+    first = _read(job, plain, job.plan.identity)
     try: facts = json.loads(job.folder.fold_facts.read_text(encoding="utf-8"))
     except (OSError, ValueError): return None
     if first is None: return None
-    others = [_read(path, job.plan.variants_identity, job.plan.task) for path in varied]
+    others = [_read(job, path, job.plan.variants_identity) for path in varied]
     return FoldRun(*job.place, [first, *(oof for oof in others if oof is not None)], facts, skipped=True)
 
 # %% ../../nbs/stages/06_jobs.ipynb #df7897e1
@@ -226,7 +234,7 @@ def train_fold(job: FoldJob, control: RunControl | None = None) -> tuple[Trainer
     trainer = Trainer(plan.model.build(), config, callbacks=callbacks, data=plan.data,
                           transform=transform, control=control, **deepcopy(dict(plan.options)))
     newest = latest_checkpoint(job.folder.checkpoints)
-    if newest is None: shutil.rmtree(job.folder.path, ignore_errors=True)    # a fold that never came to a checkpoint
+    if newest is None: empty_folder(job.folder)     # a fold that never came to a checkpoint
     else: log.info("fold %d.%d goes on from %s", *job.place, newest.name)
     trainer.output_dir = job.folder.path
     judge = None
@@ -264,11 +272,12 @@ def keep_model(job: FoldJob, trainer: Trainer) -> None:
     plan, folder = job.plan, job.folder.model
     save = getattr(trainer.model, "save_pretrained", None)
     if not plan.config.kaggle.save_fold_models or save is None: return
-    save(folder)
-    trainer.evaluator.transform.save(folder)
-    if plan.data is not None:
-        plan.data.tokenizer.save(folder)
-        if plan.data.labels is not None: plan.data.labels.save(folder)
+    with replace_folder(folder) as building, refusals(folder):
+        save(building)
+        trainer.evaluator.transform.save(building)
+        if plan.data is not None:
+            plan.data.tokenizer.save(building)
+            if plan.data.labels is not None: plan.data.labels.save(building)
 
 
 def kept_trainer(job: FoldJob) -> Trainer | None:
@@ -280,7 +289,11 @@ def kept_trainer(job: FoldJob) -> Trainer | None:
 
 # %% ../../nbs/stages/06_jobs.ipynb #2d8dd193
 def run_fold(job: FoldJob, control: RunControl | None = None) -> FoldRun:
-    "Train, predict and keep one fold, unless that is done already."
+    "Train, predict and keep one fold, unless that is done already. Raises `LeaseError` where another process does it."
+    with Lease(job.folder): return _run_fold(job, control)
+
+
+def _run_fold(job: FoldJob, control: RunControl | None) -> FoldRun:
     done, files = read_fold(job), prediction_files(job)
     if done is not None and len(done.oofs) == len(files): return done
     kept = kept_trainer(job) if done is not None else None
@@ -295,7 +308,7 @@ def run_fold(job: FoldJob, control: RunControl | None = None) -> FoldRun:
              "epochs": round(result.epochs, 2), "loss": trainer.state.loss, "seconds": round(result.seconds, 2),
              "total_seconds": round(time.perf_counter() - began, 2), "score": oofs[0].score().pooled}
     keep_model(job, trainer)
-    write_text(job.folder.fold_facts, json.dumps(facts, indent=1) + "\n")
+    write_json(job.folder.fold_facts, facts)
     for oof, path in zip(oofs[::-1], files[::-1], strict=True): oof.save(path)    # predictions.npz last
     shutil.rmtree(job.folder.checkpoints, ignore_errors=True)       # a finished fold is never continued
     return FoldRun(*job.place, oofs, facts)
