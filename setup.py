@@ -19,7 +19,7 @@ presets = lib + ".presets"  # configs/ at the top of the checkout, importable on
 competitions = presets + ".competitions"
 
 extras = {name: lines(f"{name}_requirements")
-          for name in ("notebook", "parquet", "hub", "mlflow", "kaggle", "cuda12", "cuda13")}
+          for name in ("notebook", "parquet", "hub", "mlflow", "kaggle", "search", "cuda12", "cuda13")}
 extras["dev"] = [*(line for name in ("notebook", "parquet", "hub", "mlflow", "kaggle", "search") for line in extras[name]),
                  *lines("dev_requirements")]
 

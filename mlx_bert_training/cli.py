@@ -18,9 +18,9 @@ from .errors import DataError, MLXBertError
 from .secrets import RedactingFilter, redact
 
 # %% auto #0
-__all__ = ['Command', 'settle_resume', 'train', 'run', 'search', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow',
-           'predict', 'bundle', 'export', 'info', 'fetch', 'presets', 'config', 'add_runs', 'add_looks', 'add_facts',
-           'build_parser', 'main']
+__all__ = ['Command', 'settle_resume', 'train', 'run', 'search', 'auto', 'refuse_overwriting', 'explore', 'ledger', 'runs',
+           'mlflow', 'predict', 'bundle', 'export', 'info', 'fetch', 'presets', 'config', 'add_runs', 'add_looks',
+           'add_facts', 'build_parser', 'main']
 
 # %% ../nbs/12_cli.ipynb #c8428bc4
 def settle_resume(args: argparse.Namespace) -> None:
@@ -56,6 +56,15 @@ def search(args: argparse.Namespace) -> None:
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.search.study import run_search
     print(run_search(args.config, args.trials, args.time, **parse_overrides(args.overrides)))
+
+
+def auto(args: argparse.Namespace) -> None:
+    "From two tables to a score and a submission, within a time."
+    from mlx_bert_training.declaration.load import parse_overrides
+    from mlx_bert_training.search.auto import auto as run_auto
+    overrides = args.overrides if args.test is None or "=" not in args.test else [args.test, *args.overrides]
+    test = args.test if args.test is not None and "=" not in args.test else None
+    print(run_auto(args.train, test, args.target, args.time, args.output, **parse_overrides(overrides)))
 
 # %% ../nbs/12_cli.ipynb #75855c33
 def refuse_overwriting(output: str, *inputs: str | None) -> None:
@@ -185,6 +194,13 @@ def add_runs(command: Command) -> None:
     sub = command(search, with_config=True)
     sub.add_argument("--trials", type=int, help="how many in all (default: search.trials)")
     sub.add_argument("--time", help="how long at most, such as 30m or 2h (default: search.time)")
+    sub = command(auto)
+    sub.add_argument("train", help="the table to learn from")
+    sub.add_argument("test", nargs="?", help="the table to predict")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="decided by hand, such as num_epochs=2")
+    sub.add_argument("--target", help="the column with the answers (default: the one that the test table lacks)")
+    sub.add_argument("--time", default="30m", help="how long, such as 3m or 1h (default: %(default)s)")
+    sub.add_argument("-o", "--output", default="runs", help="where the folder is made (default: %(default)s)")
     sub = command(predict)
     sub.add_argument("run", help="the folder of a finished run")
     sub.add_argument("file", help="a data file with the columns of the training file")

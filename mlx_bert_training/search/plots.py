@@ -48,5 +48,5 @@ def save_plots(
 
 def plots_html(folder: StudyFolder) -> str:
     "The pictures of a study, for a notebook."
-    there = [folder.plot(name) for name in PLOTS if folder.plot(name).is_file()]
-    return "".join(f'<img src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">' for path in there)
+    there = [folder.plot(name).read_bytes() for name in PLOTS if folder.plot(name).is_file()]
+    return "".join(f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}">' for data in there)
