@@ -76,7 +76,7 @@ def largest_difference(
     file: Path,             # its ONNX file
 ) -> float:                 # relative to the largest output where that is above 1
     "How far the file's answers are from the model's, computed with `onnxruntime`."
-    try: import onnxruntime
+    try: import onnxruntime  # type: ignore[import-untyped]
     except ImportError: raise missing_extra("onnxruntime", "onnx", "Checking an ONNX file") from None
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     training, worst = model.training, 0.0
