@@ -86,7 +86,8 @@ def largest_difference(
     model.eval()
     for batch in trial_batches(model):
         found = session.run(None, batch)[0]
-        expected = np.array(model(*(mx.array(array.astype(np.int32)) for array in batch.values())).astype(mx.float32))
+        given = (mx.array(array.astype(np.int32)) for array in batch.values())
+        expected = np.array(model(*given).astype(mx.float32))
         if model.head_spec is None:     # states of padding say nothing
             found, expected = (states * batch["attention_mask"][..., None] for states in (found, expected))
         worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
