@@ -36,7 +36,7 @@ def inputs_of(
 
 def onnx_model(
     model: TextModel,       # made by `create_model`
-) -> Any:                   # an `onnx.ModelProto`; raises `ExportError` for an architecture or a pooling without a graph
+) -> Any:                   # an `onnx.ModelProto`; raises `ExportError` for what has no graph
     "The model in ONNX operators, for any number of texts and tokens."
     name = model.architecture.name
     if name not in ENCODERS:
