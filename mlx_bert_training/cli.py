@@ -139,7 +139,8 @@ def bundle(args: argparse.Namespace) -> None:
 def export(args: argparse.Namespace) -> None:
     "Write a finished model as an ONNX file, or as a folder with a model card for the Hugging Face hub."
     if args.form == "onnx":
-        if args.push or args.licence or args.public: raise DataError("--push, --public and --licence are for export hub")
+        if args.push or args.licence or args.public:
+            raise DataError("--push, --public and --licence are for export hub")
         from mlx_bert_training.core.run_folder import RunFolder
         from mlx_bert_training.export.onnx import export_onnx
         from mlx_bert_training.run import load

@@ -48,11 +48,12 @@ class Handler(BaseHTTPRequestHandler):
         hub, path = self.hub, self.path.partition("?")[0]
         hub.asked.append(path)
         if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
-            return self.reply(403, b"{}", X_Error_Code="GatedRepo", X_Error_Message="Access to this model is restricted")
+            return self.reply(403, b"{}", X_Error_Code="GatedRepo", X_Error_Message="Access is restricted")
         if found := re.fullmatch(r"/api/models/acme/tiny/(revision|tree)/([^/]+)", path):
             if (files := hub.files(found[2])) is None: return self.reply(404, b"{}", X_Error_Code="RevisionNotFound")
             if found[1] == "tree":
-                listed = [dict(type="file", path=n, size=len(c), oid=hashlib.sha1(c).hexdigest()) for n, c in files.items()]
+                listed = [dict(type="file", path=name, size=len(content), oid=hashlib.sha1(content).hexdigest())
+                          for name, content in files.items()]
                 return self.reply(200, json.dumps(listed).encode(), Content_Type="application/json")
             model = dict(id="acme/tiny", _id="1", sha=hub.sha(found[2]), siblings=[dict(rfilename=n) for n in files])
             return self.reply(200, json.dumps(model).encode(), Content_Type="application/json")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def scores(
 
 def normalizer(
     model: SentencePieceModel,
-    before: list[normalizers.Normalizer],       # what an architecture does to a text first
+    before: Sequence[normalizers.Normalizer],   # what an architecture does to a text first
 ) -> normalizers.Normalizer:
     "What a text becomes before it is cut into pieces."
     steps = list(before)
@@ -131,12 +131,12 @@ def unigram(
     model: SentencePieceModel,
     vocab: list[tuple[str, float]],             # pieces and scores, by token number
     unknown: int,                               # the number of what has no piece
-    before: list[normalizers.Normalizer] | None = None,
+    before: Sequence[normalizers.Normalizer] = (),
     split_punctuation: bool = False,            # each mark of punctuation stands alone
 ) -> tokenizers.Tokenizer:                      # without special tokens around a text
     "A tokenizer that cuts texts as SentencePiece does, into the likeliest row of pieces (Kudo 2018)."
     backend = tokenizers.Tokenizer(models.Unigram(vocab, unk_id=unknown))
-    backend.normalizer = normalizer(model, before or [])
+    backend.normalizer = normalizer(model, before)
     scheme = "always" if model.prefix else "never"
     metaspace = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     marks = [pre_tokenizers.Punctuation(behavior="isolated")] if split_punctuation else []

@@ -22,7 +22,7 @@ __all__ = ['SENTENCEPIECE_FILES', 'bert_backend', 'bpe_backend', 'read_settings'
 def bert_backend(
     vocab: dict[str, int],      # token numbers; needs [PAD], [UNK], [CLS] and [SEP]
     lowercase: bool = True,     # put texts in lower case and drop accents
-    **cleaning: bool | None,    # further options of `BertNormalizer`: strip_accents, handle_chinese_chars
+    **cleaning: Any,            # further options of `BertNormalizer`: strip_accents, handle_chinese_chars
 ) -> tokenizers.Tokenizer:
     "BERT's WordPiece tokenizer over a vocabulary (Devlin et al. 2018, https://arxiv.org/abs/1810.04805)."
     missing = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if t not in vocab]

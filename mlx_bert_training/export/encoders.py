@@ -55,7 +55,7 @@ def roberta_positions(g: Graph, pad: int) -> str:
     return g.node("Add", g.node("Mul", counted, real), g.constant(pad, np.int64))
 
 
-def self_attention(g: Graph, x: str, names: tuple[str, str, str], heads: int, width: int, bias: str) -> str:
+def self_attention(g: Graph, x: str, names: tuple[str, ...], heads: int, width: int, bias: str) -> str:
     "Multi-head attention, without what follows it."
     q, k, v = (heads_apart(g, linear(g, x, name), heads, width // heads) for name in names)
     return heads_together(g, attention(g, q, k, v, (width // heads) ** -0.5, bias), width)
@@ -74,7 +74,7 @@ def key_bias(g: Graph) -> str:
 def bert_layer(g: Graph, x: str, path: str, config: Any, bias: str) -> str:
     "A layer of BERT, RoBERTa, XLM-R or ELECTRA."
     names = tuple(f"{path}.attention.self.{part}" for part in ("query", "key", "value"))
-    attended = self_attention(g, x, names, config.num_attention_heads, config.hidden_size, bias)    # type: ignore[arg-type]
+    attended = self_attention(g, x, names, config.num_attention_heads, config.hidden_size, bias)
     x = g.node("Add", x, linear(g, attended, f"{path}.attention.output.dense"))
     x = norm(g, x, f"{path}.attention.output.LayerNorm", config.layer_norm_eps)
     wide = feed_forward(g, x, f"{path}.intermediate.dense", f"{path}.output.dense", config.hidden_act)
@@ -102,7 +102,7 @@ def distilbert(g: Graph, path: str, config: Any) -> str:
     for i in range(config.n_layers):
         layer = f"{path}.transformer.layer.{i}"
         names = tuple(f"{layer}.attention.{part}_lin" for part in "qkv")
-        attended = self_attention(g, x, names, config.n_heads, config.dim, bias)    # type: ignore[arg-type]
+        attended = self_attention(g, x, names, config.n_heads, config.dim, bias)
         x = g.node("Add", x, linear(g, attended, f"{layer}.attention.out_lin"))
         x = norm(g, x, f"{layer}.sa_layer_norm", 1e-12)
         wide = feed_forward(g, x, f"{layer}.ffn.lin1", f"{layer}.ffn.lin2", config.activation)
@@ -113,7 +113,7 @@ def distilbert(g: Graph, path: str, config: Any) -> str:
 def albert_layer(g: Graph, x: str, path: str, config: Any, bias: str) -> str:
     "A layer of ALBERT, whose tensors many layers share."
     names = tuple(f"{path}.attention.{part}" for part in ("query", "key", "value"))
-    attended = self_attention(g, x, names, config.num_attention_heads, config.hidden_size, bias)    # type: ignore[arg-type]
+    attended = self_attention(g, x, names, config.num_attention_heads, config.hidden_size, bias)
     x = g.node("Add", x, linear(g, attended, f"{path}.attention.dense"))
     x = norm(g, x, f"{path}.attention.LayerNorm", config.layer_norm_eps)
     wide = feed_forward(g, x, f"{path}.ffn", f"{path}.ffn_output", config.hidden_act)
@@ -162,7 +162,8 @@ def deberta_scores(g: Graph, q: str, k: str, path: str, config: DebertaV2Config,
     kinds, size = config.pos_att_type or [], config.hidden_size // config.num_attention_heads
     to_key, to_query = ("key_proj", "query_proj") if config.share_att_key else ("pos_key_proj", "pos_query_proj")
     scores = []
-    if "c2p" in kinds: scores.append(by_distance(g, q, table, f"{path}.{to_key}", rows, config.num_attention_heads, size))
+    if "c2p" in kinds:
+        scores.append(by_distance(g, q, table, f"{path}.{to_key}", rows, config.num_attention_heads, size))
     if "p2c" in kinds:
         turned = g.node("Transpose", rows, perm=[1, 0])
         products = by_distance(g, k, table, f"{path}.{to_query}", turned, config.num_attention_heads, size)
@@ -174,7 +175,8 @@ def deberta_layer(g: Graph, x: str, path: str, config: DebertaV2Config, pairs: s
                   rows: str | None) -> str:
     "Disentangled attention, then the wide middle."
     at, heads, width = f"{path}.attention.self", config.num_attention_heads, config.hidden_size
-    q, k, v = (heads_apart(g, linear(g, x, f"{at}.{part}_proj"), heads, width // heads) for part in ("query", "key", "value"))
+    q, k, v = (heads_apart(g, linear(g, x, f"{at}.{part}_proj"), heads, width // heads)
+               for part in ("query", "key", "value"))
     scale = (width // heads * (1 + len(set(config.pos_att_type or [])))) ** -0.5
     extra = deberta_scores(g, q, k, at, config, table, rows) if table and rows else None
     extra = g.constant(0.0) if extra is None else g.node("Mul", extra, g.constant(scale))
@@ -298,7 +300,8 @@ def max_of(g: Graph, hidden: str) -> str:
 def attention_of(g: Graph, hidden: str, path: str) -> str:
     "A mean with learned weights, (B, H)."
     scores = linear(g, g.node("Tanh", linear(g, hidden, f"{path}.dense")), f"{path}.score")
-    scores = g.node("Add", g.node("Squeeze", scores, g.constant([2], np.int64)), additive(g, is_real(g, "attention_mask")))
+    scores = g.node("Squeeze", scores, g.constant([2], np.int64))
+    scores = g.node("Add", scores, additive(g, is_real(g, "attention_mask")))
     weights = unsqueezed(g, g.node("Softmax", scores, axis=1), 1)
     return g.node("Squeeze", g.node("MatMul", weights, hidden), g.constant([1], np.int64))
 

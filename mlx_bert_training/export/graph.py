@@ -13,7 +13,8 @@ import numpy as np
 
 from ..errors import MLXBertError, missing_extra
 
-if TYPE_CHECKING: import onnx
+if TYPE_CHECKING:
+    import onnx
 
 # %% auto #0
 __all__ = ['OPSET', 'LOWEST', 'ExportError', 'onnx_library', 'Graph', 'linear', 'norm', 'activation', 'lookup', 'heads_apart',
@@ -30,8 +31,10 @@ class ExportError(MLXBertError, ValueError):
 
 def onnx_library() -> Any:
     "The `onnx` package, which an extra brings. Raises `MissingExtraError`."
-    try: import onnx
-    except ImportError: raise missing_extra("onnx", "onnx", "Exporting a model to ONNX") from None
+    try:
+        import onnx
+    except ImportError:
+        raise missing_extra("onnx", "onnx", "Exporting a model to ONNX") from None
     return onnx
 
 # %% ../../nbs/export/01_graph.ipynb #4e3ecf2x

@@ -110,9 +110,9 @@ def model_card(
         f"A {model['model_type']} model for {task_place(config.model.head_type)}, from {base}.", "",
         *(["Its outputs: " + classes + ".", ""] if classes else []), "## Data", "", *parts, "",
         "## Scores", "", "On the held-out part:", "", *score_lines(record["metrics"], rows), "",
-        f"{record['steps']} updates, {record['epochs']:.2f} epochs; the weights kept are the {record['weights']} ones.", "",
+        f"{record['steps']} updates, {record['epochs']:.2f} epochs; weights kept: {record['weights']}.", "",
         "## Declaration", "", f"```yaml\n{public_declaration(folder.config.read_text(encoding='utf-8'))}```", "",
-        "## Licence", "", licence or "Not stated. It follows from those of the weights it started from and of the data.", ""])
+        "## Licence", "", licence or "Not stated. It follows from those of the first weights and of the data.", ""])
 
 # %% ../../nbs/export/04_hub.ipynb #e759be80
 def export_hub(
@@ -138,8 +138,10 @@ def push_to_hub(
     private: bool = True,               # of a model that is new there
 ) -> str:                               # the address of the commit
     "Upload a folder with the account that `hf auth login` or `HF_TOKEN` says. Raises what the hub's client raises."
-    try: from huggingface_hub import HfApi
-    except ImportError: raise missing_extra("huggingface_hub", "hub", "Pushing a model to the hub") from None
+    try:
+        from huggingface_hub import HfApi
+    except ImportError:
+        raise missing_extra("huggingface_hub", "hub", "Pushing a model to the hub") from None
     if name.count("/") != 1: raise DataError(f"{name!r} is no name on the hub, which is organisation/name")
     api = HfApi()
     api.create_repo(name, private=private, exist_ok=True)

@@ -36,15 +36,16 @@ def inputs_of(
 
 def onnx_model(
     model: TextModel,       # made by `create_model`
-) -> Any:                   # an `onnx.ModelProto`; raises `ExportError` for an architecture or a pooling without a graph
+) -> Any:                   # an `onnx.ModelProto`; raises `ExportError` for what has no graph
     "The model in ONNX operators, for any number of texts and tokens."
     name = model.architecture.name
     if name not in ENCODERS:
-        raise ExportError(f"there is no ONNX graph for the architecture {name!r}; there is one for {', '.join(ENCODERS)}")
+        raise ExportError(f"there is no ONNX graph for the architecture {name!r}; there is one for "
+                          f"{', '.join(ENCODERS)}")
     onnx = onnx_library()
     infos = [onnx.helper.make_tensor_value_info(part, onnx.TensorProto.INT64, ["batch", "tokens"])
              for part in inputs_of(model)]
-    g = Graph({name: np.array(value.astype(mx.float32)) for name, value in merged(model).items()})
+    g = Graph({path: np.array(value.astype(mx.float32)) for path, value in merged(model).items()})
     out = ENCODERS[name](g, model.architecture.prefix, model.config)
     if model.head_spec is None:
         shape: list[str | int] = ["batch", "tokens", model.architecture.size(model.config, "hidden_size")]
@@ -76,15 +77,19 @@ def largest_difference(
     file: Path,             # its ONNX file
 ) -> float:                 # relative to the largest output where that is above 1
     "How far the file's answers are from the model's, computed with `onnxruntime`."
-    try: import onnxruntime
-    except ImportError: raise missing_extra("onnxruntime", "onnx", "Checking an ONNX file") from None
+    try:
+        import onnxruntime  # type: ignore[import-untyped]
+    except ImportError:
+        raise missing_extra("onnxruntime", "onnx", "Checking an ONNX file") from None
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     training, worst = model.training, 0.0
     model.eval()
     for batch in trial_batches(model):
         found = session.run(None, batch)[0]
-        expected = np.array(model(*(mx.array(array.astype(np.int32)) for array in batch.values())).astype(mx.float32))
-        if model.head_spec is None: found, expected = (a * batch["attention_mask"][..., None] for a in (found, expected))
+        given = (mx.array(array.astype(np.int32)) for array in batch.values())
+        expected = np.array(model(*given).astype(mx.float32))
+        if model.head_spec is None:     # states of padding say nothing
+            found, expected = (states * batch["attention_mask"][..., None] for states in (found, expected))
         worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
     model.train(training)
     return worst
@@ -114,7 +119,8 @@ def export_onnx(
     proto = onnx_model(model)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=folder) as tmp:
-        large = sum(tensor.ByteSize() for tensor in proto.graph.initializer) > 1.9 * 2**30    # a message has 2 GiB at most
+        size = sum(tensor.ByteSize() for tensor in proto.graph.initializer)
+        large = size > 1.9 * 2**30      # a message has 2 GiB at most
         onnx.save_model(proto, f"{tmp}/model.onnx", save_as_external_data=large, location="model.onnx.data")
         difference = largest_difference(model, Path(tmp) / "model.onnx")
         if not difference < TOLERANCE:

@@ -164,7 +164,7 @@ def package_folder(
 def hub_folder(
     name: str,          # "organisation/model", or "organisation/model@revision"
 ) -> Path:              # the snapshot's folder, in the hub's own cache
-    """Download configuration, weights and tokenizer of a model on the Hugging Face hub; safetensors where there are any.
+    """Download configuration, weights and tokenizer of a model on the Hugging Face hub; safetensors where it can.
 
     A model that is gated or private needs `HF_TOKEN` or `hf auth login`; what is in the cache needs no network.
     """

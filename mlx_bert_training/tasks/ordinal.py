@@ -32,8 +32,8 @@ class OrderedForm(ClassForm):
         form = super().read(columns, declared, most)
         words = [value for value in form.classes if isinstance(value, str)]
         if words:
-            raise columns[0].unfit(f"{words[0]!r} has no place in an order; an ordinal target is a number. Write 1, 2, 3 "
-                                   "for the classes, or set model.head_type to multiclass_classification.")
+            raise columns[0].unfit(f"{words[0]!r} has no place in an order; an ordinal target is a number. Write 1, 2 "
+                                   "and so on, or set model.head_type to multiclass_classification.")
         return form
 
 # %% ../../nbs/tasks/08a_ordinal.ipynb #7ecb41a6

@@ -14,7 +14,8 @@ from mlx_bert_training.models.weights import TOKENIZER_FILES
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 EXPECTED = json.loads((FIXTURES / "tiny_spm" / "expected.json").read_text(encoding="utf-8"))
-STRANGE = [*EXPECTED, "Ⅷ ½ ﷺ\u200b ㍿", "a\u0301 e\u0301  \u3000x", "``quoted'' 12, 7,", "(cat)(dog)", "\r\n\t ", "ＣＡＴ…"]
+STRANGE = [*EXPECTED, "Ⅷ ½ ﷺ\u200b ㍿", "a\u0301 e\u0301  \u3000x", "``quoted'' 12, 7,", "(cat)(dog)", "\r\n\t ",
+           "ＣＡＴ…"]
 
 
 @pytest.fixture
@@ -117,7 +118,8 @@ def test_a_bpe_model_is_refused(folder):
     sentencepiece = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed; it makes the model")
     import io
     out = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(["the cat sat"] * 9), model_writer=out, vocab_size=20,
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(["the cat sat"] * 9), model_writer=out,
+                                             vocab_size=20,
                                              model_type="bpe", minloglevel=2, hard_vocab_limit=False)
     (folder / "spm.model").write_bytes(out.getvalue())
     with pytest.raises(DataError, match="of kind 2, not a Unigram model"): Tokenizer.load(folder)

@@ -170,7 +170,7 @@ def test_names_near_misses_are_answered():
     with pytest.raises(UnknownNameError, match="Did you mean 'cross_entropy'"):
         create_loss("cross-entropy", task="binary")
     with pytest.raises(UnknownNameError, match="Did you mean 'regression'"): get_task("regresion")
-    assert [get_task(n).name for n in ("binary", "multiclass", "multilabel", "regression")] == list(TASKS)
+    assert [get_task(n).name for n in ("binary", "multiclass", "multilabel", "regression", "ordinal")] == list(TASKS)
 
 
 @pytest.mark.parametrize(("name", "head", "logits", "labels", "words"), [

@@ -60,5 +60,5 @@ def test_a_run_learns_an_order_and_predicts_ratings(tmp_path):
         "environment": {"output_dir": str(tmp_path), "run_name": "stars"}})
     assert run.result.metrics["eval_qwk"] > 0.8
     predicted = load(tmp_path / "stars").predict(["good good good good bad", "good bad bad bad bad"])
-    first, second = np.asarray(predicted.labels, int)
+    first, second = np.asarray(predicted.labels(), int)
     assert first > second
