@@ -17,7 +17,7 @@ from .errors import DataError, MLXBertError
 
 # %% auto #0
 __all__ = ['Command', 'settle_resume', 'train', 'run', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow', 'predict',
-           'bundle', 'info', 'fetch', 'presets', 'init', 'config', 'add_runs', 'add_looks', 'add_facts', 'build_parser',
+           'bundle', 'info', 'fetch', 'presets', 'config', 'init', 'add_runs', 'add_looks', 'add_facts', 'build_parser',
            'main']
 
 # %% ../nbs/12_cli.ipynb #c8428bc4
@@ -131,6 +131,17 @@ def presets(args: argparse.Namespace) -> None:
         print(f"{name:<{width}}  {row.purpose}\n{'':<{width}}  {row.task}, {row.metric}, {row.weights or 'no weights'}")
 
 
+def config(args: argparse.Namespace) -> None:
+    "Show a declaration with everything filled in, or how it differs from another, or the JSON schema."
+    from mlx_bert_training.declaration.load import load_config, parse_overrides
+    from mlx_bert_training.declaration.schema import json_schema
+    if args.schema:
+        print(json.dumps(json_schema(), indent=2))
+        return
+    resolved = load_config(args.config, **parse_overrides(args.overrides))
+    print(resolved.diff(load_config(args.diff)) if args.diff else resolved.to_yaml().rstrip())
+
+# %% ../nbs/12_cli.ipynb #b630becd
 def init(args: argparse.Namespace) -> None:
     "Draft a declaration for a competition from its files, unless there is a preset for it."
     from pathlib import Path
@@ -144,17 +155,6 @@ def init(args: argparse.Namespace) -> None:
     if path.exists(): raise DataError(f"{path} is there already: say another file with -o")
     path.write_text(draft(args.data_dir, args.slug, args.target), encoding="utf-8")
     print(f"{path}: a draft; the nearest preset is {preset}\nmlx-bert run {path} kaggle.data_dir={args.data_dir}")
-
-
-def config(args: argparse.Namespace) -> None:
-    "Show a declaration with everything filled in, or how it differs from another, or the JSON schema."
-    from mlx_bert_training.declaration.load import load_config, parse_overrides
-    from mlx_bert_training.declaration.schema import json_schema
-    if args.schema:
-        print(json.dumps(json_schema(), indent=2))
-        return
-    resolved = load_config(args.config, **parse_overrides(args.overrides))
-    print(resolved.diff(load_config(args.diff)) if args.diff else resolved.to_yaml().rstrip())
 
 # %% ../nbs/12_cli.ipynb #9caa7605
 Command = Callable[..., argparse.ArgumentParser]    # `command(function)` adds a command, which does what that does

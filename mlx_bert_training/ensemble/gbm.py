@@ -75,8 +75,9 @@ def gbm_table(
             categories.append(sum(x.shape[1] for x, _ in parts))
             parts.append(tuple(s.map(lambda v: codes.get(str(v), np.nan)).to_numpy(float)[:, None]  # type: ignore
                                for s in (a, b)))
-        else: parts.append(text_features(*(s.fillna("").astype(str).tolist() for s in (a, b)), fold.targets, fold.task,
-                                         fold.outputs))
+        else:
+            texts, others_texts = (s.fillna("").astype(str).tolist() for s in (a, b))
+            parts.append(text_features(texts, others_texts, fold.targets, fold.task, fold.outputs))
     if not columns:
         parts.append(text_features(whole_texts(data.texts["train"]), whole_texts(data.texts["validation"]),
                                    fold.targets, fold.task, fold.outputs))
