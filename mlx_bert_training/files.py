@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,8 +23,8 @@ import numpy as np
 from .errors import MLXBertError
 
 # %% auto #0
-__all__ = ['OutputError', 'make_folder', 'write_bytes', 'write_text', 'append_text', 'json_safe', 'write_json', 'write_arrays',
-           'replace_folder', 'delete_folder', 'sweep']
+__all__ = ['OutputError', 'refusals', 'make_folder', 'write_bytes', 'write_text', 'append_text', 'json_safe', 'write_json',
+           'write_arrays', 'replace_folder', 'delete_folder', 'sweep']
 
 # %% ../nbs/06_files.ipynb #0a6967f0
 class OutputError(MLXBertError, OSError):
@@ -31,14 +32,15 @@ class OutputError(MLXBertError, OSError):
 
 
 @contextmanager
-def _refusals(
+def refusals(
     path: Path,     # what is being written
 ) -> Iterator[None]:
-    "Inside, an `OSError` becomes an `OutputError`."
+    "Inside, an `OSError` becomes an `OutputError`; so does a name that no file can have."
     try: yield
-    except OutputError: raise
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}. Make room, or choose another place "
+    except MLXBertError: raise
+    except (OSError, ValueError, RuntimeError) as error:      # a ValueError is NUL in a name, MLX raises RuntimeErrors
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be written: {reason}. Make room, or choose another place "
                           "(environment.output_dir)") from error
 
 
@@ -47,7 +49,7 @@ def make_folder(
 ) -> Path:
     "Make a folder unless it is there. Raises `OutputError` when a file stands in its way."
     path = Path(path)
-    with _refusals(path): path.mkdir(parents=True, exist_ok=True)
+    with refusals(path): path.mkdir(parents=True, exist_ok=True)
     return path
 
 # %% ../nbs/06_files.ipynb #ba2b69a6
@@ -55,7 +57,7 @@ def _write(path: Path, fill: Callable[[Any], object]) -> Path:
     "Let `fill` write into a draft beside `path`, force it onto the disk and rename it."
     make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
-    with _refusals(path):
+    with refusals(path):
         try:
             with draft.open("wb") as file:
                 fill(file)
@@ -88,7 +90,7 @@ def append_text(
 ) -> Path:                          # the same place
     "Write at the end of a UTF-8 file. A kill may cut the last line short. Raises `OutputError`."
     path = make_folder(Path(path).parent) / Path(path).name
-    with _refusals(path), path.open("a", encoding="utf-8", newline="\n") as file: file.write(text)
+    with refusals(path), path.open("a", encoding="utf-8", newline="\n") as file: file.write(text)
     return path
 
 
@@ -146,7 +148,7 @@ class replace_folder:
         if kind is not None:
             shutil.rmtree(self.building, ignore_errors=True)
             return
-        with _refusals(self.target):
+        with refusals(self.target):
             for path in self.building.rglob("*"): _flush(path)
             _flush(self.building)
             shutil.rmtree(self.replaced, ignore_errors=True)
@@ -164,17 +166,18 @@ def delete_folder(path: Path) -> None:
     shutil.rmtree(doomed)
 
 # %% ../nbs/06_files.ipynb #b6416310
-_LEFTOVER = re.compile(r"\.deleted-.+|\.(?P<name>.+)\.(draft|building|replaced)")
+_LEFTOVER = re.compile(r"\.(deleted|saving)-.+|\.(?P<name>.+)\.(draft|building|replaced)")
 
 
 def sweep(
     folder: str | Path,     # looked at itself, not below
+    age: float = 0.0,       # seconds; younger ones may be of a process that is still writing here
 ) -> list[str]:             # names of what was removed
     "Remove what a killed process left of its unfinished writes."
     removed = []
     for path in sorted(Path(folder).glob(".*")):
         match = _LEFTOVER.fullmatch(path.name)
-        if match is None: continue
+        if match is None or time.time() - path.lstat().st_mtime < age: continue
         if path.suffix == ".replaced" and not (whole := path.with_name(match["name"])).exists():
             path.rename(whole)
             continue

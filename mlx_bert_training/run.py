@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .core.base import Trainer
@@ -25,16 +27,46 @@ from .data.tokenization import Tokenizer
 from .declaration.load import load_config
 from .errors import DataError
 from .factory import check_fits, create_kaggle_trainer, create_trainer
+from .files import refusals, replace_folder
 from .integrations.mlflow import MLflowCallback
 from .kaggle.delivery import SubmissionFile
 from .kaggle.trainer import KaggleTrainer
+from .lease import Lease
 from .models.create import load_declared
 from .stages.results import CVResult
+from .tasks.metrics import metric_direction
 from .tasks.targets import TargetTransform
+from .validation.oof import OOF
+from .validation.scores import score_predictions
 
 # %% auto #0
-__all__ = ['TrainingRun', 'run_training', 'save_for_prediction', 'compare_with_baselines', 'CompetitionRun', 'run_competition',
-           'FinishedModel', 'load', 'predict_file']
+__all__ = ['save_for_prediction', 'compare_with_baselines', 'TrainingRun', 'run_training', 'gain_over', 'summary_lines',
+           'CompetitionRun', 'run_competition', 'FinishedModel', 'load', 'predict_file']
+
+# %% ../nbs/11_run.ipynb #6c8775ac
+def save_for_prediction(
+    model: Any,             # made by `create_model`
+    data: PreparedData,     # its tokenizer and labels
+    folder: Path,           # where to
+    transform: TargetTransform | None = None,   # of the targets that it was trained on
+) -> None:
+    "Save a model in Hugging Face format with everything that `predict_file` needs."
+    with replace_folder(folder) as building, refusals(folder):
+        model.save_pretrained(building)
+        data.tokenizer.save(building)
+        if data.labels is not None: data.labels.save(building)
+        if transform is not None: transform.save(building)
+
+
+def compare_with_baselines(
+    trainer: Trainer,       # after training, with the data it was declared with
+    result: TrainResult,    # holds the model's scores
+) -> pd.DataFrame | None:   # one row a competitor, one column a metric
+    "The model beside the baselines on the same validation part; None unless `training.baselines` asks for it."
+    if not trainer.config.training.baselines or trainer.val_loader is None: return None
+    scores = baseline_scores(trainer.data, trainer.metric_names)
+    scores.loc["this model"] = [result.metrics[f"eval_{name}"] for name in scores.columns]
+    return scores
 
 # %% ../nbs/11_run.ipynb #d1c8c149
 @dataclass(repr=False)
@@ -73,40 +105,58 @@ def run_training(
     if trainer.data is None:
         raise DataError("data.train_path is not set: the declaration names no training file")
     result = trainer.train(resume_from=resume_from, replay=replay)
-    save_for_prediction(trainer.model, trainer.data, trainer.folder.model, trainer.evaluator.transform)
-    test = trainer.data.test
-    predictions = trainer.predict().save(trainer.folder.predictions) if test is not None else None
+    with Lease(trainer.folder):
+        save_for_prediction(trainer.model, trainer.data, trainer.folder.model, trainer.evaluator.transform)
+        test = trainer.data.test
+        predictions = trainer.predict().save(trainer.folder.predictions) if test is not None else None
     tracker = trainer.callbacks.find(MLflowCallback)
     if tracker is not None and tracker.config.log_artifacts:
         tracker.log_files(trainer.folder.result, trainer.folder.predictions)
         tracker.close()
     return TrainingRun(trainer, result, compare_with_baselines(trainer, result), trainer.folder.model, predictions)
 
-# %% ../nbs/11_run.ipynb #6c8775ac
-def save_for_prediction(
-    model: Any,             # made by `create_model`
-    data: PreparedData,     # its tokenizer and labels
-    folder: Path,           # where to
-    transform: TargetTransform | None = None,   # of the targets that it was trained on
-) -> None:
-    "Save a model in Hugging Face format with everything that `predict_file` needs."
-    model.save_pretrained(folder)
-    data.tokenizer.save(folder)
-    if data.labels is not None: data.labels.save(folder)
-    if transform is not None: transform.save(folder)
-
-
-def compare_with_baselines(
-    trainer: Trainer,       # after training, with the data it was declared with
-    result: TrainResult,    # holds the model's scores
-) -> pd.DataFrame | None:   # one row a competitor, one column a metric
-    "The model beside the baselines on the same validation part; None unless `training.baselines` asks for it."
-    if not trainer.config.training.baselines or trainer.val_loader is None: return None
-    scores = baseline_scores(trainer.data, trainer.metric_names)
-    scores.loc["this model"] = [result.metrics[f"eval_{name}"] for name in scores.columns]
-    return scores
-
 # %% ../nbs/11_run.ipynb #dae9b96e
+def gain_over(
+    model: OOF,         # out of fold
+    other: OOF,         # on the same rows
+    metric: str,
+    draws: int = 100,   # of rows, with replacement
+) -> tuple[float, float]:   # how much better the model is (positive is better), and the standard error of that
+    "A gain on all rows at once, with its error by [bootstrap](https://doi.org/10.1214/aos/1176344552) over the rows."
+    sign = 1 if metric_direction(metric) == "max" else -1
+    known, chance = np.flatnonzero(model.folds >= 0), np.random.default_rng(0)
+
+    def gain(rows: np.ndarray) -> float:
+        mine, theirs = (score_predictions(metric, oof.task, oof.predictions[rows], oof.targets[rows])
+                        for oof in (model, other))
+        return sign * (mine - theirs)
+    drawn = [gain(chance.choice(known, len(known))) for _ in range(draws)]
+    return gain(known), float(np.nanstd(drawn, ddof=1))
+
+# %% ../nbs/11_run.ipynb #84160202
+def summary_lines(
+    result: CVResult,
+    submission: Path | None = None,     # the file, if there are test rows
+) -> dict[str, str]:                    # by what they are about
+    "What a competition's run came to, for someone who has never seen one."
+    metric, folds, place = result.metric, result.folds.n_folds, result.output_dir
+    mine, other = result.combined.members[0], next(iter(result.combined.members[1:]), None)
+    own = mine.score(metric)
+    lines = {"score": f"{metric} {result.mean:.4f} ± {result.standard_error:.4f} over {folds} folds, "
+                      "on rows that were not trained on"}
+    if other is not None:
+        gain, error = gain_over(mine, other, metric)
+        word = "better" if gain > 0 else "worse"
+        noise = "more than two errors: not noise" if abs(gain) > 2 * error else "less than two errors: may be noise"
+        simple = other.score(metric).pooled
+        lines["won"] = f"{mine.name} has {own.pooled:.4f}, {other.name} {simple:.4f} on all rows at once"
+        lines["sure"] = f"{abs(gain):.4f} {word}, with an error of {error:.4f}; {noise}"
+    written = f"{submission.name} (checked), " if submission is not None else ""
+    lines["files"] = f"{place}: {written}cv.json, cv.png, folds/*/model"
+    lines["next"] = f"change the declaration, run it again, and compare: mlx-bert runs {place.parent}"
+    return lines
+
+# %% ../nbs/11_run.ipynb #f02b12c7
 @dataclass(repr=False)
 class CompetitionRun:
     "A finished competition run: the trainer, what cross-validation said, and the submission if there are test rows."
@@ -114,11 +164,18 @@ class CompetitionRun:
     result: CVResult
     submission: SubmissionFile | None
 
+    def summary(self) -> str:
+        "What was won, how sure that is, where the files are and what to do next, in five lines."
+        lines = summary_lines(self.result, self.submission.path if self.submission else None)
+        return "\n".join(f"{name:<6} {text}" for name, text in lines.items())
+
     def __repr__(self) -> str:
-        return "\n\n".join([str(self.result), *([] if self.submission is None else [repr(self.submission)])])
+        submission = [] if self.submission is None else [repr(self.submission)]
+        return "\n\n".join([str(self.result), *submission, self.summary()])
 
     def _repr_html_(self) -> str:
-        return self.result._repr_html_() + ("" if self.submission is None else self.submission._repr_html_())
+        submission = "" if self.submission is None else self.submission._repr_html_()
+        return f"{self.result._repr_html_()}{submission}<pre>{escape(self.summary())}</pre>"
 
 
 def run_competition(
@@ -162,7 +219,7 @@ def load(
     transform = TargetTransform.load(run.model)
     return FinishedModel(model, labels, config, Evaluator(model, config, data=data, transform=transform))
 
-# %% ../nbs/11_run.ipynb #10efcc91
+
 def predict_file(
     run_folder: str | Path,     # the folder of a finished run
     path: str | Path,           # a data file with the columns the texts are made from

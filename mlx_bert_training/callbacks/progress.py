@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Protocol
@@ -20,8 +22,9 @@ from ..core.view import TrainerView
 from ..errors import unknown_name
 
 # %% auto #0
-__all__ = ['MODES', 'clock', 'Progress', 'render_text', 'render_bar', 'render_evaluations', 'render_html', 'Throttle',
-           'detect_mode', 'LiveOutput', 'View', 'ProgressDisplay', 'ProgressBar']
+__all__ = ['MODES', 'WIDTH', 'VIEWS', 'clock', 'Progress', 'render_text', 'render_bar', 'render_evaluations', 'render_html',
+           'Throttle', 'detect_mode', 'LiveOutput', 'columns', 'fitting', 'wrapped', 'View', 'Pace', 'ProgressDisplay',
+           'ProgressBar']
 
 # %% ../../nbs/callbacks/05_progress.ipynb #b9f4e41d
 def clock(
@@ -32,7 +35,7 @@ def clock(
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
-
+# %% ../../nbs/callbacks/05_progress.ipynb #bd832ba6
 def _number(value: Any) -> str:
     "Four digits of a number; learning rates and their like with an exponent."
     if isinstance(value, float): return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
@@ -69,14 +72,14 @@ def _scores(row: dict[str, Any]) -> dict[str, str]:
     return {name: _number(value) for name, value in row.items() if name.startswith("eval_") and value is not None}
 
 # %% ../../nbs/callbacks/05_progress.ipynb #065e45f9
-def _evaluation_line(
+def _evaluation_parts(
     row: dict[str, Any],    # an evaluation from the history
     total_steps: int,       # updates planned
     is_best: bool,          # mark it?
-) -> str:                   # one line
-    "An evaluation on one line."
-    scores = "  ".join(f"{name} {value}" for name, value in _scores(row).items())
-    return f"update {row['step']}/{total_steps}  epoch {row['epoch']:.2f}  {scores}{'  (best)' if is_best else ''}"
+) -> list[str]:             # of a line
+    "What is said of an evaluation."
+    scores = [f"{name} {value}" for name, value in _scores(row).items()]
+    return [f"update {row['step']}/{total_steps}", f"epoch {row['epoch']:.2f}", *scores, *(["(best)"] * is_best)]
 
 
 def render_text(
@@ -88,7 +91,8 @@ def render_text(
     facts = "  ".join(f"{name} {value}" for name, value in p.facts().items())
     lines = [f"{p.status}: update {p.step}/{p.total_steps}, epoch {p.epoch:.2f}/{p.num_epochs}, "
              f"{clock(p.elapsed)} done, {clock(p.remaining)} left  {facts}"]
-    for row in p.evaluations[-max_rows:]: lines.append(_evaluation_line(row, p.total_steps, row["step"] == p.best_step))
+    for row in p.evaluations[-max_rows:]:
+        lines.append("  ".join(_evaluation_parts(row, p.total_steps, row["step"] == p.best_step)))
     return "\n".join(lines)
 
 # %% ../../nbs/callbacks/05_progress.ipynb #a358a81b
@@ -103,7 +107,7 @@ def render_bar(
             f"aria-label='updates done'></progress> {p.step:,} / {p.total_steps:,} updates · epoch {p.epoch:.2f} / "
             f"{p.num_epochs} · {clock(p.elapsed)} done · {clock(p.remaining)} left<br>{facts}</div>")
 
-
+# %% ../../nbs/callbacks/05_progress.ipynb #d14ce399
 def render_evaluations(
     progress: Progress,     # where the run stands
     max_rows: int = 30,     # evaluations shown; with more, the first are left out
@@ -157,7 +161,7 @@ def detect_mode() -> str:
     if os.environ.get("CI", "").lower() in ("true", "1") or not sys.stderr.isatty(): return "lines"
     return "terminal"
 
-
+# %% ../../nbs/callbacks/05_progress.ipynb #aa51036a
 class LiveOutput:
     "One output of a notebook cell that is updated in place. The file keeps what it showed last."
 
@@ -180,25 +184,61 @@ class _Notebook:
 
     def close(self, progress: Progress) -> None: self.draw(progress, [])
 
+# %% ../../nbs/callbacks/05_progress.ipynb #d942ec23
+WIDTH = 80      # columns; a wider terminal is not filled
 
+
+def columns() -> int:
+    "How wide a line may be: one less than the terminal, so that it never wraps."
+    return min(WIDTH, shutil.get_terminal_size((WIDTH + 1, 24)).columns - 1)
+
+
+def fitting(parts: Sequence[str], width: int) -> str:
+    "As many of the parts as there is room for, two spaces apart."
+    line = parts[0][:width] if parts else ""
+    for part in parts[1:]:
+        if len(line) + 2 + len(part) > width: break
+        line += f"  {part}"
+    return line
+
+
+def wrapped(parts: Sequence[str], width: int) -> str:
+    "All parts, two spaces apart; those that do not fit go to a next line, which is indented."
+    lines = [""]
+    for part in parts:
+        if lines[-1].strip() and len(lines[-1]) + 2 + len(part) > width: lines.append("   ")
+        lines[-1] += f"  {part}" if lines[-1].strip() else part
+    return "\n".join(lines)
+
+# %% ../../nbs/callbacks/05_progress.ipynb #bc6c7fb4
 class _Terminal:
-    "A tqdm bar, with a line above it for each evaluation."
+    "Two lines of tqdm, with a line above them for each evaluation."
 
     def __init__(self, progress: Progress):
-        total, first = progress.total_steps, progress.step
-        self.bar = tqdm(total=total, initial=first, unit="update", dynamic_ncols=True, mininterval=0)
+        self.width, total = columns(), progress.total_steps
+        common: dict[str, Any] = {"ncols": self.width, "leave": False, "mininterval": 0, "file": sys.stderr}
+        self.bar = tqdm(total=total, initial=progress.step, bar_format=" ", position=0, **common)
+        self.facts = tqdm(total=0, bar_format="{desc}", position=1, **common)
 
     def draw(self, progress: Progress, fresh: list[dict[str, Any]]) -> None:
-        for row in fresh: self.bar.write(_line(row, progress), file=sys.stderr)
-        self.bar.n = progress.step
-        self.bar.set_description(f"{progress.status} {progress.epoch:.2f}/{progress.num_epochs}", refresh=False)
-        self.bar.set_postfix_str("  ".join(f"{k} {v}" for k, v in progress.facts().items()), refresh=True)
+        for row in fresh: self.bar.write(_line(row, progress, self.width), file=sys.stderr)
+        p, share = progress, 100 * progress.step // max(progress.total_steps, 1)
+        self.bar.n = p.step
+        head, count = f"{p.status.split()[0]:<10} {share:>3}% ", f"{p.step:>{len(str(p.total_steps))}}/{p.total_steps}"
+        tail = fitting([count, f"epoch {p.epoch:.2f}/{p.num_epochs}", f"{clock(p.remaining):>4} left",
+                        f"{clock(p.elapsed)} done"], self.width - len(head) - 9)
+        self.bar.bar_format = f"{head}|{{bar}}| {tail}"
+        self.bar.refresh()
+        facts = [f"{name} {value}" for name, value in p.facts().items()]
+        self.facts.set_description_str(fitting(["", *facts], self.width))
 
     def close(self, progress: Progress) -> None:
         self.draw(progress, [])
+        self.facts.close()
         self.bar.close()
+        print(_last_line(progress, self.width), file=sys.stderr, flush=True)
 
-
+# %% ../../nbs/callbacks/05_progress.ipynb #75981ddc
 class _Lines:
     "One line for each evaluation."
 
@@ -210,10 +250,19 @@ class _Lines:
     def close(self, progress: Progress) -> None: pass
 
 
-def _line(row: dict[str, Any], progress: Progress) -> str:
-    return _evaluation_line(row, progress.total_steps, row["step"] == progress.best_step)
+def _line(row: dict[str, Any], progress: Progress, width: int = 10_000) -> str:
+    "An evaluation on one line, or on more where it is wider."
+    return wrapped(_evaluation_parts(row, progress.total_steps, row["step"] == progress.best_step), width)
 
-# %% ../../nbs/callbacks/05_progress.ipynb #f7252ba8
+
+def _last_line(progress: Progress, width: int) -> str:
+    "How a run ended and what it came to."
+    p = progress
+    facts = [f"{name} {value}" for name, value in p.facts().items() if not name.startswith("eval_")]
+    return wrapped([f"{p.status}:", f"update {p.step}/{p.total_steps}", f"epoch {p.epoch:.2f}/{p.num_epochs}",
+                    clock(p.elapsed), *facts], width)
+
+# %% ../../nbs/callbacks/05_progress.ipynb #0f23fedc
 class View(Protocol):
     "A display of progress in one place."
 
@@ -223,7 +272,32 @@ class View(Protocol):
     def close(self, progress: Progress) -> None:
         "Show it for the last time."
 
+
+VIEWS: dict[str, Callable[[Progress], View]] = {"notebook": _Notebook, "terminal": _Terminal, "lines": _Lines}
+
 # %% ../../nbs/callbacks/05_progress.ipynb #ac40e387
+@dataclass
+class Pace:
+    "How fast a run is, from the end of its first update, which compiles."
+    start: tuple[int, int, float] | None = None     # step, tokens and seconds after the first update
+
+    def note(self, state: TrainerState) -> None:
+        "Begin to count, unless that is done."
+        if self.start is None: self.start = state.step, state.tokens, state.seconds
+
+    def measure(self, state: TrainerState) -> tuple[float | None, float | None]:
+        "Tokens a second, and the seconds that remain; None where it is too early to tell."
+        step, tokens, seconds = self.start or (state.step, 0, 0.0)
+        done, took = state.step - step, state.seconds - seconds
+        if done <= 0 or took <= 0: return None, None
+        return (state.tokens - tokens) / took, (state.total_steps - state.step) * took / done
+
+# %% ../../nbs/callbacks/05_progress.ipynb #2ea97d2a
+def _evaluations(state: TrainerState, seen: int = 0) -> list[dict[str, Any]]:
+    "The evaluations in the history, but for the rows that have been seen."
+    return [row for row in state.history[seen:] if "eval_loss" in row]
+
+# %% ../../nbs/callbacks/05_progress.ipynb #63fe865a
 class ProgressDisplay(Callback):
     "A display with its clock: what it has shown, how fast the run is, and when to draw again."
 
@@ -238,32 +312,23 @@ class ProgressDisplay(Callback):
     def _begin(self, state: TrainerState) -> None:
         self._throttle, self._status, self._failed = Throttle(self.interval, self.share), "training", False
         self._seen = len(state.history)                     # rows of the history that have been looked at
-        self._start: tuple[int, int, float] | None = None   # step, tokens and seconds after the first update
+        self._pace = Pace()
 
     def view(self, mode: str, progress: Progress, trainer: TrainerView) -> View | None:
         "The display for a place; a subclass may have another."
-        views: dict[str, Any] = {"notebook": _Notebook, "terminal": _Terminal, "lines": _Lines}
-        return views[mode](progress) if mode in views else None
+        return VIEWS[mode](progress) if mode in VIEWS else None
 
     def _progress(self, state: TrainerState) -> Progress:
-        speed, remaining = None, None
-        if self._start is not None:
-            step, tokens, seconds = self._start
-            if state.step > step and state.seconds > seconds:
-                speed = (state.tokens - tokens) / (state.seconds - seconds)
-                remaining = (state.total_steps - state.step) * (state.seconds - seconds) / (state.step - step)
-        evaluations = [row for row in state.history if "eval_loss" in row]
+        speed, remaining = self._pace.measure(state)
+        evaluations = _evaluations(state)
         epoch = state.epoch + state.batch / max(state.batches_per_epoch, 1)
         return Progress(state.step, state.total_steps, epoch, state.num_epochs, state.loss, state.learning_rate, speed,
                         state.seconds, remaining, self._status, state.best_step, self._failed, evaluations)
 
-    def _show_new(self, state: TrainerState) -> None:
-        if self._view and any("eval_loss" in row for row in state.history[self._seen:]): self._draw(state)
-
     def _draw(self, state: TrainerState) -> None:
         if self._view is None: return
         began = time.perf_counter()
-        fresh = [row for row in state.history[self._seen:] if "eval_loss" in row]
+        fresh = _evaluations(state, self._seen)
         self._seen = len(state.history)
         self._view.draw(self._progress(state), fresh)
         self._throttle.drew(began)
@@ -291,7 +356,7 @@ class ProgressBar(ProgressDisplay):
 
     def on_step(self, trainer: TrainerView, state: TrainerState) -> None:
         "Redraw, if it is time."
-        if self._start is None: self._start = state.step, state.tokens, state.seconds
+        self._pace.note(state)
         if self._view and self._throttle.ready(): self._draw(state)
 
     def on_evaluate_begin(self, trainer: TrainerView, state: TrainerState) -> None:
@@ -305,11 +370,9 @@ class ProgressBar(ProgressDisplay):
 
     def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Show a new evaluation."
-        self._show_new(state)
+        if _evaluations(state, self._seen): self._draw(state)
 
-    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Show a new evaluation."
-        self._show_new(state)
+    on_epoch_end = on_step_end
 
     def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Leave the final state."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,8 +31,9 @@ from ..tasks.task import Task, get_task, known_task
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'compute_dtype', 'Outputs', 'run_all', 'declared_loss', 'task_of', 'declared_transform', 'in_file_units',
-           'Evaluator', 'score_outputs', 'as_predictions', 'loader_for']
+__all__ = ['log', 'Seen', 'compute_dtype', 'Outputs', 'run_all', 'declared_loss', 'task_of', 'declared_transform',
+           'in_file_units', 'Settled', 'settle_evaluation', 'Evaluator', 'model_outputs', 'score_outputs',
+           'as_predictions', 'loader_for']
 
 # %% ../../nbs/core/11_evaluator.ipynb #e84983ec
 def compute_dtype(
@@ -48,6 +50,9 @@ def compute_dtype(
                                allowed="true (float32 where bf16 does not help), false")])
 
 # %% ../../nbs/core/11_evaluator.ipynb #a39c00c3
+Seen = Callable[[int, int], None]   # batches done, and of how many; what it raises ends the work
+
+
 @dataclass
 class Outputs:
     "What a model said about every example of a loader, in the order of the data."
@@ -60,13 +65,15 @@ class Outputs:
 def run_all(
     step: InferenceStep,    # logits and loss of one batch
     loader: DataLoader,     # the batches
+    seen: Seen | None = None,   # hears of each batch: how many of how many are done
 ) -> Outputs:               # of all real examples
     "Run a model over a loader. Raises `MLXBertError` when there is nothing in it."
     logits: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     rows: list[np.ndarray] = []
     total = weight = 0.0
-    for batch in loader:
+    for number, batch in enumerate(loader, 1):
+        if seen is not None: seen(number, max(number, len(loader)))
         out, loss_sum, loss_weight = step(batch)
         real = np.asarray(batch.get("example_weight", np.ones(len(out)))) > 0
         first = sum(len(part) for part in rows)
@@ -131,9 +138,28 @@ def in_file_units(outputs: Outputs, transform: TargetTransform) -> Outputs:
     return replace(outputs, logits=transform.inverse(outputs.logits), labels=labels)
 
 # %% ../../nbs/core/11_evaluator.ipynb #d3b40d0e
+@dataclass(frozen=True)
+class Settled:
+    "What a declaration and a model settle for every evaluation."
+    task: Task
+    metric_names: list[str]
+    dtype: mx.Dtype | None      # to compute in; None for float32
+    compiled: bool
+
+
+def settle_evaluation(model: Model, config: BaseTrainerConfig) -> Settled:
+    "Raises `ConfigError` or `MLXBertError` where model and declaration do not fit each other or the machine."
+    task = task_of(model, config)
+    if known_task(config.model.head_type) is None: check_task(config, task)
+    compiled = config.environment.compile and runtime.can_compile()
+    if config.environment.compile and not compiled:
+        log.warning("there is no C++ compiler, so nothing is compiled and training is slow: install g++")
+    return Settled(task, check_metrics(config.training.metrics or default_metrics(task), task),
+                   compute_dtype(config.training.mixed_precision), compiled)
+
+# %% ../../nbs/core/11_evaluator.ipynb #c5c74398
 class Evaluator:
     "Evaluates and predicts with a model, in the way a declaration says."
-
     def __init__(
         self,
         model: Model,                               # maps tokens to logits
@@ -148,27 +174,13 @@ class Evaluator:
         runtime.select_device(self.config.environment.device)
         self.model, self.data, self.loss = model, data, loss
         self.transform = transform or TargetTransform()
-        self.task = task_of(model, self.config)
-        if known_task(self.config.model.head_type) is None: check_task(self.config, self.task)
-        names = self.config.training.metrics or default_metrics(self.task)
-        self.metric_names = check_metrics(names, self.task)
-        self.dtype = compute_dtype(self.config.training.mixed_precision)
-        self.compiled = self.config.environment.compile and runtime.can_compile()
-        if self.config.environment.compile and not self.compiled:
-            log.warning("there is no C++ compiler, so nothing is compiled and training is slow: install g++")
+        settled = settle_evaluation(model, self.config)
+        self.task, self.metric_names = settled.task, settled.metric_names
+        self.dtype, self.compiled = settled.dtype, settled.compiled
 
-    def run(self, loader: DataLoader, loss: Loss | None = None) -> Outputs:
-        """Logits for every row of a loader, with dropout off, and the mean loss if one is given.
-
-        A regression's values and labels are in the unit of the file; its loss is the one that is trained on.
-        """
-        runtime.claim_mlx()
-        if loss is None: check_finite(model_weights(self.model), "in the weights to predict with")
-        self.model.eval()
-        step = InferenceStep(self.model, loss, dtype=self.dtype, compiled=self.compiled)
-        try: outputs = run_all(step, transformed(loader, self.transform))
-        finally: self.model.train()
-        return in_file_units(outputs, self.transform)
+    def run(self, loader: DataLoader, loss: Loss | None = None, seen: Seen | None = None) -> Outputs:
+        "Logits for every row of a loader, and the mean loss if one is given; see `model_outputs`."
+        return model_outputs(self, loader, loss, seen)
 
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         "`eval_loss` and the metrics on a loader with labels."
@@ -187,6 +199,26 @@ class Evaluator:
         if self.loss is None:
             self.loss = declared_loss(self.config, self.task, loader, getattr(self.model, "num_labels", None))
         return self.loss
+
+# %% ../../nbs/core/11_evaluator.ipynb #b1b4976f
+def model_outputs(
+    evaluator: Evaluator,       # has the model, and how to compute
+    loader: DataLoader,
+    loss: Loss | None = None,   # None: without a loss
+    seen: Seen | None = None,   # hears of each batch
+) -> Outputs:
+    """Logits for every row of a loader, with dropout off. Raises `TrainingError` where a weight is not finite.
+
+    A regression's values and labels are in the unit of the file; its loss is the one that is trained on.
+    """
+    model = evaluator.model
+    runtime.claim_mlx()
+    if loss is None: check_finite(model_weights(model), "in the weights to predict with")
+    model.eval()
+    step = InferenceStep(model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
+    try: outputs = run_all(step, transformed(loader, evaluator.transform), seen)
+    finally: model.train()
+    return in_file_units(outputs, evaluator.transform)
 
 # %% ../../nbs/core/11_evaluator.ipynb #d4c10a6a
 def score_outputs(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from ..errors import unknown_name
 from ..protocols import EVENTS, CallbackProtocol
 
 # %% auto #0
-__all__ = ['Method', 'does_nothing', 'callback_name', 'Listener', 'EventTable', 'Listeners', 'CallbackList']
+__all__ = ['Method', 'does_nothing', 'callback_name', 'Listener', 'EventTable', 'noting', 'Listeners', 'CallbackList']
 
 # %% ../../nbs/core/04_events.ipynb #abb940f9
 Method = TypeVar("Method", bound=Callable[..., None])
@@ -64,6 +65,18 @@ class EventTable(list[Listener]):
         return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 # %% ../../nbs/core/04_events.ipynb #653ac7ba
+@contextmanager
+def noting(
+    where: str,     # begins the note
+    state: Any,     # of the run; its update ends the note
+) -> Iterator[None]:
+    "Add a note to an error that passes by (from Python 3.11 on)."
+    try: yield
+    except Exception as error:
+        if hasattr(error, "add_note"): error.add_note(f"{where}, after update {getattr(state, 'step', '?')}")
+        raise
+
+# %% ../../nbs/core/04_events.ipynb #6ee0a5ca
 class Listeners:
     "Callbacks in their order, and who of them hears of which event."
 
@@ -103,13 +116,7 @@ class Listeners:
         "Tell every listener of `event`, lowest order first."
         if event not in self._listeners: raise unknown_name("event", event, EVENTS)
         for callback, method in self._listeners[event]:
-            try:
-                method(trainer, state)
-            except Exception as error:
-                if hasattr(error, "add_note"):  # Python 3.11 and later
-                    step = getattr(state, "step", "?")
-                    error.add_note(f"raised by callback {callback_name(callback)} in {event}, after update {step}")
-                raise
+            with noting(f"raised by callback {callback_name(callback)} in {event}", state): method(trainer, state)
 
 # %% ../../nbs/core/04_events.ipynb #bd54bbb7
 class CallbackList(Listeners):

@@ -17,11 +17,13 @@ from mlx.utils import tree_flatten
 from .registry import OPTIMIZERS, SCHEDULES
 from .section import OptimizerConfig, SchedulerConfig
 from ..declaration.kinds import KindError, check_arguments, create_kind
+from ..declaration.problems import ConfigError, Problem
 from ..protocols import Schedule
 
 # %% auto #0
-__all__ = ['decays', 'optimizer_settings', 'create_optimizer', 'optimizer_arrays', 'LearningRateSchedule', 'Linear', 'Polynomial',
-           'Exponential', 'Cosine', 'CosineWithRestarts', 'ReduceOnPlateau', 'create_schedule']
+__all__ = ['decays', 'optimizer_settings', 'rate_factors', 'ParameterGroups', 'grouped', 'create_optimizer', 'optimizer_arrays',
+           'LearningRateSchedule', 'Linear', 'Polynomial', 'Exponential', 'Cosine', 'CosineWithRestarts',
+           'ReduceOnPlateau', 'create_schedule']
 
 # %% ../../nbs/core/07_optimization.ipynb #a4aa70e2
 def decays(
@@ -44,17 +46,75 @@ def optimizer_settings(config: OptimizerConfig) -> dict[str, Any]:
     }
     return named.get(config.type, {})
 
+# %% ../../nbs/core/07_optimization.ipynb #e2c235a9
+def rate_factors(
+    config: OptimizerConfig,                # the `optimizer:` section
+    depths: Mapping[str, int] | None,       # 0 for embeddings, 1 to L for the layers, L + 1 for the head, by parameter
+) -> dict[str, float]:                      # by parameter; empty where all have the same rate
+    "What each parameter's learning rate is multiplied with. Raises `ConfigError` for a model that has no depths."
+    key = "layer_decay" if config.layer_decay < 1 else "head_learning_rate"
+    if config.layer_decay == 1 and config.head_learning_rate is None: return {}
+    if not depths:
+        raise ConfigError([Problem(key=f"optimizer.{key}", value=getattr(config, key), message="needs a model that "
+                                   "says how deep its parameters are (parameter_depths), and this one does not")])
+    head = max(depths.values())
+    head_factor = 1.0 if config.head_learning_rate is None else config.head_learning_rate / config.learning_rate
+    return {name: head_factor if depth == head else config.layer_decay ** (head - 1 - depth)
+            for name, depth in depths.items()}
+
+# %% ../../nbs/core/07_optimization.ipynb #97c5ec25
+class ParameterGroups(optim.MultiOptimizer):
+    "One optimizer for each group of parameters, at a multiple of the one learning rate."
+
+    def __init__(self, groups: Mapping[tuple[float, bool], optim.Optimizer], members: Mapping[str, tuple[float, bool]]):
+        *first, _ = groups
+        filters = [lambda path, _, key=key: members.get(path) == key for key in first]
+        super().__init__(list(groups.values()), filters)
+        self.factors = [factor for factor, _ in groups]
+
+    @property
+    def learning_rate(self) -> mx.array:
+        "The rate that a factor of 1 has."
+        return self.optimizers[0].learning_rate / self.factors[0]
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: float | mx.array) -> None:
+        for optimizer, factor in zip(self.optimizers, self.factors, strict=True):
+            optimizer.learning_rate = learning_rate * factor
+
+
+def grouped(
+    make: Any,                      # a class of optimizers
+    settings: Mapping[str, Any],    # its arguments
+    decay: float | None,            # of matrices; None: the class has no weight decay
+    factors: Mapping[str, float],   # by parameter
+    parameters: Any,                # the trainable parameters of the model
+) -> ParameterGroups:
+    "An optimizer whose rate is multiplied by each parameter's factor."
+    members = {name: (factors[name], decays(name, value)) for name, value in tree_flatten(parameters)}
+    groups = {}
+    for factor, matrix in sorted(set(members.values())):
+        shrink = {} if decay is None else {"weight_decay": decay if matrix else 0.0}
+        rate = settings["learning_rate"] * factor
+        groups[factor, matrix] = make(**{**settings, **shrink, "learning_rate": rate})
+    return ParameterGroups(groups, members)
+
 # %% ../../nbs/core/07_optimization.ipynb #2cac335b
 def create_optimizer(
     config: OptimizerConfig,    # the `optimizer:` section
     parameters: Any,            # the trainable parameters of the model
+    depths: Mapping[str, int] | None = None,    # see `rate_factors`; None: the model does not say
 ) -> optim.Optimizer:           # initialised, ready to be captured by a compiled step
-    "The declared optimizer, with weight decay on matrices only."
+    "The declared optimizer: weight decay on matrices only, and rates by depth where they are asked for."
     make = OPTIMIZERS.get(config.type)
     settings = {"learning_rate": config.learning_rate, **optimizer_settings(config), **config.options}
     decay = settings.pop("weight_decay", config.weight_decay)
     check_arguments(f"optimizer {config.type}", make, settings)
-    if "weight_decay" not in inspect.signature(make).parameters:   # such as Adam as published
+    takes_decay = "weight_decay" in inspect.signature(make).parameters      # not Adam as published
+    factors = rate_factors(config, depths)
+    if factors:
+        optimizer = grouped(make, settings, decay if takes_decay else None, factors, parameters)
+    elif not takes_decay:
         optimizer = make(**settings)
     elif decay == 0:
         optimizer = make(**settings, weight_decay=0.0)

@@ -15,7 +15,7 @@ __all__ = ['TrainerState']
 # %% ../../nbs/core/03_state.ipynb #b381c5d1
 @dataclass
 class TrainerState:
-    "Progress of a run. Everything in it is a plain value, so that it fits into a JSON file."
+    "Progress of a run, in plain values that fit into a JSON file."
     epoch: int = 0                      # epochs finished, which is the number of the current one counted from 0
     step: int = 0                       # updates done
     batch: int = 0                      # batches of this epoch used by finished updates
@@ -37,6 +37,7 @@ class TrainerState:
     pinned: list[str] = field(default_factory=list)     # checkpoints asked for by hand, which are never deleted
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per log and per evaluation
     seconds: float = 0.0                # time spent in train(), over all resumes
+    evaluation_due: bool = False        # one was given up for a stop; a resumed run begins with it
     should_stop: bool = False           # ask for the end of the run after this update
     stop_reason: str = ""               # who asked and why
     resumed: list[dict[str, Any]] = field(default_factory=list)     # resumes under another declaration
@@ -46,9 +47,7 @@ class TrainerState:
         "Share of the planned updates that are done, from 0 to 1."
         return self.step / self.total_steps if self.total_steps else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        "All fields as plain values."
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]: return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainerState:

@@ -21,7 +21,8 @@ from ..callbacks.metrics_logger import read_metrics
 from ..declaration.whole import flat
 from ..declaration.yaml_io import read_document
 from ..errors import DataError, MLXBertError, unknown_name
-from .mlflow_store import import_mlflow, open_client, tracking_uri
+from .mlflow_store import TrackingError, import_mlflow, open_client, tracking_uri
+from ..secrets import redact
 from ..tasks.metrics import METRICS, metric_direction
 from ..validation.comparison import corrected_error
 
@@ -47,6 +48,9 @@ class RunRecord:
     metric: str = ""                    # the one that the run was after
     folds_hash: str = ""                # equal for runs on the same folds
     state: str = ""                     # finished, running, ...
+    seconds: float = math.nan           # of training, all folds together
+    competition: str = ""               # what was predicted: the competition, or else the experiment
+    folder: Path | None = None          # where it is kept; None for a run of a store
 
 
 def gain(
@@ -80,10 +84,12 @@ def read_folder(folder: Path) -> RunRecord:
         try: return json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError): return {}
     cv, result = read("cv.json"), read("result.json")
+    contest = str(config.get("kaggle.competition_name") or config.get("environment.experiment_name") or "")
     if "score" in cv:
         score = Score(cv["score"], cv["standard_error"] or math.nan, tuple(cv["folds"]))
-        scores, metric = {cv["metric"]: score}, cv["metric"]
-        return RunRecord(folder.name, _settings(config), scores, metric, cv["folds_hash"], "finished")
+        seconds = sum(row.get("total_seconds") or math.nan for row in cv.get("table", []))
+        return RunRecord(folder.name, _settings(config), {cv["metric"]: score}, cv["metric"], cv["folds_hash"],
+                         "finished", seconds or math.nan, contest, folder)
     metrics, state = result.get("metrics", {}), "finished" if result else "running or killed"
     if not metrics and (folder / "metrics.jsonl").is_file():
         rows = read_metrics(folder / "metrics.jsonl")
@@ -91,7 +97,8 @@ def read_folder(folder: Path) -> RunRecord:
     scores = {name.removeprefix("eval_"): Score(float(value)) for name, value in metrics.items()
               if name.startswith("eval_") and value is not None}
     best = str(config.get("training.best_metric", "")).removeprefix("eval_")
-    return RunRecord(folder.name, _settings(config), scores, best, "", state)
+    return RunRecord(folder.name, _settings(config), scores, best, "", state, result.get("seconds", math.nan), contest,
+                     folder)
 
 
 def read_folders(folder: str | Path) -> list[RunRecord]:
@@ -107,9 +114,15 @@ def read_store(
     uri: str,                           # of a store of MLflow
     experiment: str | None = None,      # None: all of them
 ) -> list[RunRecord]:                   # the oldest first; folds are part of their cross-validation
-    "The runs in a store of MLflow that this package has logged. Raises `DataError` if there is none."
-    import_mlflow()
-    client = open_client(tracking_uri(uri, "."))
+    "The runs in a store of MLflow that this package has logged. Raises `DataError` or `TrackingError`."
+    library = import_mlflow()
+    try: return _read_runs(open_client(tracking_uri(uri, ".")), uri, experiment)
+    except library.exceptions.MlflowException as error:
+        raise TrackingError(f"{uri}: the store cannot be read ({redact(str(error))[:200]})") from None
+
+
+def _read_runs(client: Any, uri: str, experiment: str | None) -> list[RunRecord]:
+    "The runs of a store that answers."
     experiments = [e for e in client.search_experiments() if experiment in (None, e.name)]
     if not experiments:
         raise unknown_name("experiment", str(experiment), [e.name for e in client.search_experiments()])
@@ -132,8 +145,10 @@ def _from_mlflow(client: Any, run: Any) -> RunRecord:
         history = {point.step: point.value for point in client.get_metric_history(run.info.run_id, f"fold_{metric}")}
         scores[metric] = Score(values[f"cv_{metric}"], values.get(f"cv_{metric}_error", math.nan),
                                tuple(history[step] for step in sorted(history)))
+    took = (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else math.nan
+    contest = client.get_experiment(run.info.experiment_id).name
     return RunRecord(run.info.run_name, _settings(run.data.params), scores, metric or best,
-                     tags.get("folds_hash", ""), run.info.status.lower())
+                     tags.get("folds_hash", ""), run.info.status.lower(), took, contest)
 
 # %% ../../nbs/integrations/07_runs.ipynb #5f191b74
 _ABSENT, _SHOWN, _LONG = "(absent)", 6, 30      # differences in a cell; characters of a value

@@ -9,7 +9,6 @@ import ast
 import base64
 import hashlib
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -48,13 +47,14 @@ from .submission import build_submission, read_sample
 from .trainer import as_kaggle_config
 from ..models.create import read_description
 from ..models.text_model import POOLED_CODE, PoolingSpec, described, pytorch_code
+from ..secrets import get_logger
 from ..stages.plan import competition_metric
 from ..tasks.metrics import get_metric
 from ..tasks.task import Task
 from ..validation.folds import Folds
 from ..validation.oof import load_oof
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MODEL_FILES', 'WEIGHTED', 'ALONE', 'PLATFORMS', 'CODE', 'BundleError', 'FinishedRun', 'find_shares',

@@ -27,8 +27,8 @@ def preset_table() -> pd.DataFrame:
     for name, purpose in list_presets().items():
         config: Any = load_config(name)
         kaggle = getattr(config, "kaggle", None)
-        rows.append({"preset": name, "task": config.model.head_type, "metric": getattr(kaggle, "competition_metric", None)
-                     or config.training.best_metric, "competition": getattr(kaggle, "competition_name", None) or "",
+        metric = getattr(kaggle, "competition_metric", None) or config.training.best_metric
+        rows.append({"preset": name, "task": config.model.head_type, "metric": metric, "competition": getattr(kaggle, "competition_name", None) or "",
                      "weights": config.model.pretrained or "", "purpose": purpose})
     return pd.DataFrame(rows).set_index("preset")
 
@@ -49,7 +49,8 @@ def task_of_targets(
     "What kind of task the values of the targets suggest."
     first = targets.iloc[:, 0].dropna()
     if targets.shape[1] > 1:
-        if set(pd.unique(targets.to_numpy().ravel())) <= {0, 1}: return "generic_multilabel", "auc", "columns of 0 and 1"
+        if set(pd.unique(targets.to_numpy().ravel())) <= {0, 1}:
+            return "generic_multilabel", "auc", "columns of 0 and 1"
         raise DataError(f"{list(targets)}: several targets of values, which one declaration does not learn together; "
                         "draft one for each with target=NAME")
     values = first.nunique()

@@ -25,8 +25,9 @@ import pandas as pd
 from ..errors import DataError
 from ..figures import new_figure
 from ..files import json_safe
+from ..secrets import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'LedgerEntry', 'file_sha256', 'Fit', 'fit_scores', 'plot_scores', 'Ledger', 'LedgerSummary', 'summarize']

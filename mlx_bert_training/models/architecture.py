@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -19,8 +19,8 @@ from .registry import ARCHITECTURES
 
 # %% auto #0
 __all__ = ['RENAMED', 'IGNORED', 'REFUSED', 'LAYER_OBJECTS', 'usual_head_dropout', 'position_count', 'segment_count',
-           'Architecture', 'architecture_of', 'config_from_file', 'config_with', 'memory_needed', 'memory_there',
-           'check_memory']
+           'Architecture', 'parameter_depths', 'architecture_of', 'config_from_file', 'config_with', 'memory_needed',
+           'memory_there', 'check_memory']
 
 # %% ../../nbs/models/03_architecture.ipynb #461b474f
 def usual_head_dropout(
@@ -66,6 +66,8 @@ class Architecture:
     ignored: Mapping[str, str] = field(default_factory=dict)    # pattern of tensors that are not used -> why
     max_tokens: Callable[[Any], int] = position_count   # of a text
     segments: Callable[[Any], int] = segment_count      # of a text; 0: token types are not looked at
+    layer_pattern: str = r"(?:^|\.)layers?\.(\d+)\."    # what a layer's number stands in, in names of parameters
+    above_layers: str = r"final_norm\."                 # how parameters of the encoder begin that follow its layers
 
     @property
     def pooler_in_encoder(self) -> bool:
@@ -89,6 +91,25 @@ class Architecture:
             if re.match(pattern, plain): return why
         if plain.startswith(self.plain_name(self.pooler_path) + "."): return "only cls pooling uses the pooler"
         return None
+
+# %% ../../nbs/models/03_architecture.ipynb #d71db429
+def parameter_depths(
+    architecture: Architecture,
+    names: Iterable[str],           # of a model's parameters, with prefix
+) -> dict[str, int]:                # 0: embeddings, 1 to L: the layers from below, L + 1: pooler and head
+    "How deep each parameter stands. Layers that share their parameters count as one."
+    depths: dict[str, int] = {}
+    pooler, above = f"{architecture.pooler_path}.", []
+    for name in names:
+        plain = name.removeprefix(f"{architecture.prefix}.")
+        found = re.search(architecture.layer_pattern, plain)
+        if plain == name or name.startswith(pooler): depths[name] = -1
+        elif found: depths[name] = int(found.group(1)) + 1
+        else: depths[name] = 0
+        if plain != name and re.match(architecture.above_layers, plain): above.append(name)
+    top = max(depths.values(), default=0)
+    depths |= dict.fromkeys(above, top)
+    return {name: top + 1 if depth == -1 else depth for name, depth in depths.items()}
 
 # %% ../../nbs/models/03_architecture.ipynb #dff14170
 RENAMED = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import runtime
 from ..declaration.kinds import split_kind
@@ -25,7 +26,7 @@ from mlx_bert_training.models.architecture import (
     config_from_file,
     config_with,
 )
-from .heads import check_head
+from .heads import ClassificationHead, check_head
 from .layers import ModelError, initialize
 from .registry import ADAPTERS, ARCHITECTURES, POOLINGS
 from .section import ModelConfig
@@ -40,7 +41,8 @@ from ..tasks.task import Task, get_task, task_place
 
 # %% auto #0
 __all__ = ['SMALL', 'MODEL_TYPES', 'WITH_LORA', 'SavedModel', 'read_description', 'saved_head', 'settle_head', 'check_model_type',
-           'choose_architecture', 'check_pooling', 'settle_trained', 'fill', 'load', 'create_model', 'load_declared']
+           'choose_architecture', 'check_pooling', 'settle_trained', 'fill', 'load', 'reinitialize', 'settle_dropout',
+           'create_model', 'load_declared']
 
 # %% ../../nbs/models/09_create.ipynb #69be2009
 @dataclass(frozen=True)
@@ -215,6 +217,32 @@ def load(model: TextModel, folder: Path, saved: SavedModel, new_head: bool) -> W
                            "new_head=True makes a new one")
     return report
 
+# %% ../../nbs/models/09_create.ipynb #9395ee77
+def reinitialize(
+    model: TextModel,
+    layers: int,            # how many, from the top
+    seed: int,              # of the new values
+) -> None:                  # raises `ModelError` where there are not so many
+    "Give the top layers and the pooler the values of a random model (Zhang and others, https://arxiv.org/abs/2006.05987)."
+    depths = model.parameter_depths()
+    head = max(depths.values())
+    if layers >= head:
+        raise ModelError(f"reinit_layers is {layers}, and this model has {head - 1} layers of its own to choose from")
+    parameters = tree_flatten(model.parameters())
+    fresh = TextModel(model.architecture, model.config, model.pooling_spec, model.head_spec)
+    initialize(fresh, model.config.initializer_range, seed)
+    values = dict(tree_flatten(fresh.parameters()))
+    anew = [(name, values[name]) for name, _ in parameters if depths[name] >= head - layers
+            and not name.startswith(f"{model._output_path}.")]
+    model.update(tree_unflatten(anew))
+    mx.eval(model.parameters())
+
+
+def settle_dropout(head: ClassificationHead, rate: float | None, samples: int) -> None:
+    "What a head does while it trains; a `rate` of None leaves its own."
+    if rate is not None: head.rate = rate
+    head.samples = samples
+
 # %% ../../nbs/models/09_create.ipynb #28339420
 @runtime.prepared()
 def create_model(
@@ -230,6 +258,9 @@ def create_model(
     label_names: Sequence[str] | None = None,           # one for each class, kept with the model
     adapter: str | Mapping[str, Any] | None = None,     # "lora", "dora", "module:Name" or {type, options}; None: none
     freeze: Sequence[str] = (),                         # patterns of modules that are not trained
+    reinit_layers: int = 0,                             # so many of the top layers begin anew
+    head_dropout: float | None = None,                  # before the last layer; None: `dropout_rate`
+    dropout_samples: int = 1,                           # masks before the last layer, see `ClassificationHead`
     seed: int = 0,                                      # of new weights; the global random stream is not touched
     new_head: bool = False,                             # start a new head where the weights come with one
 ) -> TextModel:
@@ -259,6 +290,8 @@ def create_model(
     options = pooling_options or (saved.pooling_options if pooling == saved.pooling else None)
     model = TextModel(saved.architecture, settings, PoolingSpec(pooling, options), head)
     fill(model, folder, saved, new_head, seed)
+    if reinit_layers: reinitialize(model, reinit_layers, seed)
+    if head is not None: settle_dropout(model.output_layer, head_dropout, dropout_samples)
     if not adapter and model_type.endswith(WITH_LORA): adapter = "lora"
     settle_trained(model, adapter, freeze, seed)
     return model

@@ -21,17 +21,23 @@ __all__ = ['LATER_HEADS', 'ClassificationHead', 'check_head']
 
 # %% ../../nbs/models/05_heads.ipynb #468d854c
 class ClassificationHead(Linear):
-    "Dropout, then a linear layer: (B, H) to (B, outputs)."
+    """Dropout, then a linear layer: (B, H) to (B, outputs).
 
-    def __init__(self, hidden_size: int, outputs: int, rate: float):
+    With `samples` above 1 the outputs under so many dropout masks are averaged, as competitors do it (multi-sample
+    dropout; Inoue, 2019, https://arxiv.org/abs/1905.09788, averages the losses instead).
+    """
+
+    def __init__(self, hidden_size: int, outputs: int, rate: float, samples: int = 1):
         super().__init__(hidden_size, outputs)
-        self.rate = rate
+        self.rate, self.samples = rate, samples
 
     def __call__(self, pooled: mx.array) -> mx.array:
-        return super().__call__(dropout(pooled, self.rate) if self.training else pooled)
+        if not self.training or self.rate == 0: return super().__call__(pooled)
+        masked = [dropout(pooled, self.rate) for _ in range(self.samples)]
+        return super().__call__(masked[0] if self.samples == 1 else sum(masked) / self.samples)
 
 # %% ../../nbs/models/05_heads.ipynb #466ce51d
-LATER_HEADS = ("ordinal_regression", "quantile_regression", "ranking")
+LATER_HEADS = ("quantile_regression", "ranking")
 
 
 def check_head(

@@ -18,7 +18,7 @@ from ..tasks.task import Task, TaskError, known_task
 __all__ = ['LATER_TASKS', 'SENTENCE_ENCODERS', 'MODELS', 'ModelConfig']
 
 # %% ../../nbs/models/00_section.ipynb #65387a20
-LATER_TASKS = ("ordinal_regression", "quantile_regression", "ranking")
+LATER_TASKS = ("quantile_regression", "ranking")
 SENTENCE_ENCODERS = ("all-MiniLM-", "sentence-transformers/all-")    # how names begin that were trained on the mean
 
 
@@ -42,6 +42,9 @@ class ModelConfig(Section):
     adapter: Kind | None = option(None, "train small matrices beside frozen ones; null: train the whole",
                                   registry=ADAPTERS)
     freeze: list[str] = option(list, "patterns of modules that are not trained, such as embeddings or layer.[0-5]")
+    reinit_layers: int = option(0, "so many of the top layers begin anew, from random values", ge=0)
+    head_dropout: float | None = option(None, "dropout before the last layer; null: dropout_rate", ge=0, lt=1)
+    dropout_samples: int = option(1, "dropout masks before the last layer, whose outputs are averaged", ge=1)
     new_head: bool = option(False, "start a new head where the pretrained weights come with one for another task")
 
     def settle(self) -> None:

@@ -18,7 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from .architecture import Architecture
+from .architecture import Architecture, parameter_depths
 from .heads import ClassificationHead
 from .layers import ModelError
 from .pooling import create_pooling, first_token, pooled_size
@@ -107,6 +107,10 @@ class ModelFacts(nn.Module):
         "How many numbers the model has."
         return sum(value.size for _, value in tree_flatten(self.parameters()))
 
+    def parameter_depths(self) -> dict[str, int]:
+        "How deep each parameter stands: 0 for embeddings, 1 to L for the layers, L + 1 for pooler and head."
+        return parameter_depths(self.architecture, [name for name, _ in tree_flatten(self.parameters())])
+
     @property
     def gradient_checkpointing(self) -> bool:
         "Recompute activations in the backward pass instead of keeping them: less memory, more time."
@@ -166,7 +170,12 @@ class TextModel(HeadFacts):
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
                  token_type_ids: mx.array | None = None) -> mx.array:
         if self.head_spec is None: return self.encoder(input_ids, attention_mask, token_type_ids)
-        return at(self, self._output_path)(self.embed(input_ids, attention_mask, token_type_ids))
+        return self.output_layer(self.embed(input_ids, attention_mask, token_type_ids))
+
+    @property
+    def output_layer(self) -> ClassificationHead:
+        "Dropout and the last linear layer."
+        return at(self, self._output_path)
 
     def embed(self, input_ids: mx.array, attention_mask: mx.array | None = None,
               token_type_ids: mx.array | None = None) -> mx.array:

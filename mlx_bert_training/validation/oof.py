@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
-from ..files import json_safe
+from ..files import json_safe, write_arrays
 from ..tasks.metrics import get_metric
 from ..tasks.task import Task, get_task, task_in_file
 from .scores import CVScore, score_rows
@@ -190,25 +189,13 @@ def save_oof(
     path: str | Path,       # usually ends in .npz
 ) -> Path:                  # where it is
     "Write the file, whole or not at all."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: getattr(oof, name) for name in _ARRAYS if getattr(oof, name) is not None}
     score = oof.score()
     metadata = json_safe({"format": FORMAT, "version": VERSION, "head_type": oof.task.spec,
                           **{name: getattr(oof, name) for name in _TEXTS},
                           "metric": score.metric, "score": score.mean, "standard_error": score.standard_error})
     metadata["sha256"] = _digest(arrays, metadata)
-    building = path.with_name(f".{path.name}.{os.getpid()}.building")
-    try:
-        with building.open("wb") as file:
-            np.savez_compressed(file, metadata=np.array(json.dumps(metadata)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        building.replace(path)
-    except BaseException:
-        building.unlink(missing_ok=True)
-        raise
-    return path
+    return write_arrays(path, {"metadata": np.array(json.dumps(metadata)), **arrays})
 
 # %% ../../nbs/validation/08_oof.ipynb #1cabe4c2
 def load_oof(path: str | Path, task: str | Mapping[str, Any] | Task | None = None) -> OOF:

@@ -193,3 +193,41 @@ def test_a_saved_notebook_keeps_the_final_state(tmp_path):
         assert set(output.data) == {"text/html", "text/plain"}
         assert status in output.data["text/plain"] and status in " ".join(Tags(output.data["text/html"]).words)
     assert nb.cells[0].outputs[0].data["text/html"].count("<tr>") == 4
+
+
+def seen_in_a_terminal(code, columns):
+    "What a process writes to a terminal of so many columns: the text between line ends and returns, in order."
+    import fcntl
+    import pty
+    import re
+    import struct
+    import subprocess
+    import termios
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), follower)
+    process = subprocess.Popen([sys.executable, "-c", code], env=plain, **streams)
+    os.close(follower)
+    written = b""
+    while True:
+        try: piece = os.read(leader, 65536)
+        except OSError: break       # Linux's way to say that the other end is closed
+        if not piece: break
+        written += piece
+    process.wait()
+    os.close(leader)
+    return [part for part in re.split(r"[\r\n]+|\x1b\[\d*[A-Z]", written.decode()) if part.strip()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_terminal_keeps_to_its_width_and_ends_with_a_clean_line(columns):
+    script = PLAY + ("from mlx_bert_training.callbacks import ProgressBar\nplay(ProgressBar('terminal', interval=0))\n"
+                     "play(ProgressBar('terminal', interval=0), fail=True)\nprint('after')")
+    parts = seen_in_a_terminal(script, columns)
+    assert max(map(len, parts)) < min(columns, 81)      # one column stays free, so that no line wraps
+    bars = {len(part) for part in parts if part.startswith(("training", "evaluating")) and "|" in part}
+    assert bars == {min(columns - 1, 80)}               # and the bar never changes its width
+    assert any(part.startswith("finished (all is done):") for part in parts)
+    assert parts[-1] == "after" and any(part.startswith("stopped (TrainingError") for part in parts[-4:])

@@ -159,4 +159,4 @@ ARCHITECTURE = Architecture(
     name="albert", config=AlbertConfig, encoder=AlbertEncoder, prefix="albert", hub="Albert",
     pooler=AlbertPooler, pooler_path="albert.pooler", head_dropout=lambda config: config.classifier_dropout_prob,
     dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"),
-    refused={"position_embedding_type": ("absolute",)})
+    refused={"position_embedding_type": ("absolute",)}, layer_pattern=r"albert_layer_groups\.(\d+)\.")
