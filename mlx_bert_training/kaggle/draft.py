@@ -28,7 +28,8 @@ def preset_table() -> pd.DataFrame:
         config: Any = load_config(name)
         kaggle = getattr(config, "kaggle", None)
         metric = getattr(kaggle, "competition_metric", None) or config.training.best_metric
-        rows.append({"preset": name, "task": config.model.head_type, "metric": metric, "competition": getattr(kaggle, "competition_name", None) or "",
+        rows.append({"preset": name, "task": config.model.head_type, "metric": metric,
+                     "competition": getattr(kaggle, "competition_name", None) or "",
                      "weights": config.model.pretrained or "", "purpose": purpose})
     return pd.DataFrame(rows).set_index("preset")
 
