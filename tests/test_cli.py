@@ -103,3 +103,15 @@ def test_info_says_device_blas_and_speed(capsys):
 def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "mlx_bert_training", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "train" in done.stdout
+
+
+def test_a_competition_without_a_preset_gets_a_draft(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "titanic"]) == 0 and "mlx-bert run titanic" in capsys.readouterr().out
+    (tmp_path / "train.csv").write_text("id,size,colour,kind\n" + "".join(f"{i},{i},red,{i % 2}\n" for i in range(9)))
+    (tmp_path / "test.csv").write_text("id,size,colour\n9,1,red\n")
+    (tmp_path / "sample_submission.csv").write_text("id,kind\n9,0\n")
+    assert main(["init", "red-things"]) == 0 and "nearest preset" in capsys.readouterr().out
+    assert main(["config", "red_things.yaml"]) == 0
+    assert "head_type: binary_classification" in capsys.readouterr().out
+    assert main(["init", "red-things"]) == 2 and "is there already" in capsys.readouterr().err

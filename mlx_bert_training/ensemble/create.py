@@ -16,8 +16,8 @@ from .base import EnsembleError, Fit, Method
 from .registry import METHODS
 from ..errors import unknown_name
 from ..tasks.metrics import metric_direction
-from ..validation.oof import OOF
 from ..validation.comparison import Gain, gain_columns
+from ..validation.oof import OOF
 from mlx_bert_training.validation.scores import (
     CVScore,
     check_metric,

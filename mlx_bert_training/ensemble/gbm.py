@@ -73,10 +73,11 @@ def gbm_table(
         elif a.nunique() <= FEW:
             codes = {value: float(i) for i, value in enumerate(sorted(a.dropna().astype(str).unique()))}
             categories.append(sum(x.shape[1] for x, _ in parts))
-            parts.append(tuple(s.map(lambda v: codes.get(str(v), np.nan)).to_numpy(float)[:, None]  # type: ignore
+            parts.append(tuple(s.map(lambda v, codes=codes: codes.get(str(v), np.nan)).to_numpy(float)[:, None]  # type: ignore
                                for s in (a, b)))
-        else: parts.append(text_features(*(s.fillna("").astype(str).tolist() for s in (a, b)), fold.targets, fold.task,
-                                         fold.outputs))
+        else:
+            texts, others_texts = (s.fillna("").astype(str).tolist() for s in (a, b))
+            parts.append(text_features(texts, others_texts, fold.targets, fold.task, fold.outputs))
     if not columns:
         parts.append(text_features(whole_texts(data.texts["train"]), whole_texts(data.texts["validation"]),
                                    fold.targets, fold.task, fold.outputs))
@@ -93,7 +94,7 @@ def _library(name: str, values: bool) -> Any:
     if name == "sklearn": return HistGradientBoostingRegressor if values else HistGradientBoostingClassifier
     try: module = import_module(name)
     except ImportError:
-        raise MissingExtraError(f"gbm with library: {name} needs it: pip install {name}; sklearn is always there") from None
+        raise MissingExtraError(f"gbm with library: {name} needs it: pip install {name}") from None
     return getattr(module, f"{_CLASSES[name]}{'Regressor' if values else 'Classifier'}")
 
 

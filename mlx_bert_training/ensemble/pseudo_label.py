@@ -20,8 +20,8 @@ from ..errors import MLXBertError
 from ..tasks.metrics import get_metric
 from ..tasks.task import Task, get_task
 from ..validation.choice import Choice, choose
-from ..validation.oof import OOF
 from ..validation.comparison import Gain
+from ..validation.oof import OOF
 from ..validation.scores import CVScore, compare, plot_scores
 
 log = logging.getLogger(__name__)

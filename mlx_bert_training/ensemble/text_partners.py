@@ -169,9 +169,9 @@ def text_vectors(
     pretrained: str | None,         # weights; None: those that the run starts from
 ) -> np.ndarray:                    # (N + M, H), test rows last
     "Vectors of a frozen encoder, mean over tokens. Raises `DataError` where the run starts from no weights."
-    name = pretrained or data.config.model.pretrained
-    if name is None:
-        raise DataError("ensemble_members: vectors need pretrained weights; set model.pretrained, or options.pretrained")
+    name = pretrained or (data.config.model.pretrained if data.config is not None else None)
+    if name is None or data.config is None:
+        raise DataError("ensemble_members: vectors need pretrained weights; set model.pretrained")
     model = create_model("bert_core", pretrained=name, pooling="mean")
     tokenizer = data.tokenizer if pretrained is None else Tokenizer.load(resolve_pretrained(name))
     parts = [tokenizer.encode(*data.texts[part], max_length=data.config.data.max_length)

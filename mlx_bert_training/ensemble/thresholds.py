@@ -15,8 +15,8 @@ from ..figures import new_figure
 from ..tasks.decisions import OrdinalCuts, Threshold, ThresholdError
 from ..tasks.metrics import check_metrics, get_metric
 from ..tasks.rule_search import score_decisions, threshold_curve
-from ..validation.oof import OOF
 from ..validation.comparison import Gain, Judged, gain_columns
+from ..validation.oof import OOF
 from ..validation.scores import CVScore, compare, plot_scores, score_folds
 
 # %% auto #0

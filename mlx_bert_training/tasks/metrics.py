@@ -20,9 +20,9 @@ from .task import Rule, Task, get_task
 
 # %% auto #0
 __all__ = ['NEEDS', 'accuracy', 'balanced_accuracy', 'precision', 'recall', 'f1', 'macro_precision', 'macro_recall', 'macro_f1',
-           'micro_f1', 'weighted_f1', 'mcc', 'qwk', 'auc', 'average_precision', 'log_loss', 'map_at_3', 'mse', 'rmse',
-           'mae', 'rmsle', 'r2', 'pearson', 'spearman', 'MetricError', 'Metric', 'register_metric', 'get_metric',
-           'metric_direction', 'default_metrics', 'check_metrics', 'compute_metrics']
+           'micro_f1', 'weighted_f1', 'f2', 'f05', 'jaccard', 'macro_jaccard', 'mcc', 'qwk', 'auc', 'average_precision',
+           'log_loss', 'map_at_3', 'mse', 'rmse', 'mae', 'rmsle', 'r2', 'pearson', 'spearman', 'MetricError', 'Metric',
+           'register_metric', 'get_metric', 'metric_direction', 'default_metrics', 'check_metrics', 'compute_metrics']
 
 # %% ../../nbs/tasks/09_metrics.ipynb #dd42040c
 class MetricError(MLXBertError, ValueError):
@@ -146,6 +146,10 @@ macro_recall = Metric("macro_recall", partial(sk.recall_score, average="macro", 
 macro_f1 = Metric("macro_f1", partial(sk.f1_score, average="macro", zero_division=0), True)
 micro_f1 = Metric("micro_f1", partial(sk.f1_score, average="micro"), True)
 weighted_f1 = Metric("weighted_f1", partial(sk.f1_score, average="weighted", zero_division=0), True)
+f2 = Metric("f2", partial(sk.fbeta_score, beta=2, zero_division=0), True, tasks=_ONE_CLASS[:1])
+f05 = Metric("f05", partial(sk.fbeta_score, beta=0.5, zero_division=0), True, tasks=_ONE_CLASS[:1])
+jaccard = Metric("jaccard", partial(sk.jaccard_score, zero_division=0), True, tasks=_ONE_CLASS[:1])
+macro_jaccard = Metric("macro_jaccard", partial(sk.jaccard_score, average="macro", zero_division=0), True)
 mcc = Metric("mcc", _mcc, True, tasks=_ONE_CLASS)
 qwk = Metric("qwk", _qwk, True, tasks=_ONE_CLASS)
 

@@ -47,6 +47,7 @@ LOSSES = Registry("loss", {name: f"{_HERE}.losses:{name.upper()}" for name in LO
 METRICS = Registry("metric", {
     name: f"{_HERE}.metrics:{name}" for name in (
         "accuracy", "balanced_accuracy", "precision", "recall", "f1", "macro_precision", "macro_recall", "macro_f1",
-        "micro_f1", "weighted_f1", "mcc", "qwk", "auc", "average_precision", "log_loss", "map_at_3",
+        "micro_f1", "weighted_f1", "f2", "f05", "jaccard", "macro_jaccard", "mcc", "qwk",
+        "auc", "average_precision", "log_loss", "map_at_3",
         "mse", "rmse", "mae", "rmsle", "r2", "pearson", "spearman")
 })

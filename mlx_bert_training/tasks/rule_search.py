@@ -50,6 +50,10 @@ FROM_COUNTS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     "macro_f1": lambda tp, fp, fn, tn: (_f1(tp, fp, fn) + _f1(tn, fn, fp)) / 2,
     "macro_precision": lambda tp, fp, fn, tn: (_ratio(tp, tp + fp) + _ratio(tn, tn + fn)) / 2,
     "macro_recall": lambda tp, fp, fn, tn: (_ratio(tp, tp + fn) + _ratio(tn, tn + fp)) / 2,
+    "f2": lambda tp, fp, fn, tn: _ratio(5 * tp, 5 * tp + fp + 4 * fn),
+    "f05": lambda tp, fp, fn, tn: _ratio(1.25 * tp, 1.25 * tp + fp + 0.25 * fn),
+    "jaccard": lambda tp, fp, fn, tn: _ratio(tp, tp + fp + fn),
+    "macro_jaccard": lambda tp, fp, fn, tn: (_ratio(tp, tp + fp + fn) + _ratio(tn, tn + fp + fn)) / 2,
     "weighted_f1": _weighted_f1, "mcc": _mcc, "balanced_accuracy": _balanced, "qwk": _kappa,
 }
 

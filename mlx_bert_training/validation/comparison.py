@@ -19,7 +19,7 @@ from ..tasks.metrics import Metric
 
 # %% auto #0
 __all__ = ['INFLUENCES', 'DRAWS', 'LEVEL', 'auc_influence', 'f1_influence', 'Judged', 'bootstrap_variance', 'row_variances',
-           'corrected_error', 'Interval', 'Gain', 'interval', 'take', 'gain_columns']
+           'corrected_error', 'GainErrors', 'Interval', 'Gain', 'interval', 'take', 'gain_columns']
 
 # %% ../../nbs/validation/06_comparison.ipynb #611282d5
 def auc_influence(
@@ -159,18 +159,9 @@ def corrected_error(
     return float(np.std(values, ddof=1) * math.sqrt(1 / len(values) + share))
 
 # %% ../../nbs/validation/06_comparison.ipynb #a4e2c9ee
-class Interval(NamedTuple):
-    "Where a mean gain lies with a confidence of 95 %."
-    low: float
-    high: float
-
-
-LEVEL = 0.975       # two sides of 2.5 %
-
-
 @dataclass(frozen=True)
-class Gain:
-    "How much better one score is than another on the same folds; positive is better, whichever way the metric points."
+class GainErrors:
+    "Paired differences of two scores, and how uncertain their mean is."
     values: tuple[float, ...]           # (k,) on each fold
     row_variances: tuple[float, ...] = field(default=(), repr=False)    # (k,) of each value; empty: rows are not known
     share: float | None = None          # held rows for each training row; None: 1 / (k - 1)
@@ -198,6 +189,20 @@ class Gain:
         known = [e for e in (self.fold_error, self.row_error) if math.isfinite(e)]
         return max(known, default=math.nan)
 
+# %% ../../nbs/validation/06_comparison.ipynb #3622d74c
+class Interval(NamedTuple):
+    "Where a mean gain lies with a confidence of 95 %."
+    low: float
+    high: float
+
+
+LEVEL = 0.975       # two sides of 2.5 %
+
+
+@dataclass(frozen=True)
+class Gain(GainErrors):
+    "How much better one score is than another on the same folds; positive is better, whichever way the metric points."
+
     @property
     def interval(self) -> Interval:
         "The wider of both, at 95 %; nan where there is neither."
@@ -223,7 +228,7 @@ class Gain:
         return f"gain {self.mean:+.4f} ± {self.standard_error:.4f} ({low:+.4f} to {high:+.4f}: {self.verdict})"
 
 # %% ../../nbs/validation/06_comparison.ipynb #c8c31162
-def interval(gain: Gain) -> Interval:
+def interval(gain: GainErrors) -> Interval:
     "The wider of the interval from folds and that from rows, at 95 %."
     k = len(gain.values)
     halves = [t.ppf(LEVEL, k - 1) * gain.fold_error if k > 1 else math.nan, norm.ppf(LEVEL) * gain.row_error]

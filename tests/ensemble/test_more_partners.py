@@ -39,7 +39,8 @@ def size(rng, kinds, frame): return kinds * 1.5 + rng.normal(size=len(frame)) * 
 
 QUICK = {"max_iter": 30, "min_samples_leaf": 5}
 TREES = {"type": "gbm", "options": {"options": QUICK}}
-PARTNERS = [TREES, "chars", "nbsvm", {"type": "gbm", "options": {"columns": ["kind", "size", "code"], "options": QUICK}}]
+PARTNERS = [TREES, "chars", "nbsvm",
+            {"type": "gbm", "options": {"columns": ["kind", "size", "code"], "options": QUICK}}]
 
 
 @pytest.mark.parametrize("partner", PARTNERS, ids=str)
@@ -95,5 +96,6 @@ def test_libraries_that_are_not_there_and_words_that_are_none(tmp_path):
 def test_lightgbm(tmp_path):
     pytest.importorskip("lightgbm")
     data, folds, like = competition(tmp_path)
-    member = make_partner({"type": "gbm", "options": {"library": "lightgbm", "options": {"n_estimators": 30, "n_jobs": 1}}}).member(like, data, folds, "none")
+    options = {"library": "lightgbm", "options": {"n_estimators": 30, "n_jobs": 1}}
+    member = make_partner({"type": "gbm", "options": options}).member(like, data, folds, "none")
     assert member.score("auc").mean > 0.8

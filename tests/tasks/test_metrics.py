@@ -194,3 +194,16 @@ def test_a_metric_of_your_own(monkeypatch):
     with pytest.raises(MetricError, match="cannot name"): register_metric("eval_x", off_by_one, True)
     with pytest.raises(MetricError, match="does not have"): register_metric("x", off_by_one, True, "values", ["binary"])
     with pytest.raises(UnknownNameError, match="probabilities"): register_metric("x", off_by_one, True, "probability")
+
+
+def test_f_beta_jaccard_and_mean_columns_equal_scikit_learn():
+    p = get_task("binary").predictions(X2)
+    chosen = p.argmax(1)
+    found = compute_metrics(["f2", "f05", "jaccard", "macro_jaccard"], "binary", p, Y2)
+    assert found == pytest.approx({
+        "f2": sk.fbeta_score(Y2, chosen, beta=2), "f05": sk.fbeta_score(Y2, chosen, beta=0.5),
+        "jaccard": sk.jaccard_score(Y2, chosen), "macro_jaccard": sk.jaccard_score(Y2, chosen, average="macro")})
+    columns = get_task("multilabel").predictions(XM)
+    many = compute_metrics(["auc", "macro_jaccard"], "multilabel", columns, YM)
+    assert many["auc"] == pytest.approx(np.mean([sk.roc_auc_score(YM[:, c], columns[:, c]) for c in range(C)]))
+    assert many["macro_jaccard"] == pytest.approx(sk.jaccard_score(YM, columns > 0.5, average="macro"))
