@@ -133,6 +133,7 @@ def gain_over(
 def summary_lines(
     result: CVResult,
     submission: Path | None = None,     # the file, if there are test rows
+    name: str = "",                     # of the model, if the run's says less
 ) -> dict[str, str]:                    # by what they are about
     "What a competition's run came to, for someone who has never seen one."
     metric, folds, place = result.metric, result.folds.n_folds, result.output_dir
@@ -145,7 +146,7 @@ def summary_lines(
         word = "better" if gain > 0 else "worse"
         noise = "more than two errors: not noise" if abs(gain) > 2 * error else "less than two errors: may be noise"
         simple = other.score(metric).pooled
-        lines["won"] = f"{mine.name} has {own.pooled:.4f}, {other.name} {simple:.4f} on all rows at once"
+        lines["won"] = f"{name or mine.name} has {own.pooled:.4f}, {other.name} {simple:.4f} on all rows at once"
         lines["sure"] = f"{abs(gain):.4f} {word}, with an error of {error:.4f}; {noise}"
     written = f"{submission.name} (checked), " if submission is not None else ""
     lines["files"] = f"{place}: {written}cv.json, cv.png, folds/*/model"
@@ -162,7 +163,8 @@ class CompetitionRun:
 
     def summary(self) -> str:
         "What was won, how sure that is, where the files are and what to do next, in five lines."
-        lines = summary_lines(self.result, self.submission.path if self.submission else None)
+        model = Path(str(self.trainer.config.model.pretrained or "")).name
+        lines = summary_lines(self.result, self.submission.path if self.submission else None, model)
         return "\n".join(f"{name:<6} {text}" for name, text in lines.items())
 
     def __repr__(self) -> str:
