@@ -189,8 +189,8 @@ def draw_scores(board: Board, axes: Any) -> None:
     "Score and error of each run, folds as dots, the same fold joined from run to run."
     shared = board.folds()
     places = {run.name: y for y, run in enumerate(board.runs)}
-    for _, row in shared.iterrows():
-        axes.plot(row, [places[name] for name in shared], color="0.5", lw=0.7, alpha=0.6, zorder=1)
+    for fold in shared.to_numpy():
+        axes.plot(fold, [places[str(name)] for name in shared], color="0.5", lw=0.7, alpha=0.6, zorder=1)
     for y, standing in enumerate(board.standings):
         score, color = standing.run.scores[board.metric], PALETTE[y % len(PALETTE)]
         error = score.error if math.isfinite(score.error) else 0
