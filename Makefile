@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test check parity benchmark notebooks docs clean
+.PHONY: quickstart test check parity kills benchmark notebooks docs clean
 
 quickstart: $(BIN)/.installed   ## install, fetch the pretrained weights, fine-tune on real data, say what was won
 	$(BIN)/mlx-bert info
@@ -34,6 +34,9 @@ TORCH := $(VENV)-torch/bin
 
 parity: $(TORCH)/.installed     ## logits, gradients, saved models and bundles against live transformers
 	$(TORCH)/python -m pytest tests/parity tests/kaggle/test_bundle.py -s
+
+kills: $(BIN)/.installed-dev    ## twenty workers are killed over ten folds: nothing is lost, nothing is done twice
+	$(BIN)/python -m pytest -m slow -s tests/parallel
 
 benchmark: $(TORCH)/.installed  ## speed and memory against transformers and torch, in one interleaved run
 	$(TORCH)/python benchmarks/train_step.py

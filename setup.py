@@ -20,7 +20,7 @@ competitions = presets + ".competitions"
 
 extras = {name: lines(f"{name}_requirements")
           for name in ("notebook", "parquet", "hub", "mlflow", "kaggle", "cuda12", "cuda13")}
-extras["dev"] = [*(line for name in ("notebook", "parquet", "hub", "mlflow", "kaggle") for line in extras[name]),
+extras["dev"] = [*(line for name in ("notebook", "parquet", "hub", "mlflow", "kaggle", "search") for line in extras[name]),
                  *lines("dev_requirements")]
 
 setup(
@@ -37,7 +37,7 @@ setup(
     python_requires=">=" + cfg["min_python"],
     packages=[*find_packages(include=[lib, lib + ".*"]), presets, competitions],
     package_dir={presets: "configs", competitions: "configs/competitions"},
-    package_data={lib: ["py.typed", "demo/*/*", "models/*.py.txt"], presets: ["*.yaml"], competitions: ["*.yaml"]},
+    package_data={lib: ["py.typed", "demo/*/*", "models/*.py.txt", "widgets/static/*"], presets: ["*.yaml"], competitions: ["*.yaml"]},
     install_requires=lines("requirements"),
     extras_require=extras,
     entry_points={

@@ -10,14 +10,17 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from .core.control import RunStopped
 from .errors import DataError, MLXBertError
+from .secrets import RedactingFilter, redact
 
 # %% auto #0
-__all__ = ['Command', 'settle_resume', 'train', 'run', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow', 'predict',
-           'bundle', 'info', 'fetch', 'presets', 'config', 'add_runs', 'add_looks', 'add_facts', 'build_parser', 'main']
+__all__ = ['Command', 'settle_resume', 'train', 'run', 'search', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow',
+           'predict', 'bundle', 'export', 'info', 'fetch', 'presets', 'config', 'add_runs', 'add_looks', 'add_facts',
+           'build_parser', 'main']
 
 # %% ../nbs/12_cli.ipynb #c8428bc4
 def settle_resume(args: argparse.Namespace) -> None:
@@ -46,6 +49,13 @@ def run(args: argparse.Namespace) -> None:
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.run import run_competition
     print(run_competition(args.config, **parse_overrides(args.overrides)))
+
+
+def search(args: argparse.Namespace) -> None:
+    "Search over options of a declaration: trials, the best as YAML, its score on fresh folds, plots."
+    from mlx_bert_training.declaration.load import parse_overrides
+    from mlx_bert_training.search.study import run_search
+    print(run_search(args.config, args.trials, args.time, **parse_overrides(args.overrides)))
 
 # %% ../nbs/12_cli.ipynb #75855c33
 def refuse_overwriting(output: str, *inputs: str | None) -> None:
@@ -116,6 +126,20 @@ def bundle(args: argparse.Namespace) -> None:
     print(bundle(args.run, args.output, model_alone=args.model_alone, wheels=not args.no_wheels, sample=args.sample,
                  dataset=args.dataset))
 
+# %% ../nbs/12_cli.ipynb #6161fafc
+def export(args: argparse.Namespace) -> None:
+    "Write a finished model as an ONNX file, or as a folder with a model card for the Hugging Face hub."
+    if args.form == "onnx":
+        if args.push or args.licence or args.public: raise DataError("--push, --public and --licence are for export hub")
+        from mlx_bert_training.core.run_folder import RunFolder
+        from mlx_bert_training.export.onnx import export_onnx
+        from mlx_bert_training.run import load
+        print(export_onnx(load(args.run).model, args.output, RunFolder(args.run).model))
+        return
+    from mlx_bert_training.export.hub import export_hub, push_to_hub
+    print(export_hub(args.run, args.output, args.licence))
+    if args.push: print(push_to_hub(args.output, args.push, private=not args.public))
+
 # %% ../nbs/12_cli.ipynb #ed13a7dc
 def info(args: argparse.Namespace) -> None:
     "Show device, BLAS and its speed, versions, and what is missing."
@@ -158,6 +182,9 @@ def add_runs(command: Command) -> None:
                      help="go on from the newest, or from this one")
     sub.add_argument("--replay", metavar="RUN", help="do to this run what was done by hand to the run in this folder")
     command(run, with_config=True)
+    sub = command(search, with_config=True)
+    sub.add_argument("--trials", type=int, help="how many in all (default: search.trials)")
+    sub.add_argument("--time", help="how long at most, such as 30m or 2h (default: search.time)")
     sub = command(predict)
     sub.add_argument("run", help="the folder of a finished run")
     sub.add_argument("file", help="a data file with the columns of the training file")
@@ -169,6 +196,13 @@ def add_runs(command: Command) -> None:
     sub.add_argument("--dataset", metavar="USER/NAME", help="the Kaggle dataset that it will be")
     sub.add_argument("--model-alone", action="store_true", help="leave the partners of an ensemble out")
     sub.add_argument("--no-wheels", action="store_true", help="leave MLX out: torch predicts, nothing is downloaded")
+    sub = command(export)
+    sub.add_argument("form", choices=["onnx", "hub"], help="an ONNX file, or a folder with a model card")
+    sub.add_argument("run", help="the folder of a finished run")
+    sub.add_argument("output", help="the folder to write")
+    sub.add_argument("--licence", help="hub: of the weights, as the hub calls it, such as apache-2.0")
+    sub.add_argument("--push", metavar="ORGANISATION/NAME", help="hub: upload it there, as a private model")
+    sub.add_argument("--public", action="store_true", help="hub: a model that is new there is public")
 
 # %% ../nbs/12_cli.ipynb #5d69c071
 def add_looks(command: Command) -> None:
@@ -231,6 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if strange: parser.error(f"unrecognized arguments: {' '.join(strange)}")
     if more: args.overrides += more     # overrides that stand behind an option
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers: handler.addFilter(RedactingFilter())   # for other libraries' records
     try:
         return args.function(args) or 0
     except MLXBertError as error:
@@ -239,3 +274,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception:
+        print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        return 1

@@ -8,6 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
+
+from .secrets import redact
 
 # %% auto #0
 __all__ = ['MLXBertError', 'DataError', 'CheckpointError', 'TrainingError', 'UnknownNameError', 'MissingExtraError',
@@ -15,14 +18,22 @@ __all__ = ['MLXBertError', 'DataError', 'CheckpointError', 'TrainingError', 'Unk
 
 # %% ../nbs/01_errors.ipynb #71b2d540
 class MLXBertError(Exception):
-    "Anything this package refuses to do, with a message written for the person who has to mend it."
+    "Anything this package refuses to do, with a message written for the person who has to mend it, without secrets."
+
+    def __str__(self) -> str: return redact(self.message())
+    def __repr__(self) -> str: return redact(super().__repr__())
+
+    def message(self) -> str:
+        "What there is to say; a subclass may put it together from its parts."
+        return super().__str__()
 
     def _render_traceback_(self) -> list[str]:
         "For IPython, which shows the message alone unless `%xmode Verbose` or `%xmode Plain` asks for more."
         shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
         tracebacks = getattr(shell, "InteractiveTB", None)
         if getattr(tracebacks, "mode", "") in ("Verbose", "Plain", "Docs"):
-            return list(tracebacks.structured_traceback(type(self), self, self.__traceback__))    # type: ignore[union-attr]
+            shown: Any = tracebacks
+            return list(redact(list(shown.structured_traceback(type(self), self, self.__traceback__))))
         return [f"{type(self).__name__}: {self}", "(%xmode Verbose, and then %tb, shows where it was raised.)"]
 
 

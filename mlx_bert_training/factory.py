@@ -20,6 +20,7 @@ from .callbacks.metrics_logger import MetricsLogger
 from .callbacks.progress import ProgressBar
 from .core.base import Trainer
 from .core.config import BaseTrainerConfig
+from .core.control import RunControl
 from .core.registry import TRAINERS
 from .data.loader import BucketedLoader
 from .data.prepare import PreparedData, prepare
@@ -160,6 +161,9 @@ def create_kaggle_trainer(
     model: Model | None = None,     # None: made from the `model:` section
     config: str | Path | dict[str, Any] | BaseTrainerConfig | None = None,  # preset, file, dictionary or object
     callbacks: Sequence[CallbackProtocol] = (),     # added to the declared ones of every fold
+    *,
+    data: PreparedData | None = None,   # of an equal `data:` section, so that tokens need not be made again
+    control: RunControl | None = None,  # shared with other trainers; None: one of its own
     **overrides: Any,               # as for `get_trainer_config`
 ) -> KaggleTrainer:                 # ready for `train_with_cv` and `create_submission`
     "A trainer for a whole competition. Raises `ConfigError`, `DataError`, `WeightsError` or a `KaggleError`."
@@ -167,9 +171,10 @@ def create_kaggle_trainer(
     display = DashboardCallback()   # one board for all folds
     trackers = [c for c in declared_callbacks(resolved, display) if isinstance(c, MLflowCallback)]
     shared = _merge(trackers, callbacks)    # one of them hears the whole and its folds
-    data = declared_data(model, all_rows(resolved))
+    if data is None: data = declared_data(model, all_rows(resolved))
     if model is None: model = declared_model(resolved, data)
     check_fits(model, data)
 
     listeners = FoldListeners(shared, display)
-    return KaggleTrainer(model, resolved, callbacks=listeners(resolved), data=data, fold_callbacks=listeners)
+    return KaggleTrainer(model, resolved, callbacks=listeners(resolved), data=data, fold_callbacks=listeners,
+                         control=control)

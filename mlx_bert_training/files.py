@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ def refusals(
     "Inside, an `OSError` becomes an `OutputError`; so does a name that no file can have."
     try: yield
     except MLXBertError: raise
-    except (OSError, UnicodeEncodeError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:      # a ValueError is NUL in a name, MLX raises RuntimeErrors
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{path} cannot be written: {reason}. Make room, or choose another place "
                           "(environment.output_dir)") from error
@@ -165,17 +166,18 @@ def delete_folder(path: Path) -> None:
     shutil.rmtree(doomed)
 
 # %% ../nbs/06_files.ipynb #b6416310
-_LEFTOVER = re.compile(r"\.deleted-.+|\.(?P<name>.+)\.(draft|building|replaced)")
+_LEFTOVER = re.compile(r"\.(deleted|saving)-.+|\.(?P<name>.+)\.(draft|building|replaced)")
 
 
 def sweep(
     folder: str | Path,     # looked at itself, not below
+    age: float = 0.0,       # seconds; younger ones may be of a process that is still writing here
 ) -> list[str]:             # names of what was removed
     "Remove what a killed process left of its unfinished writes."
     removed = []
     for path in sorted(Path(folder).glob(".*")):
         match = _LEFTOVER.fullmatch(path.name)
-        if match is None: continue
+        if match is None or time.time() - path.lstat().st_mtime < age: continue
         if path.suffix == ".replaced" and not (whole := path.with_name(match["name"])).exists():
             path.rename(whole)
             continue

@@ -87,7 +87,8 @@ class Schedule(Protocol):
 # %% ../nbs/03_protocols.ipynb #4463a1fa
 EVENTS = (
     "on_train_begin", "on_epoch_begin", "on_batch_begin", "on_batch_end", "on_step", "on_log",
-    "on_evaluate_begin", "on_evaluate_end", "on_step_end", "on_epoch_end", "on_checkpoint",
+    "on_evaluate_begin", "on_prediction_step", "on_evaluate_end", "on_step_end", "on_epoch_end",
+    "on_checkpoint_begin", "on_checkpoint",
     "on_predict_begin", "on_predict_end", "on_train_end", "on_exception",
     "on_cv_begin", "on_fold_begin", "on_fold_end", "on_cv_end", "on_submission",
 )

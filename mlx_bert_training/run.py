@@ -27,9 +27,11 @@ from .data.tokenization import Tokenizer
 from .declaration.load import load_config
 from .errors import DataError
 from .factory import check_fits, create_kaggle_trainer, create_trainer
+from .files import refusals, replace_folder
 from .integrations.mlflow import MLflowCallback
 from .kaggle.delivery import SubmissionFile
 from .kaggle.trainer import KaggleTrainer
+from .lease import Lease
 from .models.create import load_declared
 from .stages.results import CVResult
 from .tasks.metrics import metric_direction
@@ -49,10 +51,11 @@ def save_for_prediction(
     transform: TargetTransform | None = None,   # of the targets that it was trained on
 ) -> None:
     "Save a model in Hugging Face format with everything that `predict_file` needs."
-    model.save_pretrained(folder)
-    data.tokenizer.save(folder)
-    if data.labels is not None: data.labels.save(folder)
-    if transform is not None: transform.save(folder)
+    with replace_folder(folder) as building, refusals(folder):
+        model.save_pretrained(building)
+        data.tokenizer.save(building)
+        if data.labels is not None: data.labels.save(building)
+        if transform is not None: transform.save(building)
 
 
 def compare_with_baselines(
@@ -102,9 +105,10 @@ def run_training(
     if trainer.data is None:
         raise DataError("data.train_path is not set: the declaration names no training file")
     result = trainer.train(resume_from=resume_from, replay=replay)
-    save_for_prediction(trainer.model, trainer.data, trainer.folder.model, trainer.evaluator.transform)
-    test = trainer.data.test
-    predictions = trainer.predict().save(trainer.folder.predictions) if test is not None else None
+    with Lease(trainer.folder):
+        save_for_prediction(trainer.model, trainer.data, trainer.folder.model, trainer.evaluator.transform)
+        test = trainer.data.test
+        predictions = trainer.predict().save(trainer.folder.predictions) if test is not None else None
     tracker = trainer.callbacks.find(MLflowCallback)
     if tracker is not None and tracker.config.log_artifacts:
         tracker.log_files(trainer.folder.result, trainer.folder.predictions)

@@ -5,13 +5,20 @@ from typing import Any
 from ..lazy import lazy_names
 
 _find, __dir__, __all__ = lazy_names(__name__, {
+    "adversarial": ["AWP", "FGM"],
+    "averages": ["ExponentialAverage", "StochasticAverage"],
     "base": ["Callback", "create_callback", "register_callback"],
     "checkpoint": ["ModelCheckpoint"],
     "early_stopping": ["EarlyStopping"],
     "learning_curve": ["LearningCurve"],
     "lr_scheduler": ["LearningRateScheduler"],
     "metrics_logger": ["MetricsLogger", "read_metrics"],
+    "mixout": ["Mixout"],
+    "neftune": ["NEFTune"],
+    "nonfinite": ["NonFinite"],
     "progress": ["ProgressBar"],
+    "rdrop": ["RDrop"],
+    "soup": ["GreedySoup"],
 })
 _ABOVE = {"DashboardCallback": "widgets", "MLflowCallback": "integrations"}    # on higher floors
 __all__ += _ABOVE

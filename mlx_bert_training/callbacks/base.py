@@ -54,6 +54,9 @@ class Callback:
     @does_nothing
     def on_evaluate_begin(self, trainer: TrainerView, state: TrainerState) -> None: """Before an evaluation."""
     @does_nothing
+    def on_prediction_step(self, trainer: TrainerView, state: TrainerState) -> None:
+        """After a batch of an evaluation or prediction; `trainer.batches_seen` says how far it is."""
+    @does_nothing
     def on_evaluate_end(self, trainer: TrainerView, state: TrainerState) -> None:
         """After `state.metrics` was filled."""
     @does_nothing
@@ -61,6 +64,9 @@ class Callback:
         """At the end of an update: a safe point."""
     @does_nothing
     def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None: """After an epoch and its evaluation."""
+    @does_nothing
+    def on_checkpoint_begin(self, trainer: TrainerView, state: TrainerState) -> None:
+        """Before a checkpoint is written."""
     @does_nothing
     def on_checkpoint(self, trainer: TrainerView, state: TrainerState) -> None:
         """After `state.last_checkpoint` was written."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator
@@ -14,13 +15,49 @@ from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
 
-from .control import ControlError, graceful_interrupt
+from .. import runtime
+from .control import ControlError, RunControl, RunStopped, graceful_interrupt, running_controls
 from .state import TrainerState
 
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'TrainingThread', 'BackgroundRun', 'RunHandle']
+__all__ = ['T', 'StillTraining', 'this_cell', 'settle', 'TrainingThread', 'BackgroundRun', 'RunHandle', 'LiveRun', 'RunList',
+           'runs', 'check_thread']
+
+# %% ../../nbs/core/18_background.ipynb #e6682e71
+class StillTraining(ControlError):
+    "A cell was run again while the run that it had started trains."
+
+    def _render_traceback_(self) -> list[str]:
+        "For IPython: it is an answer, no failure."
+        return [str(self)]
+
+
+_STARTED: dict[str, Any] = {}   # the newest run of each cell
+
+
+def this_cell() -> str | None:
+    "What the front end calls the cell that is run; None where there is none."
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if getattr(shell, "kernel", None) is None or threading.current_thread() is not threading.main_thread(): return None
+    cell = shell.kernel.get_parent().get("metadata", {}).get("cellId")
+    return None if cell is None else str(cell)
+
+
+def settle(cell: str | None, ask: Callable[[str], str] = input) -> None:
+    "Ask what shall become of a run that this cell has started. Raises `StillTraining` if it shall go on."
+    before = None if cell is None else _STARTED.get(cell)
+    if before is None or before.done: return
+    try: answer = ask(f"The run of this cell goes on ({before}). Stop it and start anew (s), keep it (k), or both (b)? ")
+    except Exception:       # nobody can be asked here
+        answer = "k"
+    if answer.strip().lower().startswith("b"): return
+    if not answer.strip().lower().startswith("s"):
+        raise StillTraining(f"nothing was started: the run of this cell goes on ({before}). runs() lists it, and "
+                            "runs()[0].stop() ends it")
+    before.control.stop(source="code")
+    while not before.done: before.thread.join(0.1)
 
 # %% ../../nbs/core/18_background.ipynb #099b7a6e
 class TrainingThread(Generic[T]):
@@ -48,8 +85,11 @@ class TrainingThread(Generic[T]):
 
     def _run(self) -> None:
         try:
-            with self.trainer.control.running(): self.result = self.work()
+            with self.trainer.control.running(self.trainer): self.result = self.work()
             mx.eval(self.trainer.model.parameters(), getattr(self.trainer.optimizer, "state", {}))
+        except RunStopped as error:     # as it was asked to: no failure, so the message will do
+            self.error = error
+            print(error)
         except BaseException as error:
             self.error = error
             traceback.print_exception(error)
@@ -69,18 +109,18 @@ class BackgroundRun(Generic[T]):
         describe: Callable[[], str] | None = None,  # how far it is; None: the updates of the trainer's state
     ):
         self.trainer, self.control, self._describe = trainer, trainer.control, describe
+        self.cell = this_cell()
+        settle(self.cell)
+        if self.cell is not None: _STARTED[self.cell] = self
         self._training = TrainingThread(trainer, work)
         self._training.start()
 
     @property
     def thread(self) -> threading.Thread: return self._training.thread
-
     @property
     def state(self) -> TrainerState: return self.trainer.state
-
     @property
     def done(self) -> bool: return self._training.ended.is_set()
-
     @property
     def error(self) -> BaseException | None: return self._training.error
 
@@ -132,3 +172,65 @@ class RunHandle(BackgroundRun[T]):
         return f"{what}: {(self._describe or self._updates)()}"
 
     def _repr_html_(self) -> str: return f"<p>{escape(repr(self))}</p>"
+
+    def _ipython_display_(self) -> None:
+        "Show where the run stands, and go on showing it until it has ended."
+        from IPython.display import display
+        shown = display(self._bundle(), raw=True, display_id=True)
+        if not self.done and shown is not None: threading.Thread(target=self._keep_showing, args=(shown,)).start()
+
+    def _bundle(self) -> dict[str, str]: return {"text/plain": repr(self), "text/html": self._repr_html_()}
+
+    def _keep_showing(self, shown: Any) -> None:
+        while not self._training.ended.wait(1.0): shown.update(self._bundle(), raw=True)
+        shown.update(self._bundle(), raw=True)
+
+# %% ../../nbs/core/18_background.ipynb #d8c2a646
+class LiveRun:
+    "A run that trains in this process, whoever started it."
+
+    def __init__(self, control: RunControl):
+        self.control, self.trainer = control, control.trainer
+
+    @property
+    def name(self) -> str:
+        folder = getattr(self.trainer, "cv_folder", None) or getattr(self.trainer, "output_dir", None)
+        return "a run" if folder is None else str(folder.name)
+
+    @property
+    def handle(self) -> Any:
+        "What `start` gave back; None for a run that keeps a cell busy."
+        return getattr(self.trainer, "handle", None)
+
+    def pause(self) -> None: self.control.pause()
+    def resume(self) -> None: self.control.resume()
+    def stop(self, when: str = "now", keep: str | None = None) -> None: self.control.stop(when, keep)
+
+    def __repr__(self) -> str:
+        if self.handle is not None: return f"{self.name}: {self.handle}"
+        state = getattr(self.trainer, "state", None)
+        return self.name if state is None else f"{self.name}: update {state.step}/{state.total_steps}"
+
+
+class RunList(list[LiveRun]):
+    "Runs, one a line."
+
+    def __repr__(self) -> str: return "\n".join(map(repr, self)) or "nothing trains in this kernel"
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{i}: {escape(repr(run))}</p>" for i, run in enumerate(self)) or f"<p>{self!r}</p>"
+
+
+def runs() -> RunList:
+    "What trains in this kernel, oldest first; each can be paused and stopped."
+    return RunList(LiveRun(control) for control in running_controls())
+
+# %% ../../nbs/core/18_background.ipynb #b0f35750
+def check_thread(
+    handle: RunHandle[Any] | None,  # of the run in the background, if there is one
+) -> None:
+    """Raise `ControlError` where a run in the background has the model, and this is another thread;
+    `ForkError` in a fork of a process that has computed."""
+    runtime.claim_mlx()
+    if handle is None or handle.done or threading.current_thread() is handle.thread: return
+    raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")

@@ -6,50 +6,44 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_unflatten
 
 from .. import runtime
-from .background import RunHandle
+from . import evaluator as evaluation
+from .background import RunHandle, check_thread
 from .best import BestTracker
-from .config import BaseTrainerConfig, EnvironmentConfig
-from .control import ControlError, RunControl, graceful_interrupt
-from mlx_bert_training.core.evaluator import (
-    Evaluator,
-    Outputs,
-    as_predictions,
-    declared_transform,
-    loader_for,
-    score_outputs,
-)
+from .config import BaseTrainerConfig
+from .control import EvaluationStopped, RunControl, graceful_interrupt
+from .evaluator import Evaluator, Outputs, as_predictions, declared_transform, score_outputs
 from .events import CallbackList
 from .ledger import LearningRate, Ledger, LossMeter, check_norm, count_batch, log_losses, plan_run
 from .optimization import create_optimizer, create_schedule
 from .results import Predictions, TrainResult
-from .resume import checkpoint_to_resume, restore_run, save_run
-from .run_folder import RunFolder, new_run_folder, open_run_folder, run_of_checkpoint
+from .resume import checkpoint_to_resume, open_folder, restore_run, save_run
+from .run_folder import RunFolder, run_of_checkpoint
 from .state import TrainerState
 from .steering import Intervention, Steering, read_interventions
 from .step import TrainingStep
+from .trials import shortened
 from .weights import check_finite, exchanged_weights, model_weights, set_weights
 from ..errors import MLXBertError
+from ..lease import Lease
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
 from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import Task
 
-log = logging.getLogger(__name__)
-
 # %% auto #0
 __all__ = ['log', 'batch_seed', 'train_epoch', 'finish_update', 'finish_epoch', 'log_progress', 'evaluate_and_note', 'run_loop',
-           'finish_run', 'RunParts', 'make_parts', 'training_step', 'TrainerFacts', 'ModelFacts', 'Predictor',
-           'Resumable', 'check_loaders', 'TrainerParts', 'folder_of_run', 'Trainer']
+           'finish_run', 'RunParts', 'make_parts', 'training_step', 'TrainerFacts', 'ModelFacts', 'note_batch',
+           'Predictor', 'Resumable', 'check_loaders', 'TrainerParts', 'Trainer']
 
 # %% ../../nbs/core/19_base.ipynb #0010bedf
 def batch_seed(
@@ -97,6 +91,7 @@ def finish_update(trainer: Trainer, norm: mx.array) -> None:
     mx.eval(before)             # at most two updates are in flight, whatever the device
     check_norm(float(before), state.step)   # computed by now, so that looking at it costs nothing
     runtime.fit_cache_limit()   # batches of other lengths leave buffers of other sizes behind
+    if trainer.lease is not None: trainer.lease.check()     # before anything is written that is another's by now
     state.step += 1
     trainer.ledger.tick()
     trainer.fire("on_step")
@@ -114,7 +109,7 @@ def finish_epoch(trainer: Trainer) -> None:
     if training.eval_strategy == "epoch" and state.epoch > training.eval_delay: evaluate_and_note(trainer)
     trainer.fire("on_epoch_end")
 
-
+# %% ../../nbs/core/19_base.ipynb #1bc1872c
 def log_progress(trainer: Trainer) -> None:
     "A history row with the mean loss since the last one."
     if log_losses(trainer.ledger): trainer.fire("on_log")
@@ -123,7 +118,13 @@ def log_progress(trainer: Trainer) -> None:
 def evaluate_and_note(trainer: Trainer) -> None:
     "Evaluate, add a history row, and tell the schedule and the tracker of the best."
     if trainer.val_loader is None: return
-    scores = trainer.evaluate()
+    trainer.may_give_up = True
+    try: scores = trainer.evaluate()
+    except EvaluationStopped:
+        trainer.outputs, trainer.state.metrics, trainer.state.evaluation_due = None, {}, True
+        return
+    finally: trainer.may_give_up = False
+    trainer.state.evaluation_due = False
     trainer.ledger.add_row(**scores)
     value = trainer.best.note(trainer.state, trainer.evaluation_weights(), trainer.outputs)
     trainer.schedule.observe(value)
@@ -133,9 +134,11 @@ def run_loop(trainer: Trainer) -> str:
     "From where the run stands to its end. Returns whose weights the model holds then: best or last."
     trainer.fire("on_train_begin")
     trainer.control.changed()
+    if trainer.state.evaluation_due: evaluate_and_note(trainer)
     while not trainer.ledger.finished(): train_epoch(trainer)
     check_finite(model_weights(trainer.model), f"after update {trainer.state.step}")
-    if trainer.config.training.eval_strategy != "no" and not trainer.ledger.evaluated():
+    wanted = trainer.config.training.eval_strategy != "no" and not trainer.state.evaluation_due
+    if wanted and not trainer.ledger.evaluated():
         evaluate_and_note(trainer)
         trainer.fire("on_step_end")
     averaged = trainer.averaged_weights()
@@ -145,6 +148,7 @@ def run_loop(trainer: Trainer) -> str:
     kept = trainer.best.restore(trainer.state, trainer.model, trainer.keep_weights)
     if kept == "best": trainer.outputs = trainer.best.outputs
     trainer.ledger.tick()
+    trainer.kept_weights = kept
     trainer.fire("on_train_end")
     return kept
 
@@ -163,6 +167,9 @@ def finish_run(trainer: Trainer, kept: str) -> TrainResult:
     return result
 
 # %% ../../nbs/core/19_base.ipynb #c7def257
+log = logging.getLogger(__name__)
+
+
 @dataclass
 class RunParts:
     "What one run trains with."
@@ -178,27 +185,31 @@ def make_parts(
     evaluates: bool,                # whether there will be evaluations
     optimizer: Any = None,          # instead of the declared one
     schedule: Schedule | None = None,   # the same
+    techniques: Iterable[Any] = (),     # callbacks; those that change the passes are taken
 ) -> RunParts:
     "The declared parts of one run, with those that are given in the place of the declared ones."
     config, training, parameters = evaluator.config, evaluator.config.training, evaluator.model.trainable_parameters()
     best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
                        evaluator.metric_names if evaluates else None)
-    depths = getattr(evaluator.model, "parameter_depths", dict)()
+    depths: Mapping[str, int] = getattr(evaluator.model, "parameter_depths", dict)()
     optimizer = optimizer or create_optimizer(config.optimizer, parameters, depths)
     optimizer.init(parameters)
     rate = LearningRate(schedule or create_schedule(
         config.scheduler, config.optimizer.learning_rate, plan.total_steps, plan.steps_per_epoch,
         maximize=best.mode == "max"))
-    return RunParts(optimizer, rate, best, training_step(evaluator, optimizer))
+    return RunParts(optimizer, rate, best, training_step(evaluator, optimizer, techniques))
 
 
-def training_step(evaluator: Evaluator, optimizer: Any) -> TrainingStep:
+def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any] = ()) -> TrainingStep:
     "A step that has captured the optimizer's present state; a resume needs a new one."
+    names = ("around_forward", "around_loss", "around_gradient")
+    changing = [technique for technique in techniques if any(hasattr(technique, name) for name in names)]
     assert evaluator.loss is not None
     evaluator.model.train()
     clip = evaluator.config.optimizer
     return TrainingStep(evaluator.model, evaluator.loss, optimizer, max_grad_norm=clip.max_grad_norm,
-                        clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled)
+                        clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled,
+                        techniques=changing)
 
 # %% ../../nbs/core/19_base.ipynb #5797a74f
 class TrainerFacts:
@@ -269,6 +280,19 @@ class ModelFacts(TrainerFacts):
         averaged = self.averaged_weights()
         return model_weights(self.evaluator.model) if averaged is None else averaged
 
+# %% ../../nbs/core/19_base.ipynb #9a981d90
+def note_batch(
+    predictor: Predictor,   # evaluates or predicts
+    done: int,              # batches so far
+    total: int,             # of so many
+) -> None:
+    "Tell callbacks how far it is. Raises `EvaluationStopped` where the run shall stop now."
+    predictor.batches_seen = done, total
+    predictor.fire("on_prediction_step")
+    control: RunControl | None = getattr(predictor, "control", None)
+    if not predictor.may_give_up or control is None or not control.stop_now_wanted: return
+    raise EvaluationStopped(f"the evaluation was stopped after {done} of {total} batches")
+
 # %% ../../nbs/core/19_base.ipynb #7cd77951
 class Predictor(ModelFacts):
     "A model with its listeners, which evaluates and predicts."
@@ -279,12 +303,15 @@ class Predictor(ModelFacts):
         self.val_loader: DataLoader | None = getattr(self.data, "validation", None)
         self.ledger = Ledger()
         self.outputs: Outputs | None = None         # of the last evaluation
+        self.may_give_up = False                    # the present evaluation, for a stop
+        self.batches_seen = 0, 0                    # of the present evaluation or prediction: done, and in all
 
     def evaluate(self, loader: DataLoader | None = None) -> dict[str, float]:
         "`eval_loss` and the metrics on a loader with labels, the validation part when None. Dropout is off."
         if loader is None: loader = self.val_loader
         if loader is None: raise MLXBertError("evaluate needs a loader: there is no validation part")
         loss = self.evaluator.loss_for(loader)
+        self.batches_seen = 0, len(loader)
         self.fire("on_evaluate_begin")
         self.outputs = self._run(loader, loss)
         self.state.metrics = score_outputs(self.evaluator, self.outputs)
@@ -295,7 +322,8 @@ class Predictor(ModelFacts):
         "Predictions for a loader, path, DataFrame, list of texts or pairs, or the test part; in the order of the data."
         if source is None: source = getattr(self.data, "test", None)
         if source is None: raise MLXBertError("predict needs a loader: the declaration has no data.test_path")
-        loader = loader_for(source, self.data)
+        loader = evaluation.loader_for(source, self.data)
+        self.batches_seen = 0, len(loader)
         self.fire("on_predict_begin")
         outputs = self._run(loader, None)
         self.fire("on_predict_end")
@@ -303,26 +331,24 @@ class Predictor(ModelFacts):
 
     def _run(self, loader: DataLoader, loss: Loss | None) -> Outputs:
         "Run the weights to evaluate over a loader. While training those may be others than the model's."
-        self._check_thread()
-        with exchanged_weights(self.model, self.averaged_weights()): return self.evaluator.run(loader, loss)
-
-    def _check_thread(self) -> None:
-        "Raise `ForkError` in a fork of a process that computed, `ControlError` beside a run in the background."
-        runtime.claim_mlx()
-        if self.handle is None or self.handle.done or threading.current_thread() is self.handle.thread: return
-        raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")
+        check_thread(self.handle)
+        with exchanged_weights(self.model, self.averaged_weights()):
+            return self.evaluator.run(loader, loss, partial(note_batch, self))
 
 # %% ../../nbs/core/19_base.ipynb #5cba4b07
 class Resumable(Predictor):
     "A predictor that can be made ready to train, saved, and taken on from what was saved."
     train_loader: DataLoader | None = None
     output_dir: Path | None = None                                      # the folder of this run
+    lease: Lease | None = None                                          # of that folder, while the run writes into it
     keep_weights: str | None = None                                     # best or last, where a stop by hand said so
+    kept_weights: str = "last"                                          # whose weights the model holds after a run
     given: tuple[Loss | None, Any, Schedule | None] = None, None, None  # instead of the declared ones
     fits_targets = True                                                 # measure the targets that are trained on
 
     def prepare_training(self, train_loader: DataLoader | None, val_loader: DataLoader | None) -> None:
         "A fresh plan, and the loss, optimizer, schedule and step for it; what `train` does first."
+        train_loader, val_loader = shortened(self.config.training, train_loader, val_loader)
         self.train_loader, self.val_loader = check_loaders(self.config, train_loader, val_loader), val_loader
         self.ledger = Ledger(plan_run(self.config.training, len(self.train_loader)))
         self.keep_weights, self.outputs = None, None
@@ -330,11 +356,12 @@ class Resumable(Predictor):
         if self.fits_targets: self.evaluator.transform = declared_transform(self.config, self.task, self.train_loader)
         self.evaluator.loss_for(self.train_loader)
         evaluates = self.config.training.eval_strategy != "no" and val_loader is not None
-        self.parts = make_parts(self.evaluator, self.state, evaluates, optimizer, schedule)
+        self.parts = make_parts(self.evaluator, self.state, evaluates, optimizer, schedule, self.callbacks)
 
     def save_checkpoint(self, path: str | Path) -> Path:
         "Write all that a resume needs. Raises `CheckpointError`, and `TrainingError` for weights that are not finite."
-        self._check_thread()
+        check_thread(self.handle)
+        if self.optimizer is not None: self.fire("on_checkpoint_begin")
         save_run(self, path)
         if self.state.best_checkpoint == str(path): self.best.weights = None    # they are safe on disk now
         self.fire("on_checkpoint")
@@ -342,12 +369,18 @@ class Resumable(Predictor):
 
     def load_checkpoint(self, path: str | Path, *, going_on: bool = False) -> None:
         "Take weights, optimizer, history and position from a checkpoint; `going_on` to train on, which refuses more."
-        self._check_thread()
+        check_thread(self.handle)
         if self.optimizer is None: self.prepare_training(self.train_loader, self.val_loader)
         restore_run(self, path, going_on)
-        self.parts.step = training_step(self.evaluator, self.optimizer)
+        self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
         run = run_of_checkpoint(path)
         if run is not None: self.output_dir = run.path
+
+    def go_back(self, weights: Mapping[str, mx.array], optimizer: Mapping[str, mx.array]) -> None:
+        "Take earlier weights and an earlier state of the optimizer, and go on from there."
+        set_weights(self.model, weights, "earlier weights")
+        self.parts.optimizer.state = tree_unflatten(list(optimizer.items()))
+        self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
 
 # %% ../../nbs/core/19_base.ipynb #7c94f3fb
 def check_loaders(config: BaseTrainerConfig, train: DataLoader | None, validation: DataLoader | None) -> DataLoader:
@@ -394,17 +427,6 @@ class TrainerParts(Resumable):
         if self.output_dir is None: raise MLXBertError("the run has no folder yet: it gets one from train()")
         return RunFolder(self.output_dir)
 
-    def open_folder(self) -> None:
-        "Make the run's folder and keep the declaration in it."
-        if self.output_dir is None: self.output_dir = folder_of_run(self.config.environment).path
-        self.config.save(open_run_folder(self.folder).config)
-
-# %% ../../nbs/core/19_base.ipynb #d309a642
-def folder_of_run(environment: EnvironmentConfig) -> RunFolder:
-    "A new folder under the declared name, or else under the experiment's and the time."
-    name = environment.run_name or f"{environment.experiment_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return new_run_folder(environment.output_dir, name)
-
 # %% ../../nbs/core/19_base.ipynb #135f7b50
 class Trainer(TrainerParts):
     "Trains, evaluates and predicts with a model. `create_trainer` builds one from a declaration."
@@ -419,16 +441,15 @@ class Trainer(TrainerParts):
         dashboard: bool | None = None,              # live plots; None: in a notebook
     ) -> TrainResult:
         "Train to the end of the plan, or on from a checkpoint. Raises `TrainingError` when the run diverges."
-        self._check_thread()
+        check_thread(self.handle)
         if dashboard and not any(hasattr(callback, "dashboard") for callback in self.callbacks):
             raise MLXBertError("this trainer has no dashboard: add DashboardCallback() to its callbacks")
         self.steering.planned, self.show_dashboard = read_interventions(replay), dashboard
         self.prepare_training(self.train_loader if train_loader is None else train_loader,
                               self.val_loader if val_loader is None else val_loader)
-        if resume_from is not None:
-            self.load_checkpoint(checkpoint_to_resume(resume_from, self.config.environment), going_on=True)
-        self.open_folder()
-        with self.control.running(), graceful_interrupt(self.control):
+        environment = self.config.environment
+        checkpoint = None if resume_from is None else checkpoint_to_resume(resume_from, environment)
+        with open_folder(self, checkpoint), self.control.running(self), graceful_interrupt(self.control):
             self.ledger.begin()
             try: kept = run_loop(self)
             except BaseException as error:
@@ -439,6 +460,6 @@ class Trainer(TrainerParts):
 
     def start(self, *args: Any, **options: Any) -> RunHandle[TrainResult]:
         "As `train`, in the background: returns at once a handle to steer the run and to wait for its result."
-        self._check_thread()
+        check_thread(self.handle)
         self.handle = RunHandle(self, lambda: self.train(*args, **options))
         return self.handle

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from .run_folder import RunFolder
 from ..errors import CheckpointError
 from ..files import replace_folder, write_json
 
+log = logging.getLogger(__name__)
+
 # %% auto #0
-__all__ = ['MANIFEST', 'VALUES', 'write_checkpoint', 'verify_checkpoint', 'read_checkpoint', 'checkpoint_folder',
-           'checkpoint_step', 'latest_checkpoint']
+__all__ = ['log', 'MANIFEST', 'VALUES', 'write_checkpoint', 'verify_checkpoint', 'read_checkpoint', 'checkpoint_folder',
+           'checkpoint_step', 'newest_whole', 'latest_checkpoint']
 
 # %% ../../nbs/core/06_checkpoint.ipynb #4f1142cc
 MANIFEST, VALUES = "manifest.json", "state.json"
@@ -57,11 +60,15 @@ def verify_checkpoint(folder: str | Path) -> None:
     if not folder.is_dir(): raise CheckpointError(f"{folder}: there is no such checkpoint")
     try:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder}: not a checkpoint, {MANIFEST} cannot be read: {error}") from error
+    if not isinstance(sums, dict) or VALUES not in sums or any(Path(name).name != name for name in sums):
+        raise CheckpointError(f"{folder}: not a checkpoint, {MANIFEST} does not list its files")
     for name, expected in sums.items():
         if not (folder / name).is_file(): raise CheckpointError(f"{folder / name}: the file is missing")
-        if _sha256(folder / name) != expected:
+        try: found = _sha256(folder / name)
+        except OSError as error: raise CheckpointError(f"{folder / name}: cannot be read: {error}") from error
+        if found != expected:
             raise CheckpointError(f"{folder / name}: the file was changed or damaged after it was written")
 
 
@@ -71,8 +78,13 @@ def read_checkpoint(
     "What `write_checkpoint` was given, after checking every file."
     folder = Path(folder)
     verify_checkpoint(folder)
-    arrays: dict[str, Any] = {path.stem: mx.load(str(path)) for path in sorted(folder.glob("*.safetensors"))}
-    return arrays, json.loads((folder / VALUES).read_text(encoding="utf-8"))
+    try:
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = sorted(folder / name for name in sums if name.endswith(".safetensors"))
+        arrays: dict[str, Any] = {path.stem: mx.load(str(path)) for path in files}
+        return arrays, json.loads((folder / VALUES).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RuntimeError, RecursionError) as error:
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read: {error}") from error
 
 # %% ../../nbs/core/06_checkpoint.ipynb #748d411e
 def checkpoint_folder(
@@ -89,15 +101,22 @@ def checkpoint_step(folder: Path) -> int:
     return int(number) if kind == "step" and number.isdigit() else -1
 
 
+def newest_whole(
+    folder: str | Path,                     # the folder that holds the checkpoints of a run
+) -> tuple[Path | None, list[str]]:         # the newest that is whole; what is wrong with those that are newer
+    "The newest checkpoint below `folder` that is whole, and why newer ones are not."
+    folders, damaged = [path for path in Path(folder).glob("step-*") if checkpoint_step(path) >= 0], []
+    for candidate in sorted(folders, key=checkpoint_step, reverse=True):
+        try: verify_checkpoint(candidate)
+        except CheckpointError as error: damaged.append(str(error))
+        else: return candidate, damaged
+    return None, damaged
+
+
 def latest_checkpoint(
     folder: str | Path,     # the folder that holds the checkpoints of a run
 ) -> Path | None:           # the newest that is whole
-    "The newest checkpoint below `folder` that is whole; None when there is none."
-    folders = [path for path in Path(folder).glob("step-*") if checkpoint_step(path) >= 0]
-    for candidate in sorted(folders, key=checkpoint_step, reverse=True):
-        try:
-            verify_checkpoint(candidate)
-            return candidate
-        except CheckpointError:
-            continue
-    return None
+    "The newest checkpoint below `folder` that is whole; None when there is none. Each that is skipped is mentioned."
+    newest, damaged = newest_whole(folder)
+    for problem in damaged: log.warning("%s. It is skipped", problem)
+    return newest

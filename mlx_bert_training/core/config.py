@@ -18,16 +18,17 @@ from ..integrations.section import MLflowConfig, TrackingConfig  # noqa: F401  #
 from ..kaggle.section import KaggleConfig
 from ..models.section import ModelConfig
 from ..parallel.section import ParallelConfig
+from ..search.section import SearchConfig
 from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['BaseTrainerConfig', 'KaggleTrainerConfig', 'check_task', 'DataConfig', 'EnvironmentConfig', 'KaggleConfig',
-           'MLflowConfig', 'ModelConfig', 'OptimizerConfig', 'ParallelConfig', 'SchedulerConfig', 'TrackingConfig',
-           'TrainingSection']
+__all__ = ['BaseTrainerConfig', 'KaggleTrainerConfig', 'SearchTrainerConfig', 'check_task', 'DataConfig', 'EnvironmentConfig',
+           'KaggleConfig', 'MLflowConfig', 'ModelConfig', 'OptimizerConfig', 'ParallelConfig', 'SchedulerConfig',
+           'SearchConfig', 'TrackingConfig', 'TrainingSection']
 
 # %% ../../nbs/core/02_config.ipynb #2322d582
 _all_ = ["DataConfig", "EnvironmentConfig", "KaggleConfig", "MLflowConfig", "ModelConfig", "OptimizerConfig",
-         "ParallelConfig", "SchedulerConfig", "TrackingConfig", "TrainingSection"]      # to be had from here, too
+         "ParallelConfig", "SchedulerConfig", "SearchConfig", "TrackingConfig", "TrainingSection"]      # to be had from here, too
 
 # %% ../../nbs/core/02_config.ipynb #c945d2e1
 @dataclass
@@ -39,7 +40,7 @@ class BaseTrainerConfig(Declaration):
     scheduler: SchedulerConfig = option(SchedulerConfig, "how the learning rate moves")
     training: TrainingSection = option(TrainingSection, "how long, on what loss; evaluation, saving, stopping")
     callbacks: list[Kind] = option(list, "listeners: names, or {type: name or module:Class, ...its arguments}",
-                                   registry=CALLBACKS, open=True)
+                                   registry=CALLBACKS, open=True, guarded=True)
     tracking: TrackingConfig = option(TrackingConfig, "who else is told")
     parallel: ParallelConfig = option(ParallelConfig, "where its jobs are done")
     environment: EnvironmentConfig = option(EnvironmentConfig, "where a run happens")
@@ -49,6 +50,12 @@ class BaseTrainerConfig(Declaration):
 class KaggleTrainerConfig(BaseTrainerConfig):
     "A run for a competition."
     kaggle: KaggleConfig = option(KaggleConfig, "what a competition adds")
+
+
+@dataclass
+class SearchTrainerConfig(KaggleTrainerConfig):
+    "A search over declarations of a competition, or of any table that is cross-validated."
+    search: SearchConfig = option(SearchConfig, "what is varied, and how often")
 
 # %% ../../nbs/core/02_config.ipynb #e79b11f3
 def check_task(

@@ -21,8 +21,8 @@ from ..errors import MLXBertError, unknown_name
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'WHEN', 'KEEP', 'ControlError', 'RunStopped', 'Request', 'Requests', 'open_to', 'RunControl',
-           'graceful_interrupt']
+__all__ = ['log', 'WHEN', 'KEEP', 'ControlError', 'RunStopped', 'EvaluationStopped', 'Request', 'Requests', 'running_controls',
+           'open_to', 'RunControl', 'graceful_interrupt']
 
 # %% ../../nbs/core/16_control.ipynb #aa6bf115
 WHEN, KEEP = ("now", "epoch"), ("best", "last")
@@ -38,6 +38,10 @@ class RunStopped(MLXBertError):
     def _render_traceback_(self) -> list[str]:
         "For IPython: it is no failure, so the message will do."
         return [str(self)]
+
+
+class EvaluationStopped(MLXBertError):
+    "An evaluation that was given up because the run shall stop now; what it had seen does not count."
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class Requests:
         self._go.set()
         self._lock = threading.Lock()
         self._depth = 0                     # how many `running` are open
+        self.report: Callable[[dict[str, Any]], None] | None = None     # tells who asked, elsewhere, how far a job is
         self.signal: int | None = None      # the signal that stopped the run, if one did
+        self.trainer: Any = None            # whose run it is, while it trains
         self.listeners: list[Callable[[], None]] = []   # called by the run when it has done what was asked
 
     def ask(self, request: Request, then: Callable[[], Any] = lambda: None) -> None:
@@ -74,6 +80,10 @@ class Requests:
             self._requests = deque(request for request in self._requests if request.action not in actions)
         return taken
 
+    def waiting(self) -> list[Request]:
+        "Those that nobody has taken yet."
+        with self._lock: return list(self._requests)
+
     def wait(self, seconds: float) -> bool:
         "Wait for the end of a pause, at most so long; whether it came."
         return self._go.wait(seconds)
@@ -83,19 +93,32 @@ class Requests:
         for listener in self.listeners: listener()
 
 # %% ../../nbs/core/16_control.ipynb #3e00b5e3
+_RUNNING: list[Any] = []        # controls of the runs that train in this process, oldest first
+
+
+def running_controls() -> list[Any]:
+    "The controls of the runs that train in this process, oldest first."
+    return list(_RUNNING)
+
+
 @contextmanager
 def open_to(
     requests: Requests,     # of the run
+    trainer: Any = None,    # whose run it is; noted by the outermost
 ) -> Iterator[None]:
     "Requests are followed inside, and forgotten at the end of the outermost."
     with requests._lock:
-        if requests._depth == 0: requests.signal = None
+        if requests._depth == 0:
+            requests.signal, requests.trainer = None, trainer
+            _RUNNING.append(requests)
         requests._depth += 1
     try: yield
     finally:
         with requests._lock:
             requests._depth -= 1
             if requests._depth == 0:
+                _RUNNING.remove(requests)
+                requests.trainer = None
                 requests._requests.clear()
                 requests._go.set()
 
@@ -128,17 +151,18 @@ class RunControl(Requests):
             raise ControlError(f"a learning rate is a number of 0 or more, not {learning_rate!r}")
         self.ask(Request("learning_rate", float(learning_rate), source))
 
-    def running(self) -> AbstractContextManager[None]:
+    def running(self, trainer: Any = None) -> AbstractContextManager[None]:
         "For whoever trains: see `open_to`."
-        return open_to(self)
+        return open_to(self, trainer)
 
     @property
     def paused(self) -> bool: return not self._go.is_set()
 
     @property
-    def stop_wanted(self) -> bool:
-        "Whether a stop was asked for that the run has not come to yet."
-        with self._lock: return any(request.action == "stop" for request in self._requests)
+    def stop_wanted(self) -> bool: return "stop" in [request.action for request in self.waiting()]
+
+    @property
+    def stop_now_wanted(self) -> bool: return ("stop", "now") in [(r.action, r.when) for r in self.waiting()]
 
 # %% ../../nbs/core/16_control.ipynb #4ef74c4b
 _TERMINATED = 128 + signal.SIGTERM      # what a shell says of a process that was ended by this signal

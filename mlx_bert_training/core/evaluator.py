@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,9 +31,9 @@ from ..tasks.task import Task, get_task, known_task
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'compute_dtype', 'Outputs', 'run_all', 'declared_loss', 'task_of', 'declared_transform', 'in_file_units',
-           'Settled', 'settle_evaluation', 'Evaluator', 'model_outputs', 'score_outputs', 'as_predictions',
-           'loader_for']
+__all__ = ['log', 'Seen', 'compute_dtype', 'Outputs', 'run_all', 'declared_loss', 'task_of', 'declared_transform',
+           'in_file_units', 'Settled', 'settle_evaluation', 'Evaluator', 'model_outputs', 'score_outputs',
+           'as_predictions', 'loader_for']
 
 # %% ../../nbs/core/11_evaluator.ipynb #e84983ec
 def compute_dtype(
@@ -49,6 +50,9 @@ def compute_dtype(
                                allowed="true (float32 where bf16 does not help), false")])
 
 # %% ../../nbs/core/11_evaluator.ipynb #a39c00c3
+Seen = Callable[[int, int], None]   # batches done, and of how many; what it raises ends the work
+
+
 @dataclass
 class Outputs:
     "What a model said about every example of a loader, in the order of the data."
@@ -61,13 +65,15 @@ class Outputs:
 def run_all(
     step: InferenceStep,    # logits and loss of one batch
     loader: DataLoader,     # the batches
+    seen: Seen | None = None,   # hears of each batch: how many of how many are done
 ) -> Outputs:               # of all real examples
     "Run a model over a loader. Raises `MLXBertError` when there is nothing in it."
     logits: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     rows: list[np.ndarray] = []
     total = weight = 0.0
-    for batch in loader:
+    for number, batch in enumerate(loader, 1):
+        if seen is not None: seen(number, max(number, len(loader)))
         out, loss_sum, loss_weight = step(batch)
         real = np.asarray(batch.get("example_weight", np.ones(len(out)))) > 0
         first = sum(len(part) for part in rows)
@@ -172,9 +178,9 @@ class Evaluator:
         self.task, self.metric_names = settled.task, settled.metric_names
         self.dtype, self.compiled = settled.dtype, settled.compiled
 
-    def run(self, loader: DataLoader, loss: Loss | None = None) -> Outputs:
+    def run(self, loader: DataLoader, loss: Loss | None = None, seen: Seen | None = None) -> Outputs:
         "Logits for every row of a loader, and the mean loss if one is given; see `model_outputs`."
-        return model_outputs(self, loader, loss)
+        return model_outputs(self, loader, loss, seen)
 
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         "`eval_loss` and the metrics on a loader with labels."
@@ -199,6 +205,7 @@ def model_outputs(
     evaluator: Evaluator,       # has the model, and how to compute
     loader: DataLoader,
     loss: Loss | None = None,   # None: without a loss
+    seen: Seen | None = None,   # hears of each batch
 ) -> Outputs:
     """Logits for every row of a loader, with dropout off. Raises `TrainingError` where a weight is not finite.
 
@@ -209,7 +216,7 @@ def model_outputs(
     if loss is None: check_finite(model_weights(model), "in the weights to predict with")
     model.eval()
     step = InferenceStep(model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
-    try: outputs = run_all(step, transformed(loader, evaluator.transform))
+    try: outputs = run_all(step, transformed(loader, evaluator.transform), seen)
     finally: model.train()
     return in_file_units(outputs, evaluator.transform)
 

@@ -38,9 +38,11 @@ class LossMeter:
     def __init__(self) -> None:
         self.total, self.weight, self.norm, self.loss = (mx.zeros(()) for _ in range(4))
         self._window = mx.zeros(()), mx.zeros(())
+        self.batch_weight = mx.zeros(())    # of the newest batch
 
     def add(self, loss_sum: mx.array, weight: mx.array) -> None:
         "Take in a batch, without evaluating it."
+        self.batch_weight = weight
         self.total, self.weight = self.total + loss_sum, self.weight + weight
         self._window = self._window[0] + loss_sum, self._window[1] + weight
 

@@ -7,28 +7,32 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from .checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
+from .checkpoint import latest_checkpoint, newest_whole, read_checkpoint, write_checkpoint
 from .config import BaseTrainerConfig, EnvironmentConfig
 from .optimization import optimizer_arrays
-from .run_folder import RunFolder
+from .run_folder import RunFolder, new_run_folder, open_run_folder, run_of_checkpoint
 from .state import TrainerState
 from .weights import check_finite, model_weights, set_weights
 from ..declaration.whole import ABSENT, flat
 from ..declaration.yaml_io import read_document
 from ..errors import CheckpointError, MLXBertError
+from ..lease import Lease
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'MAY_CHANGE', 'plan_of', 'changed_keys', 'check_changes', 'go_on', 'save_run', 'restore_run', 'runs_of_name',
-           'checkpoint_to_resume']
+__all__ = ['log', 'MAY_CHANGE', 'plan_of', 'changed_keys', 'check_changes', 'go_on', 'save_run', 'check_arrays', 'restore_run',
+           'runs_of_name', 'checkpoint_to_resume', 'folder_of_run', 'open_folder']
 
 # %% ../../nbs/core/14_resume.ipynb #771b19af
 def plan_of(trainer: Any) -> dict[str, Any]:
@@ -114,7 +118,18 @@ def save_run(
     }
     return write_checkpoint(path, {name: group for name, group in arrays.items() if group}, values)
 
+# %% ../../nbs/core/14_resume.ipynb #9ca8935d
+def check_arrays(
+    mine: Mapping[str, mx.array],   # by name
+    theirs: Mapping[str, mx.array], # the same, and perhaps more
+    source: str,                    # where they are from, for the message
+) -> None:
+    "Raise `CheckpointError` unless each array of mine is among theirs, with the same shape and type."
+    odd = [name for name, value in mine.items()
+           if name not in theirs or (theirs[name].shape, theirs[name].dtype) != (value.shape, value.dtype)]
+    if odd: raise CheckpointError(f"{source} is of another model or optimizer; it differs in {', '.join(odd[:10])}")
 
+# %% ../../nbs/core/14_resume.ipynb #36ff168b
 def restore_run(
     trainer: Any,           # a trainer with loader, optimizer and schedule
     path: str | Path,       # a checkpoint
@@ -122,18 +137,26 @@ def restore_run(
 ) -> None:
     "Take everything from a checkpoint. Raises `CheckpointError` if it is damaged or of another plan."
     arrays, values = read_checkpoint(path)
-    mine, theirs = plan_of(trainer), values["plan"]
+    try: _restore(trainer, path, arrays, values, going_on)
+    except MLXBertError: raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: this is no checkpoint of a run: {type(error).__name__}: {error}") from error
+
+
+def _restore(trainer: Any, path: str | Path, arrays: dict[str, Any], values: Any, going_on: bool) -> None:
+    mine, theirs, state = plan_of(trainer), values["plan"], TrainerState.from_dict(values["state"])
     changes = check_changes(values["config"], trainer.config, path) if going_on else {}
     differing = [f"{key} was {theirs.get(key)!r} and is {mine[key]!r}" for key in mine if mine[key] != theirs.get(key)]
     if differing: raise CheckpointError(f"{path}: this run has another plan than the saved one: {'; '.join(differing)}")
+    state = go_on(state, trainer.state, changes, path) if going_on else state
+    check_arrays(optimizer_arrays(trainer.optimizer), arrays.get("optimizer", {}), f"{path}: the optimizer's state")
     set_weights(trainer.model, arrays["weights"], path)
     trainer.optimizer.state = tree_unflatten(list(arrays.get("optimizer", {}).items()))
     trainer.schedule.load_state_dict(values["schedule"])
     trainer.callbacks.load_state_dict(values["callbacks"])
     trainer.callbacks.load_array_state(arrays.get("callbacks", {}))
     trainer.meter.load_state_dict(values["meter"])
-    state = TrainerState.from_dict(values["state"])
-    trainer.ledger.state = go_on(state, trainer.state, changes, path) if going_on else state
+    trainer.ledger.state = state
 
 # %% ../../nbs/core/14_resume.ipynb #d872914b
 def runs_of_name(
@@ -144,7 +167,7 @@ def runs_of_name(
     again = re.compile(re.escape(name) + r"-[0-9]+")
     others = sorted(path for path in home.glob("*") if again.fullmatch(path.name))
     runs = [RunFolder(home / name), *(RunFolder(path) for path in others if _declared_name(RunFolder(path)) == name)]
-    return [run for run in runs if latest_checkpoint(run.checkpoints) is not None]
+    return [run for run in runs if newest_whole(run.checkpoints)[0] is not None]
 
 
 def _declared_name(run: RunFolder) -> str | None:
@@ -171,3 +194,24 @@ def checkpoint_to_resume(
     if newest is None: raise CheckpointError(f"{run.checkpoints}: there is no whole checkpoint to resume from")
     log.info("resuming %s from %s", run, newest.name)
     return newest
+
+# %% ../../nbs/core/14_resume.ipynb #b5c981af
+def folder_of_run(environment: EnvironmentConfig) -> RunFolder:
+    "A new folder under the declared name, or else under the experiment's and the time."
+    name = environment.run_name or f"{environment.experiment_name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return new_run_folder(environment.output_dir, name)
+
+
+@contextmanager
+def open_folder(
+    trainer: Any,               # a `Trainer`: gets its `output_dir` and `lease`
+    checkpoint: Path | None,    # to go on from, in the folder of its run; None: begin
+) -> Iterator[None]:
+    "Inside, nobody else writes into the folder of the run, and the declaration is in it. Raises `LeaseError`."
+    run = run_of_checkpoint(checkpoint) if checkpoint is not None and checkpoint.is_dir() else None
+    with nullcontext() if run is None else Lease(run):      # held already while the checkpoint is read
+        if checkpoint is not None: trainer.load_checkpoint(checkpoint, going_on=True)
+        if trainer.output_dir is None: trainer.output_dir = folder_of_run(trainer.config.environment).path
+        with Lease(trainer.folder) as trainer.lease:
+            trainer.config.save(open_run_folder(trainer.folder).config)
+            yield

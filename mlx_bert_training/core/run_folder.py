@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import OutputError, make_folder, sweep
+from ..lease import LEASE
 
 # %% auto #0
 __all__ = ['FIRST_ROUND', 'PSEUDO_LABELS', 'RunFiles', 'RunFolder', 'round_name', 'find_rounds', 'candidates', 'take_folder',
-           'new_run_folder', 'open_run_folder', 'run_of_checkpoint']
+           'new_run_folder', 'open_run_folder', 'empty_folder', 'run_of_checkpoint']
 
 # %% ../../nbs/core/05_run_folder.ipynb #860e3444
 @dataclass(frozen=True)
@@ -143,6 +145,14 @@ def open_run_folder(folder: RunFolder) -> RunFolder:
     make_folder(folder.path)
     for place in (folder.path, folder.checkpoints, folder.oof("").parent): sweep(place)
     return folder
+
+
+def empty_folder(folder: RunFolder) -> None:
+    "Make sure that the folder is there, with nothing in it but its lease."
+    for path in make_folder(folder.path).iterdir():
+        if path.name == LEASE: continue
+        if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
+        else: path.unlink()
 
 
 def run_of_checkpoint(checkpoint: str | Path) -> RunFolder | None:

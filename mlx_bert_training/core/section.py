@@ -80,8 +80,8 @@ def suits_task(training: TrainingSection, task: Task) -> Iterator[tuple[str, str
         yield "training.target_transform model.head_type", "transforms values, and classes have none; set it to none"
     if values and training.class_weights is not None:
         yield "training.class_weights model.head_type", f"weighs classes, and a {task} has none; set it to null"
-    if loss in LOSS_TARGETS and LOSS_TARGETS[loss] != task.targets:
-        losses = ", ".join(name for name, targets in LOSS_TARGETS.items() if targets == task.targets)
+    if loss in LOSS_TARGETS and LOSS_TARGETS[loss] != task.loss_form:
+        losses = ", ".join(name for name, targets in LOSS_TARGETS.items() if targets == task.loss_form)
         yield "training.loss model.head_type", f"not a loss for model.head_type {task}, which has auto, {losses}"
 
 # %% ../../nbs/core/01_section.ipynb #eec4a03f
@@ -135,12 +135,16 @@ class TrainingSection(Section):
     early_stopping_patience: int = option(3, "evaluations without improvement before stopping", ge=1)
     early_stopping_threshold: float = option(1e-4, "smallest change that is an improvement", ge=0)
     load_best_at_end: bool | None = option(None, "end with the best weights; null: if there is evaluation")
+    fast_dev_run: int = option(0, "a trial of so many updates and evaluation batches, saving nothing; 0: none", ge=0)
+    overfit_batches: int = option(0, "train and evaluate on the same so many batches; 0: on all", ge=0)
     baselines: bool = option(False, "score simple models on the same split beside this one")
 
     def settle(self) -> None:
         evaluates = self.eval_strategy != "no"
         if self.early_stopping is None: self.early_stopping = evaluates
         if self.load_best_at_end is None: self.load_best_at_end = evaluates
+        if self.fast_dev_run:
+            self.max_steps, self.save_strategy, self.save_best_only = self.fast_dev_run, "no", False
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         task, weights, classes = known_task(whole.model.head_type), self.class_weights, whole.model.num_labels

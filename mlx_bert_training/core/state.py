@@ -37,6 +37,7 @@ class TrainerState:
     pinned: list[str] = field(default_factory=list)     # checkpoints asked for by hand, which are never deleted
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per log and per evaluation
     seconds: float = 0.0                # time spent in train(), over all resumes
+    evaluation_due: bool = False        # one was given up for a stop; a resumed run begins with it
     should_stop: bool = False           # ask for the end of the run after this update
     stop_reason: str = ""               # who asked and why
     resumed: list[dict[str, Any]] = field(default_factory=list)     # resumes under another declaration

@@ -159,5 +159,6 @@ class Steering(Follower):
         trainer.leave_out(time.perf_counter() - began)
 
     def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Stop, if that was to wait for the end of the epoch."
+        "Stop, if that was to wait for the end of the epoch, or was asked for during its evaluation."
+        if self.control.stop_now_wanted: self._follow(trainer, state)
         if self._last is not None: self._stop(trainer, state, self._last)

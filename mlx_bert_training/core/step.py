@@ -5,7 +5,7 @@
 # %% ../../nbs/core/09_step.ipynb #bd9704bf
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten, tree_map
 from ..protocols import Batch, Loss, Model
 
 # %% auto #0
-__all__ = ['batch_arrays', 'apply_model', 'cast', 'global_norm', 'Backward', 'TrainingStep', 'InferenceStep']
+__all__ = ['Arrays', 'batch_arrays', 'apply_model', 'cast', 'global_norm', 'Passes', 'Backward', 'TrainingStep', 'InferenceStep']
 
 # %% ../../nbs/core/09_step.ipynb #2fe48c1b
 def batch_arrays(batch: Batch) -> dict[str, mx.array]:
@@ -41,30 +41,55 @@ def global_norm(gradients: Any) -> mx.array:
     "Square root of the sum of all squared entries."
     return mx.sqrt(sum((mx.square(g).sum() for _, g in tree_flatten(gradients)), mx.zeros(())))
 
-# %% ../../nbs/core/09_step.ipynb #0a3a4f3e
-class Backward:
-    "The gradient of a batch, and what is made of the gradient of a window."
+# %% ../../nbs/core/09_step.ipynb #87dc0dca
+Arrays = dict[str, mx.array]
 
-    def __init__(self, model: Model, loss: Loss, optimizer: Any, *, max_grad_norm: float | None = None,
-                 clip_value: float | None = None, dtype: mx.Dtype | None = None):
-        self.model, self.loss, self.optimizer, self.dtype = model, loss, optimizer, dtype
-        self.max_grad_norm, self.clip_value = max_grad_norm, clip_value
 
-    def _gradients(self, arrays: dict[str, mx.array]) -> tuple[Any, mx.array, mx.array]:
+class Passes:
+    "The forward pass, the loss sum and the gradient of a batch, with techniques round them; the last is outermost."
+
+    def __init__(self, model: Model, loss: Loss, dtype: mx.Dtype | None = None, techniques: Sequence[Any] = ()):
+        self.model, self.per_example, self.dtype = model, loss, dtype
+        self.forward, self.loss, self.gradient = self._forward, self._loss, self._gradient
+        for name in ("forward", "loss", "gradient"):
+            for technique in techniques:
+                around = getattr(technique, f"around_{name}", None)
+                if around is not None: setattr(self, name, around(getattr(self, name), self))
+
+    def score(self, logits: mx.array, arrays: Arrays) -> tuple[mx.array, mx.array]:
+        "Sum of the weighted losses of a batch, and of its weights."
+        losses, weights = self.per_example(logits, arrays["labels"])
+        weights = weights * arrays["example_weight"]
+        return (losses * weights).sum(), weights.sum()
+
+    def _forward(self, parameters: Any, arrays: Arrays) -> mx.array:
+        "Logits (B, C) under these trained parameters."
+        self.model.update(cast(parameters, self.dtype))
+        return apply_model(self.model, arrays)
+
+    def _loss(self, parameters: Any, arrays: Arrays) -> tuple[mx.array, mx.array]:
+        return self.score(self.forward(parameters, arrays), arrays)
+
+    def _gradient(self, parameters: Any, arrays: Arrays) -> tuple[Any, mx.array, mx.array]:
         "Gradient of the loss sum, the loss sum and the weight of a batch."
-        model, masters = self.model, self.model.trainable_parameters()
-        everything = model.parameters()
+        everything = self.model.parameters()
 
         def loss_sum(parameters: Any) -> tuple[mx.array, mx.array]:
-            model.update(cast(everything, self.dtype))
-            model.update(cast(parameters, self.dtype))
-            losses, weights = self.loss(apply_model(model, arrays), arrays["labels"])
-            weights = weights * arrays["example_weight"]
-            return (losses * weights).sum(), weights.sum()
+            self.model.update(cast(everything, self.dtype))
+            return self.loss(parameters, arrays)
 
-        try: (loss, weight), gradients = mx.value_and_grad(loss_sum)(masters)
-        finally: model.update(everything)       # also after a batch that the model refused
+        try: (loss, weight), gradients = mx.value_and_grad(loss_sum)(parameters)
+        finally: self.model.update(everything)      # also after a batch that the model refused
         return gradients, loss, weight
+
+# %% ../../nbs/core/09_step.ipynb #0a3a4f3e
+class Backward:
+    "What is made of the gradient of a window."
+
+    def __init__(self, model: Model, optimizer: Any, max_grad_norm: float | None = None,
+                 clip_value: float | None = None):
+        self.model, self.optimizer = model, optimizer
+        self.max_grad_norm, self.clip_value = max_grad_norm, clip_value
 
     def _finish(self, gradients: Any, weight: mx.array) -> mx.array:
         scale = 1 / mx.maximum(weight, 1e-12)
@@ -80,25 +105,27 @@ class TrainingStep(Backward):
     "Changes the model by one update."
 
     def __init__(self, model: Model, loss: Loss, optimizer: Any, *, max_grad_norm: float | None = None,
-                 clip_value: float | None = None, dtype: mx.Dtype | None = None, compiled: bool = True):
-        super().__init__(model, loss, optimizer, max_grad_norm=max_grad_norm, clip_value=clip_value, dtype=dtype)
+                 clip_value: float | None = None, dtype: mx.Dtype | None = None, compiled: bool = True,
+                 techniques: Sequence[Any] = ()):    # may change the passes, see `Passes`
+        super().__init__(model, optimizer, max_grad_norm, clip_value)
+        self.loss, self.dtype, self.techniques = loss, dtype, techniques
         self.window: tuple[Any, mx.array] | None = None     # gradient sum and weight so far
-        weights, rule, random = model.state, optimizer.state, mx.random.state
-        compile_ = _compiler(compiled)
-        self._update = compile_(self._whole, [weights, rule, random], [weights, rule, random])
-        self._accumulate = compile_(self._add, [weights, random], [random])
-        self._apply = compile_(self._finish, [weights, rule], [weights, rule])
+        self._rule, self._compile = optimizer.state, _compiler(compiled)
+        self._made: dict[tuple[int, ...], tuple[Callable[..., Any], Callable[..., Any]]] = {}
+        self._apply = self._compile(self._finish, [model.state, self._rule], [model.state, self._rule])
 
     def update(self, batch: Batch, learning_rate: float) -> tuple[mx.array, mx.array, mx.array]:
         "One batch, one update. Returns loss sum, weight and gradient norm, not yet evaluated."
         self.optimizer.learning_rate = learning_rate
-        return self._update(batch_arrays(batch))
+        whole, _ = self._functions()
+        return whole(batch_arrays(batch))
 
     def accumulate(self, batch: Batch) -> tuple[mx.array, mx.array]:
         "Add a batch to the window. Returns its loss sum and weight."
         if self.window is None:
             self.window = tree_map(mx.zeros_like, self.model.trainable_parameters()), mx.zeros(())
-        gradients, total, loss, weight = self._accumulate(*self.window, batch_arrays(batch))
+        _, add = self._functions()
+        gradients, total, loss, weight = add(*self.window, batch_arrays(batch))
         self.window = gradients, total
         return loss, weight
 
@@ -110,14 +137,27 @@ class TrainingStep(Backward):
         self.window = None
         return norm
 
-    def _whole(self, arrays: dict[str, mx.array]) -> tuple[mx.array, mx.array, mx.array]:
-        gradients, loss, weight = self._gradients(arrays)
-        return loss, weight, self._finish(gradients, weight)
+    def _functions(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        "A whole update and an accumulation, compiled once for each set of techniques at work."
+        active = [t for t in self.techniques if getattr(t, "active", True)]
+        key = tuple(map(id, active))
+        if key not in self._made:
+            captured = [getattr(t, "captured", {}) for t in active]     # arrays that a technique brings
+            self._made[key] = self._made_for(Passes(self.model, self.loss, self.dtype, active), captured)
+        return self._made[key]
 
-    def _add(self, window: Any, total: mx.array, arrays: dict[str, mx.array]
-             ) -> tuple[Any, mx.array, mx.array, mx.array]:
-        gradients, loss, weight = self._gradients(arrays)
-        return tree_map(mx.add, window, gradients), total + weight, loss, weight
+    def _made_for(self, passes: Passes, captured: list[Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        def whole(arrays: Arrays) -> tuple[mx.array, mx.array, mx.array]:
+            gradients, loss, weight = passes.gradient(self.model.trainable_parameters(), arrays)
+            return loss, weight, self._finish(gradients, weight)
+
+        def add(window: Any, total: mx.array, arrays: Arrays) -> tuple[Any, mx.array, mx.array, mx.array]:
+            gradients, loss, weight = passes.gradient(self.model.trainable_parameters(), arrays)
+            return tree_map(mx.add, window, gradients), total + weight, loss, weight
+
+        weights, random = self.model.state, mx.random.state
+        return (self._compile(whole, [weights, self._rule, random, captured], [weights, self._rule, random]),
+                self._compile(add, [weights, random, captured], [random]))
 
 # %% ../../nbs/core/09_step.ipynb #f91efe02
 def _compiler(compiled: bool) -> Callable[..., Any]:

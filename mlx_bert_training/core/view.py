@@ -40,8 +40,10 @@ class TrainerView(Protocol):
     val_loader: DataLoader | None
     output_dir: Path                    # the run's folder; there from `on_train_begin` on
     outputs: Outputs | None             # of the last evaluation
+    batches_seen: tuple[int, int]       # of the present evaluation or prediction: done, and in all
     show_dashboard: bool | None         # what `train` was told: yes, no, or None to choose
     keep_weights: str | None            # best or last, where a stop by hand said so
+    kept_weights: str                   # whose weights the model holds at the end: best or last
 
     @property
     def state(self) -> TrainerState: ...   # Where the run stands.
@@ -54,9 +56,14 @@ class TrainerView(Protocol):
     @property
     def metric_names(self) -> list[str]: ...   # What is measured.
 
+    @property
+    def optimizer(self) -> Any: ...   # That trains; None before.
+
     def set_learning_rate(self, learning_rate: float) -> None: ...   # Use this rate for the next update.
     def scheduled_rate(self) -> float: ...   # Rate of the coming update, unscaled.
     def epochs_done(self) -> float: ...   # With the fraction of the present one.
+    def evaluate(self) -> dict[str, float]: ...   # On the validation part.
+    def go_back(self, weights: Mapping[str, mx.array], optimizer: Mapping[str, mx.array]) -> None: ...
     def leave_out(self, seconds: float) -> None: ...   # Do not count this time as training.
     def save_checkpoint(self, path: str | Path) -> Path: ...   # Everything a resume needs.
     def evaluation_weights(self) -> Mapping[str, mx.array]: ...   # See `core.weights`.

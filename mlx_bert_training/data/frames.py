@@ -18,8 +18,9 @@ import pandas as pd
 from .delimited import TableFormat, delimited_rows, read_delimited
 from .files import format_suffix, read_text, resolve_path
 from ..errors import DataError, missing_extra, nearest
+from ..secrets import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'FORMATS', 'json_rows', 'require_columns', 'read_frame', 'where']

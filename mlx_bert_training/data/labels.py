@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +17,12 @@ import pandas as pd
 
 from .frames import require_columns, where
 from ..errors import DataError
+from ..files import write_text
+from ..secrets import get_logger
 from ..tasks.columns import TargetColumn, TargetFormat
 from ..tasks.task import Task, get_task, task_in_file, task_place
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'FILE', 'target_columns', 'LabelMap', 'fit_labels']
@@ -80,9 +81,7 @@ class LabelMap:
         "Write `labels.json` beside the weights."
         values = {"head_type": self.task.spec, "columns": list(self.columns), "classes": list(self.classes),
                   **({} if self.separator is None else {"separator": self.separator})}
-        path = Path(folder) / FILE
-        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        return path
+        return write_text(Path(folder) / FILE, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path, task: str | Mapping[str, Any] | Task | None = None) -> LabelMap:

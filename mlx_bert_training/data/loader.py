@@ -18,7 +18,7 @@ from ..errors import DataError
 from ..protocols import Batch
 
 # %% auto #0
-__all__ = ['MULTIPLE', 'TextDataset', 'bucket_widths', 'collate', 'PaddingSummary', 'BucketedLoader']
+__all__ = ['MULTIPLE', 'TextDataset', 'bucket_widths', 'collate', 'class_shares', 'PaddingSummary', 'BucketedLoader']
 
 # %% ../../nbs/data/07_loader.ipynb #81e56aca
 def _checked(rows: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
@@ -135,6 +135,16 @@ def _ahead(data: TextDataset, plan: Sequence[tuple[np.ndarray, int]], batch_size
                 yield batch
         finally: pool.shutdown(wait=True, cancel_futures=True)
 
+# %% ../../nbs/data/07_loader.ipynb #caa5212e
+def class_shares(
+    labels: np.ndarray | None,      # (N,) classes, or (N, C) probabilities, which count for the likeliest
+) -> np.ndarray:                    # (N,) sums to 1
+    "The chance of each row when every class has the same. Raises `DataError` without labels."
+    if labels is None: raise DataError("balanced sampling needs labels.")
+    classes = np.asarray(labels).argmax(-1) if np.ndim(labels) == 2 else np.asarray(labels)
+    _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    return 1 / (len(counts) * counts[inverse])
+
 # %% ../../nbs/data/07_loader.ipynb #876b7c08
 @dataclass(frozen=True)
 class PaddingSummary:
@@ -157,17 +167,19 @@ class BucketedLoader:
     With `shuffle` the order depends on (seed, epoch); without, the widest rows come first in every epoch, so that a
     batch that does not fit the memory shows at once. `row` in a batch is the position in this loader's own data,
     for a subset too. `drop_last` leaves out up to `batch_size - 1` rows, other ones in each epoch.
-    `num_workers` threads make batches ahead, `prefetch_size` each; if either is 0, the reader's thread makes them.
+    `balanced` draws rows with replacement, each class as often. `num_workers` threads make batches ahead, `prefetch_size` each; if either is 0, the reader's thread makes them.
     """
 
     def __init__(self, dataset: TextDataset, batch_size: int = 32, *, shuffle: bool = False, seed: int = 42,
                  drop_last: bool = False, length_buckets: int = 8, max_length: int | None = None,
-                 widths: Sequence[int] | None = None, num_workers: int = 0, prefetch_size: int = 2):
+                 widths: Sequence[int] | None = None, num_workers: int = 0, prefetch_size: int = 2,
+                 balanced: bool = False):
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0),
                                    ("prefetch_size", prefetch_size, 0), ("seed", seed, 0)):
             if value < least: raise DataError(f"{name} must be at least {least}, not {value}.")
         self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
         self.drop_last, self.num_workers, self.prefetch_size = drop_last, num_workers, prefetch_size
+        self.balanced = balanced and shuffle
         lengths = dataset.encoded.lengths
         self.widths = tuple(sorted(widths)) if widths else bucket_widths(lengths, length_buckets, max_length)
         if lengths.max() > self.widths[-1]:
@@ -207,6 +219,7 @@ class BucketedLoader:
         if epoch < 0: raise DataError(f"epochs are counted from 0, not {epoch}.")
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
         order = rng.permutation(len(self.dataset)) if self.shuffle else np.arange(len(self.dataset))
+        if self.balanced: order = rng.choice(len(order), len(order), p=class_shares(self.labels))
         if self.drop_last: order = order[:len(self) * self.batch_size]
         order = order[np.argsort(-self._bucket[order], kind="stable")]  # widest first: a short batch is a narrow one
         batches = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
@@ -229,7 +242,8 @@ class BucketedLoader:
         shuffle = self.shuffle if shuffle is None else shuffle
         return BucketedLoader(self.dataset.take(indices), self.batch_size, shuffle=shuffle, seed=self.seed,
                               drop_last=self.drop_last and shuffle, widths=self.widths,
-                              num_workers=self.num_workers, prefetch_size=self.prefetch_size)
+                              num_workers=self.num_workers, prefetch_size=self.prefetch_size,
+                              balanced=self.balanced and shuffle)
 
     def padding_summary(self) -> PaddingSummary:
         "The real and the padded tokens of epoch 0."

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..declaration.options import Section, option
+from ..tasks.task import known_task
 
 # %% auto #0
 __all__ = ['known_encoding', 'DataConfig']
@@ -49,10 +50,16 @@ class DataConfig(Section):
     num_workers: int = option(4, "threads that tokenize and make batches; 0: none, all in the foreground", ge=0, le=256)
     prefetch_size: int = option(2, "batches each thread makes ahead; 0: none", ge=0, le=1024)
     shuffle_train: bool = option(True, "a new order of the training examples each epoch")
+    sampling: str = option("all", "all: each row once an epoch; balanced: rows are drawn, each class as often",
+                           choices=("all", "balanced"))
     drop_last: bool = option(False, "leave out the last training batch if it is not full")
     length_buckets: int = option(8, "at most so many padded lengths, hence compiled shapes", ge=1, le=1024)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
+        if self.sampling == "balanced" and not self.shuffle_train:
+            yield "data.sampling data.shuffle_train", "draws rows at random, but data.shuffle_train is false"
+        if self.sampling == "balanced" and getattr(known_task(whole.model.head_type), "targets", "classes") != "classes":
+            yield "data.sampling model.head_type", "draws each class as often, and this task has no single class a row"
         if self.template is not None and self.text_column is not None:
             yield "data.template data.text_column", "the text comes from this or from data.text_column; set one to null"
         if self.text_pair_column is not None and self.text_column is None:

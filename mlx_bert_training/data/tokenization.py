@@ -5,7 +5,6 @@
 # %% ../../nbs/data/06_tokenization.ipynb #7e8e064b
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections import Counter
@@ -17,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers, processors
+from tokenizers import normalizers, pre_tokenizers
 
+from .tokenizer_files import bert_backend, load_backend
 from ..errors import DataError
+from ..files import write_text
 
 # %% auto #0
-__all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'bert_backend', 'load_backend', 'tiny_tokenizer']
+__all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'tiny_tokenizer']
 
 # %% ../../nbs/data/06_tokenization.ipynb #b4790c20
 @dataclass(frozen=True)
@@ -130,13 +131,11 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> Path:
         "Write `tokenizer.json`, which `Tokenizer.load` and `transformers` read."
-        path = Path(folder) / "tokenizer.json"
-        self.backend.save(str(path))
-        return path
+        return write_text(Path(folder) / "tokenizer.json", self.backend.to_str(pretty=True))
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        "The tokenizer of a model's folder: its `tokenizer.json`, or a BERT tokenizer with its `vocab.txt`."
+        "The tokenizer of a model's folder, made from whatever tokenizer files it has."
         return cls(load_backend(Path(folder)))
 
 
@@ -147,38 +146,6 @@ def _join(parts: Sequence[Encoded]) -> Encoded:
     return Encoded(np.concatenate([part.ids for part in parts]), np.concatenate([part.type_ids for part in parts]),
                    np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
                    np.concatenate([part.truncated for part in parts]))
-
-# %% ../../nbs/data/06_tokenization.ipynb #02694464
-def bert_backend(
-    vocab: dict[str, int],      # token numbers; needs [PAD], [UNK], [CLS] and [SEP]
-    lowercase: bool = True,     # put texts in lower case and drop accents
-) -> tokenizers.Tokenizer:
-    "BERT's WordPiece tokenizer over a vocabulary (Devlin et al. 2018, https://arxiv.org/abs/1810.04805)."
-    missing = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if t not in vocab]
-    if missing: raise DataError(f"the vocabulary lacks {', '.join(missing)}.")
-    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.BertProcessing(("[SEP]", vocab["[SEP]"]), ("[CLS]", vocab["[CLS]"]))
-    backend.decoder = tokenizers.decoders.WordPiece()
-    backend.add_special_tokens([t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if t in vocab])
-    return backend
-
-
-def load_backend(
-    folder: Path,   # of a model
-) -> tokenizers.Tokenizer:
-    "The `tokenizers.Tokenizer` that a folder holds. Raises `DataError` when it holds none, or a damaged one."
-    whole, words, settings = (folder / name for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"))
-    try:
-        if whole.is_file(): return tokenizers.Tokenizer.from_file(str(whole))
-        if words.is_file():
-            tokens = words.read_text(encoding="utf-8").rstrip("\n").split("\n")
-            config = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-            return bert_backend({t: i for i, t in enumerate(tokens)}, config.get("do_lower_case", True))
-    except Exception as error:  # the library raises bare Exception
-        raise DataError(f"{folder} holds a damaged tokenizer: {error}") from error
-    raise DataError(f"{folder} holds no tokenizer.json and no vocab.txt, so its texts cannot be tokenized.")
 
 # %% ../../nbs/data/06_tokenization.ipynb #d196be68
 def tiny_tokenizer(

@@ -22,6 +22,7 @@ from .kinds import is_place
 from .problems import ConfigError, Problem
 from ..errors import nearest
 from ..registry import Registry
+from ..secrets import Secrets, find_secrets, redact
 
 # %% auto #0
 __all__ = ['members', 'describe', 'Unfit', 'fit', 'Option', 'option', 'options', 'is_section', 'Section', 'values', 'leaves',
@@ -146,6 +147,7 @@ class Option:
     le: float | None = None
     lt: float | None = None
     path: bool = False
+    guarded: bool = False   # may hold what looks like a credential, which is blanked where it is written down
     name: str = ""
     hint: Any = None
     default: Any = None
@@ -292,6 +294,15 @@ class Section:
         "Plain values, nested as in a file."
         return {name: value.to_dict() if isinstance(value, Section) else copy.deepcopy(value)
                 for name, value in values(self).items()}
+
+    def to_record(self, secrets: Secrets | None = None) -> dict[str, Any]:
+        "The same as it may be written down: without credentials."
+        known = secrets or find_secrets()
+        record: dict[str, Any] = {}
+        for name, value in values(self).items():
+            if isinstance(value, Section): record[name] = value.to_record(known)
+            else: record[name] = redact(value, known) if options(type(self))[name].guarded else known.hide(value)
+        return copy.deepcopy(record)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import MLXBertError
+from ..secrets import redact, sounds_secret
 
 # %% auto #0
 __all__ = ['show', 'Problem', 'ConfigError']
@@ -40,14 +41,24 @@ class Problem:
     allowed: str = ""
     suggestion: str = ""
 
+    def safe_value(self) -> Any:
+        "The value without secrets."
+        if self.value is ... or not sounds_secret(self.key, near=True): return redact(self.value, near=True)
+        return "***"
+
     def __str__(self) -> str:
+        value = self.safe_value()
         where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
         key = self.key if len(self.key) <= 100 else self.key[:97] + "..."
-        what = f"{key} = {show(self.value)}: " if key and self.value is not ... else f"{key}: " if key else ""
-        hint = f" Did you mean {self.suggestion}?" if self.suggestion else ""
+        what = f"{key} = {show(value)}: " if key and value is not ... else f"{key}: " if key else ""
+        hint = f" Did you mean {self.suggestion}?" if self.suggestion and self._may_hint(value) else ""
         too_long = bool(self.suggestion) and len(self.allowed) > 200  # a near name says it all
         allowed = f" Allowed: {self.allowed}." if self.allowed and not too_long else ""
         return f"{where}{what}{self.message.rstrip('.')}.{hint}{allowed}"
+
+    def _may_hint(self, shown: Any) -> bool:
+        "Whether the suggestion cannot be the hidden value in another form."
+        return show(shown) == show(self.value) or not any(letter in self.suggestion for letter in "'0123456789")
 
 # %% ../../nbs/declaration/01_problems.ipynb #d4d24af0
 class ConfigError(MLXBertError, ValueError):
@@ -58,7 +69,7 @@ class ConfigError(MLXBertError, ValueError):
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
         super().__init__(self.problems)
 
-    def __str__(self) -> str:
+    def message(self) -> str:
         if len(self.problems) == 1: return str(self.problems[0])
         shown = [f"  {problem}" for problem in self.problems[:100]]
         if len(self.problems) > 100: shown.append(f"  ... and {len(self.problems) - 100} more")

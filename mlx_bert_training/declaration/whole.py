@@ -26,7 +26,7 @@ __all__ = ['WHOLE', 'ABSENT', 'root', 'fitting', 'optional_sections', 'find_key'
            'Declaration']
 
 # %% ../../nbs/declaration/05_whole.ipynb #968aeb0f
-WHOLE = "mlx_bert_training.core.config:KaggleTrainerConfig"     # where the sections are put together
+WHOLE = "mlx_bert_training.core.config:SearchTrainerConfig"     # where the sections are put together
 
 
 @cache
@@ -132,8 +132,8 @@ class Declaration(Section):
             if isinstance(part, Section): yield from part.checks(self)
 
     def to_yaml(self) -> str:
-        "The configuration as a YAML text, every default written out."
-        return dump_yaml(self.to_dict())
+        "The configuration as a YAML text, every default written out, without secrets."
+        return dump_yaml(self.to_record())
 
     __str__ = to_yaml
 
@@ -141,12 +141,12 @@ class Declaration(Section):
         return f"````yaml\n{self.to_yaml()}````"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        "Write a .yaml, .yml or .json file in one step. Reading it gives an equal configuration."
+        "Write a .yaml, .yml or .json file in one step. Reading it gives an equal configuration, but for secrets."
         suffix = Path(path).suffix.lower()
         if suffix not in SUFFIXES:
             message, allowed = "a configuration file is YAML or JSON", ", ".join(SUFFIXES)
             raise ConfigError(Problem(file=str(path), message=message, allowed=allowed))
-        return write_text(path, json.dumps(self.to_dict(), indent=2) + "\n" if suffix == ".json" else self.to_yaml())
+        return write_text(path, json.dumps(self.to_record(), indent=2) + "\n" if suffix == ".json" else self.to_yaml())
 
     def replace(self, **overrides: Any) -> Any:
         "A checked copy with other values, by flat or dotted key."

@@ -17,14 +17,13 @@ from .registry import METHODS
 from ..errors import unknown_name
 from ..tasks.metrics import metric_direction
 from ..validation.oof import OOF
+from ..validation.comparison import Gain, gain_columns
 from mlx_bert_training.validation.scores import (
     CVScore,
-    Gain,
     check_metric,
     compare,
     plot_scores,
-    score_folds,
-    score_predictions,
+    score_rows,
 )
 
 # %% auto #0
@@ -135,7 +134,7 @@ class EnsembleResult(EnsembleScores):
         return pd.DataFrame({
             self.metric: [s.mean for s in rows], "error": [s.standard_error for s in rows],
             "all rows at once": [s.pooled for s in rows], "weight": [(self.weights or {}).get(s.name) for s in rows],
-            "gain of ensemble": [g.mean for g in gains], "sigma": [g.sigma for g in gains],
+            "gain of ensemble": [g.mean for g in gains], **gain_columns(gains),
         }, index=[score.name for score in rows])
 
     def plot(self) -> Any:
@@ -214,8 +213,7 @@ def create_ensemble(
                   test_predictions=whole.combine(np.stack(tests)) if tests else None)
 
     def scored(label: str, p: np.ndarray) -> CVScore:
-        return score_folds(label, metric, first.folds, lambda rows: score_predictions(
-            metric, first.task, p[rows], first.targets[rows]))
+        return score_rows(label, metric, first.task, p, first.targets, first.folds)
     have = whole.weights is not None and all(w is not None for w in by_fold)
     return EnsembleResult(
         method=name, metric=metric, oof=oof, naive=scored(f"{name}, naive", naive), mean=scored("mean", stack.mean(0)),

@@ -26,7 +26,7 @@ from ..validation.folds import Folds
 from ..validation.oof import OOF
 
 # %% auto #0
-__all__ = ['describe_linear', 'save_linear', 'linear_member', 'Linear']
+__all__ = ['describe_linear', 'save_linear', 'fold_data', 'linear_member', 'Linear']
 
 # %% ../../nbs/ensemble/08_linear.ipynb #da251ddd
 def _describe_step(column: str, step: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def save_linear(
     path.write_bytes(gzip.compress(json.dumps(description, ensure_ascii=False).encode(), mtime=0))
 
 # %% ../../nbs/ensemble/08_linear.ipynb #429beb3d
-def _of_fold(data: PreparedData, train: np.ndarray, others: np.ndarray) -> PreparedData:
+def fold_data(data: PreparedData, train: np.ndarray, others: np.ndarray) -> PreparedData:
     "The data of one fold: its training rows, and in place of a validation part the other rows and the test."
     frame, texts = data.frames["train"], data.texts["train"]
     tests = [data.frames["test"]] if "test" in data.frames else []
@@ -84,7 +84,7 @@ def linear_member(
     predictions, tests = np.full(like.predictions.shape, np.nan), []
     for fold in range(folds.n_folds):
         train, held = folds[fold]
-        steps, features, others = fit_features(_of_fold(data, train, held))
+        steps, features, others = fit_features(fold_data(data, train, held))
         scale = TargetTransform.fit(transform, like.targets[train])
         classes = like.predictions.shape[1] if like.predictions.ndim == 2 else 1
         fit = LinearFit.fit(features, scale.forward(like.targets[train]), like.task, classes)

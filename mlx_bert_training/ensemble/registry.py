@@ -21,4 +21,11 @@ METHODS = Registry("ensemble method", {
     "stacking": f"{_HERE}.stacking:Stacking",
     "hill_climbing": f"{_HERE}.hill_climbing:HillClimbing",
 })
-PARTNERS = Registry("partner of a model", {"linear": f"{_HERE}.linear:Linear"})
+PARTNERS = Registry("partner of a model", {
+    "linear": f"{_HERE}.linear:Linear",
+    "gbm": f"{_HERE}.gbm:GBM",
+    "chars": f"{_HERE}.text_partners:Chars",
+    "nbsvm": f"{_HERE}.text_partners:NBSVM",
+    "embedding": f"{_HERE}.text_partners:Embedding",
+    "knn": f"{_HERE}.text_partners:KNN",
+})

@@ -25,7 +25,7 @@ class EnsembleOptions(Section):
     "What predictions are put together, and how."
     enable_ensemble: bool = option(False, "put the folds' predictions together")
     ensemble_method: Kind = option("voting", "how", registry=METHODS)
-    ensemble_members: list[Kind] = option(list, "beside the model: linear, or an oof/*.npz of a run; none: linear",
+    ensemble_members: list[Kind] = option(list, "beside the model: linear, gbm, ..., or an oof/*.npz of a run; none: linear",
                                           registry=PARTNERS, suffix=".npz")
     ensemble_keep: str = option("auto", "auto: a member alone if it is better out of fold by more than the error",
                                 choices=("auto", "always"))

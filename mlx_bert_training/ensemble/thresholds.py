@@ -16,7 +16,8 @@ from ..tasks.decisions import OrdinalCuts, Threshold, ThresholdError
 from ..tasks.metrics import check_metrics, get_metric
 from ..tasks.rule_search import score_decisions, threshold_curve
 from ..validation.oof import OOF
-from ..validation.scores import CVScore, Gain, compare, plot_scores, score_folds
+from ..validation.comparison import Gain, Judged, gain_columns
+from ..validation.scores import CVScore, compare, plot_scores, score_folds
 
 # %% auto #0
 __all__ = ['RuleScores', 'ThresholdResult', 'search_threshold']
@@ -63,7 +64,7 @@ class ThresholdResult(RuleScores):
         return pd.DataFrame({self.metric: [s.mean for s in rows], "error": [s.standard_error for s in rows],
                              "all rows at once": [s.pooled for s in rows],
                              "gain": [compare(s, self.default).mean for s in rows],
-                             "sigma": [compare(s, self.default).sigma for s in rows]}, index=[s.name for s in rows])
+                             **gain_columns([compare(s, self.default) for s in rows])}, index=[s.name for s in rows])
 
     def plot(self) -> Any:
         "The score at every threshold of a binary task, or the three scores fold by fold; a matplotlib Figure."
@@ -123,7 +124,9 @@ def search_threshold(
         return task.fit_rule(oof.predictions[rows], oof.targets[rows], name, per_class=per_class, levels=levels)
 
     def scored(label: str, decided: np.ndarray) -> CVScore:
-        return score_folds(label, name, oof.folds, lambda rows: score_decisions(name, decided[rows], oof.targets[rows]))
+        judged = Judged(get_metric(name), oof.targets[used].astype(np.int64), decided[used], oof.folds[used])
+        return score_folds(label, name, oof.folds, lambda rows: score_decisions(name, decided[rows], oof.targets[rows]),
+                           judged)
     rule, rules = fitted(used), {k: fitted(used & (oof.folds != k)) for k in oof.fold_numbers}
     nested, filled = np.full(oof.targets.shape, -1, np.int64), np.nan_to_num(oof.predictions)
     for k, found in rules.items(): nested[oof.folds == k] = found.apply(oof.predictions[oof.folds == k])

@@ -27,7 +27,8 @@ from ..errors import MLXBertError, unknown_name
 from ..tasks.metrics import get_metric
 from ..tasks.task import Task
 from ..validation.choice import Choice, choose
-from ..validation.scores import CVScore, Gain, compare, plot_scores
+from ..validation.comparison import Gain
+from ..validation.scores import CVScore, compare, plot_scores
 
 log = logging.getLogger(__name__)
 

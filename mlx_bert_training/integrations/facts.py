@@ -25,36 +25,10 @@ from ..core.config import BaseTrainerConfig, DataConfig
 from ..data.frames import resolve_path
 from ..declaration.whole import flat
 from ..errors import DataError
-from ..kaggle.connection import find_secrets
+from ..secrets import redact
 
 # %% auto #0
-__all__ = ['LONGEST', 'redact', 'plain_name', 'run_params', 'git_state', 'environment_tags', 'frame_digest', 'dataset_records']
-
-# %% ../../nbs/integrations/02_facts.ipynb #b5ad21cb
-_EDGE = r"(^|[._\- ]|$)"
-_WORDS = "pass|password|passwd|passphrase|secret|token|credentials?|(api|access|private)[_-]?key"
-_NAMES = re.compile(f"(?i){_EDGE}({_WORDS}){_EDGE}")
-_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+@")
-_SHAPES = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16}|sk-[\w-]{20,}|KGAT_\w+)")
-
-
-def _environment_secrets() -> list[str]:
-    "What the environment keeps under a name that sounds like a secret, the longest first."
-    found = {value for name, value in os.environ.items() if _NAMES.search(name) and len(value) >= 6}
-    return sorted(found, key=len, reverse=True)
-
-
-def redact(
-    value: Any,     # a text, a number, or lists and mappings of them
-) -> Any:           # the same without secrets
-    "The value with every secret replaced by ***."
-    if isinstance(value, Mapping):
-        return {key: "***" if _NAMES.search(str(key)) and item not in (None, "") else redact(item)
-                for key, item in value.items()}
-    if isinstance(value, (list, tuple)): return [redact(item) for item in value]
-    if not isinstance(value, str): return value
-    for secret in _environment_secrets(): value = value.replace(secret, "***")
-    return find_secrets().redact(_SHAPES.sub("***", _ADDRESS.sub("***@", value)))
+__all__ = ['LONGEST', 'plain_name', 'run_params', 'git_state', 'environment_tags', 'frame_digest', 'dataset_records']
 
 # %% ../../nbs/integrations/02_facts.ipynb #1672bb6b
 LONGEST = 6000          # characters of a parameter

@@ -23,12 +23,13 @@ from ..core.control import RunStopped
 from ..core.state import TrainerState
 from ..data.prepare import PreparedData
 from ..declaration.yaml_io import dump_yaml
-from .facts import dataset_records, environment_tags, redact, run_params
+from .facts import dataset_records, environment_tags, run_params
 from .mlflow_model import save_model
 from .mlflow_store import import_mlflow, tracking_uri
 from .run_log import Destination, RunLog, SystemSampler
+from ..secrets import get_logger, redact
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'CURVES', 'CV_FILES', 'in_nobodys_way', 'how_it_ended', 'log_beginning', 'run_tags', 'log_trained_model',

@@ -31,10 +31,10 @@ from ..data.tokenization import Tokenizer
 from ..declaration.load import load_config
 from ..declaration.yaml_io import write_text
 from ..errors import DataError
-from .facts import redact
 from .mlflow_store import quiet
 from .spool import link_or_copy
 from ..models.create import load_declared
+from ..secrets import redact
 from ..tasks.decisions import OrdinalCuts, Threshold
 from ..tasks.targets import TargetTransform
 

@@ -23,8 +23,9 @@ from urllib.parse import urlsplit
 from ..declaration.yaml_io import write_text
 from ..errors import MLXBertError, missing_extra
 from .spool import Operation, Refused, Spool, deliver_all, is_served
+from ..secrets import address_login, get_logger, redact
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'SETTINGS', 'KEY', 'HOST', 'PLACE', 'ACTIONS', 'SPOOL', 'TrackingError', 'import_mlflow', 'tracking_uri',
@@ -60,8 +61,8 @@ def tracking_uri(
     "The address of the store: declared, from the environment, or a database in `output_dir`. Raises `TrackingError`."
     uri = declared or os.environ.get(_VARIABLE) or f"sqlite:///{Path(output_dir).resolve() / 'mlflow.db'}"
     parts = urlsplit(uri)
-    if declared and (parts.username or parts.password):
-        shown = uri.replace(parts.netloc.rpartition("@")[0], "***")
+    if declared and any(login := address_login(uri)):
+        shown = uri.replace(":".join(login).removeprefix(":") + "@", "***@")
         raise TrackingError(f"tracking.mlflow.tracking_uri = {shown}: the declaration is saved with every run, so "
                             "leave user and password out of it: set MLFLOW_TRACKING_USERNAME and "
                             f"MLFLOW_TRACKING_PASSWORD, or the whole {_VARIABLE}")
@@ -76,7 +77,7 @@ def tracking_uri(
 
 def public_uri(uri: str) -> str:
     "The address as it may be written down: without user and password, which are in the environment."
-    return _VARIABLE if "@" in urlsplit(uri).netloc else uri
+    return _VARIABLE if any(address_login(uri)) else uri
 
 # %% ../../nbs/integrations/03_mlflow_store.ipynb #09d5899b
 @contextmanager
@@ -359,7 +360,7 @@ def sync_spool(
         try: deliver_all(spool, store.deliver)
         except Exception as error:
             raise TrackingError(f"{folder}: {len(spool.read(10**9)[0])} of {len(before)} operations wait on: "
-                                f"{header['uri']} does not answer ({str(error)[:200]})") from error
+                                f"{header['uri']} does not answer ({redact(str(error))[:200]})") from None
         return len(before)
     finally: spool.release()
 

@@ -19,11 +19,12 @@ from typing import Any
 import mlx.core as mx
 
 from ..declaration.yaml_io import write_text
-from .facts import plain_name, redact
+from .facts import plain_name
 from .mlflow_store import SPOOL, Store, public_uri, unended
 from .spool import Outbox, Spool, link_or_copy
+from ..secrets import get_logger, redact
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'Destination', 'RunLog', 'SystemSampler']

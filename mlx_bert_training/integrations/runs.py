@@ -21,8 +21,10 @@ from ..callbacks.metrics_logger import read_metrics
 from ..declaration.whole import flat
 from ..declaration.yaml_io import read_document
 from ..errors import DataError, MLXBertError, unknown_name
-from .mlflow_store import import_mlflow, open_client, tracking_uri
+from .mlflow_store import TrackingError, import_mlflow, open_client, tracking_uri
+from ..secrets import redact
 from ..tasks.metrics import METRICS, metric_direction
+from ..validation.comparison import corrected_error
 
 # %% auto #0
 __all__ = ['Score', 'RunRecord', 'gain', 'read_folder', 'read_folders', 'read_store', 'describe_differences', 'RunTable',
@@ -62,7 +64,7 @@ def gain(
     paired = bool(run.folds_hash) and run.folds_hash == other.folds_hash and len(mine.folds) == len(theirs.folds) > 1
     if not paired: return sign * (mine.value - theirs.value), math.hypot(mine.error, theirs.error), False
     differences = sign * (np.array(mine.folds) - np.array(theirs.folds))
-    return float(differences.mean()), float(differences.std(ddof=1) / len(differences) ** 0.5), True
+    return float(differences.mean()), corrected_error(differences, 1 / (len(differences) - 1)), True
 
 # %% ../../nbs/integrations/07_runs.ipynb #f67c3942
 _ELSEWHERE = ("tracking.", "environment.output_dir", "environment.run_name", "environment.device", "mlflow.")
@@ -112,9 +114,15 @@ def read_store(
     uri: str,                           # of a store of MLflow
     experiment: str | None = None,      # None: all of them
 ) -> list[RunRecord]:                   # the oldest first; folds are part of their cross-validation
-    "The runs in a store of MLflow that this package has logged. Raises `DataError` if there is none."
-    import_mlflow()
-    client = open_client(tracking_uri(uri, "."))
+    "The runs in a store of MLflow that this package has logged. Raises `DataError` or `TrackingError`."
+    library = import_mlflow()
+    try: return _read_runs(open_client(tracking_uri(uri, ".")), uri, experiment)
+    except library.exceptions.MlflowException as error:
+        raise TrackingError(f"{uri}: the store cannot be read ({redact(str(error))[:200]})") from None
+
+
+def _read_runs(client: Any, uri: str, experiment: str | None) -> list[RunRecord]:
+    "The runs of a store that answers."
     experiments = [e for e in client.search_experiments() if experiment in (None, e.name)]
     if not experiments:
         raise unknown_name("experiment", str(experiment), [e.name for e in client.search_experiments()])

@@ -18,7 +18,8 @@ __all__ = ['MLflowConfig', 'TrackingConfig']
 @dataclass
 class MLflowConfig(Section):
     "What MLflow is told."
-    tracking_uri: str | None = option(None, "server or store; null: MLFLOW_TRACKING_URI, or output_dir/mlflow.db")
+    tracking_uri: str | None = option(None, "server or store; null: MLFLOW_TRACKING_URI, or output_dir/mlflow.db",
+                                      guarded=True)
     experiment_name: str | None = option(None, "experiment; null: environment.experiment_name")
     run_name: str | None = option(None, "run; null: the name of its folder")
     log_models: bool = option(True, "log the model at the end, with all it needs to predict from raw rows")
@@ -28,8 +29,8 @@ class MLflowConfig(Section):
     register_model: bool = option(False, "enter the model into the registry under model_name")
     model_name: str | None = option(None, "name in the registry; null: none")
     model_alias: str | None = option("champion", "what the newest version is called in the registry; null: nothing")
-    tags: dict[str, str] = option(dict, "tags of the run")
-    params: dict[str, Any] = option(dict, "parameters logged beside the configuration")
+    tags: dict[str, str] = option(dict, "tags of the run", guarded=True)
+    params: dict[str, Any] = option(dict, "parameters logged beside the configuration", guarded=True)
     log_artifacts: bool = option(True, "log configuration, predictions and curves")
 
 # %% ../../nbs/integrations/00_section.ipynb #39486f2f

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..declaration.yaml_io import write_text
+from ..secrets import get_logger, redact
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'Operation', 'Spool', 'is_served', 'link_or_copy', 'Refused', 'deliver_all', 'Outbox']
@@ -93,7 +94,7 @@ class Spool:
     def set_aside(self, operation: Operation, reason: str) -> None:
         "Keep an operation that was refused, and why."
         with self.aside.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**operation, "refused": reason}) + "\n")
+            file.write(json.dumps({**operation, "refused": redact(reason)}) + "\n")
 
     @property
     def pending(self) -> int:
@@ -213,6 +214,6 @@ class Outbox:
         self.failed = attempt
         if not self.trouble:
             log.warning("%s does not answer (%s); the run goes on, and what it has to say waits in %s", self.name,
-                        str(error)[:200], self.spool.path)
-        self.trouble = str(error) or type(error).__name__
+                        redact(str(error))[:200], self.spool.path)
+        self.trouble = redact(str(error)) or type(error).__name__
         self._news.set()

@@ -9,7 +9,6 @@ import ast
 import base64
 import hashlib
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -36,6 +35,7 @@ from ..data.prepare import text_source
 from ..data.templates import RowTemplate
 from ..data.tokenization import Tokenizer
 from ..declaration.load import load_config
+from ..ensemble.registry import PARTNERS
 from ..ensemble.thresholds import search_threshold
 from ..errors import MLXBertError
 from . import bundle_inference
@@ -47,13 +47,14 @@ from .submission import build_submission, read_sample
 from .trainer import as_kaggle_config
 from ..models.create import read_description
 from ..models.text_model import POOLED_CODE, PoolingSpec, described, pytorch_code
+from ..secrets import get_logger
 from ..stages.plan import competition_metric
 from ..tasks.metrics import get_metric
 from ..tasks.task import Task
 from ..validation.folds import Folds
 from ..validation.oof import load_oof
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MODEL_FILES', 'WEIGHTED', 'ALONE', 'PLATFORMS', 'CODE', 'BundleError', 'FinishedRun', 'find_shares',
@@ -125,7 +126,9 @@ def find_shares(
     if not alone and method not in WEIGHTED: raise BundleError(f"{whole}, and only a weighted mean can be bundled{way}")
     shares = {alone: 1.0} if alone else {name: share for name, share in cv["weights"].items() if share}
     strange = [name for name in shares if name not in (members[0], "linear")]
-    if strange: raise BundleError(f"{whole}, and {strange[0]!r} was made by another run{way}")
+    if strange:
+        other = "is a partner that a bundle cannot have" if strange[0] in PARTNERS else "was made by another run"
+        raise BundleError(f"{whole}, and {strange[0]!r} {other}{way}")
     if "linear" in shares and not list((run / "partners").glob("linear-*.json.gz")):
         raise BundleError(f"{whole}, and the linear models were not kept; run again under another run_name with "
                           f"kaggle.save_fold_models: true{way}")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import secrets
@@ -33,8 +32,9 @@ from mlx_bert_training.kaggle.connection import (
     KaggleUnavailableError,
     RetryPolicy,
 )
+from ..secrets import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MESSAGE_LENGTH', 'RECORD', 'PARTIAL', 'DATA_SUFFIXES', 'BEFORE', 'competition_slug', 'Submission',

@@ -5,32 +5,28 @@
 # %% ../../nbs/kaggle/01_connection.ipynb #927ec057
 from __future__ import annotations
 
-import base64
 import io
-import json
-import logging
 import os
 import random
-import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from ..errors import MLXBertError, missing_extra
+from ..secrets import Secrets, find_secrets, get_logger, kaggle_folder
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MAKE_A_TOKEN', 'TRANSIENT', 'KaggleError', 'KaggleCredentialsError', 'KaggleRulesError', 'KaggleNotFoundError',
-           'KaggleLimitError', 'KaggleUnavailableError', 'Secrets', 'credential_places', 'find_secrets',
-           'no_credentials', 'RetryPolicy', 'explain', 'import_client', 'make_api', 'Connection']
+           'KaggleLimitError', 'KaggleUnavailableError', 'credential_places', 'no_credentials', 'RetryPolicy',
+           'explain', 'import_client', 'make_api', 'Connection']
 
 # %% ../../nbs/kaggle/01_connection.ipynb #759924cb
 class KaggleError(MLXBertError, RuntimeError):
@@ -60,39 +56,7 @@ class KaggleLimitError(KaggleError):
 class KaggleUnavailableError(KaggleError):
     "The site or the network did not answer, after several attempts: try again later. `request` is what it was asked."
 
-# %% ../../nbs/kaggle/01_connection.ipynb #551943d1
-_SHAPES = (re.compile(r"(?i)(authorization\W{1,4}(?:basic|bearer)\s+)[^\s'\",}]+"), re.compile(r"()\bKGAT_\w+"),
-           re.compile(r"(?i)([?&](?:x-goog-signature|signature|sig|token|upload_id)=)[^&\s'\"]+"))
-
-
-class Secrets:
-    "Credentials to be kept out of texts. Showing the object shows none of them."
-
-    def __init__(self, values: Iterable[str] = (), user: str = ""):
-        known = {value.strip() for value in values if value and len(value.strip()) >= 4}
-        known |= {base64.b64encode(f"{user}:{value}".encode()).decode() for value in known}
-        self._values = sorted(known | {quote(value, safe="") for value in known}, key=len, reverse=True)
-
-    def redact(self, text: object) -> str:
-        "The text with every secret replaced by ***."
-        text = str(text)
-        for value in self._values: text = text.replace(value, "***")
-        for shape in _SHAPES: text = shape.sub(r"\1***", text)
-        return text
-
-    def __repr__(self) -> str: return "Secrets(***)"
-
-    def __reduce__(self) -> Any: raise TypeError("secrets are not written anywhere")
-
 # %% ../../nbs/kaggle/01_connection.ipynb #6a405567
-def _config_folder() -> Path:
-    "The folder of kaggle.json."
-    if folder := os.environ.get("KAGGLE_CONFIG_DIR"): return Path(folder)
-    home = Path.home() / ".kaggle"
-    if home.is_dir() or not sys.platform.startswith("linux"): return home
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
-
-
 def credential_places() -> dict[str, bool]:
     "Where the client looks for credentials, in its order, and whether anything is there. Needs no client, no network."
     home, environ = Path.home() / ".kaggle", os.environ
@@ -101,30 +65,8 @@ def credential_places() -> dict[str, bool]:
             **{str(file): file.is_file() for file in files},
             "environment variables KAGGLE_USERNAME and KAGGLE_KEY":
                 bool(environ.get("KAGGLE_USERNAME") and environ.get("KAGGLE_KEY")),
-            str(_config_folder() / "kaggle.json"): (_config_folder() / "kaggle.json").is_file(),
+            str(kaggle_folder() / "kaggle.json"): (kaggle_folder() / "kaggle.json").is_file(),
             str(home / "credentials.json"): (home / "credentials.json").is_file()}
-
-
-def _read(path: str | Path) -> str:
-    try: return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError): return ""
-
-
-def find_secrets() -> Secrets:
-    "Every credential in the places where the client looks."
-    environ, found = os.environ, []
-    found += [environ.get("KAGGLE_API_TOKEN", ""), environ.get("KAGGLE_KEY", "")]
-    found += [_read(environ.get(name, "")) for name in ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN") if environ.get(name)]
-    found += [_read(Path.home() / ".kaggle" / name) for name in ("access_token", "access_token.txt")]
-    user = environ.get("KAGGLE_USERNAME", "")
-    for file in (_config_folder() / "kaggle.json", Path.home() / ".kaggle/kaggle.json",
-                 Path.home() / ".kaggle/credentials.json"):
-        try: stored = json.loads(_read(file) or "{}")
-        except ValueError: continue
-        if isinstance(stored, dict):
-            user = user or str(stored.get("username", ""))
-            found += [str(stored.get(name) or "") for name in ("key", "token", "access_token", "refresh_token")]
-    return Secrets(found, user)
 
 # %% ../../nbs/kaggle/01_connection.ipynb #576677f7
 MAKE_A_TOKEN = ("Make a token at https://www.kaggle.com/settings/api and set KAGGLE_API_TOKEN to it, or save it as "
@@ -229,7 +171,7 @@ def import_client() -> Any:
         except ImportError as error:
             raise missing_extra(error.name or "kaggle", "kaggle", "Talking to Kaggle") from error
         except OSError as error:    # the client makes its configuration folder
-            raise KaggleError(f"the Kaggle client cannot use {_config_folder()}: {error.strerror}. Set "
+            raise KaggleError(f"the Kaggle client cannot use {kaggle_folder()}: {error.strerror}. Set "
                               "KAGGLE_CONFIG_DIR to a folder that can be written") from error
         kaggle.api.config_values = {}
     return import_module("kaggle.api.kaggle_api_extended")

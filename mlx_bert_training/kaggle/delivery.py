@@ -5,7 +5,6 @@
 # %% ../../nbs/kaggle/05_delivery.ipynb #8cac93c0
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -33,13 +32,14 @@ from mlx_bert_training.kaggle.submission import (
     read_test_ids,
     write_submission,
 )
+from ..secrets import get_logger
 from ..stages.identity import config_hash
 from ..stages.results import CVResult
 from ..tasks.decisions import Threshold
 from ..tasks.metrics import get_metric
 from ..tasks.task import Task, get_task
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'LEDGER_FILE', 'submission_style', 'default_sample', 'SubmissionFile', 'settings_hash', 'default_message',

@@ -25,8 +25,9 @@ import pandas as pd
 from ..errors import DataError
 from ..figures import new_figure
 from ..files import json_safe
+from ..secrets import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'LedgerEntry', 'file_sha256', 'Fit', 'fit_scores', 'plot_scores', 'Ledger', 'LedgerSummary', 'summarize']
@@ -256,7 +257,7 @@ class LedgerSummary:
     expected: tuple[float, float] | None        # interval of the public score for `cv`
     cv: float | None
     confidence: float
-    sigmas: float | None                        # between the two best CV scores
+    apart: tuple[float, float] | None           # how much better the best CV score is than the next: its 95 % interval
 
     def __str__(self) -> str:
         if not self.n: return "no submission has both a CV score and a public score yet"
@@ -268,9 +269,10 @@ class LedgerSummary:
         if self.expected:
             lines.append(f"a CV score of {self.cv:.5g} should score {self.expected[0]:.5g} to {self.expected[1]:.5g} "
                          f"({self.confidence:.0%})")
-        if self.sigmas is not None:
-            verdict = "a real difference" if self.sigmas >= 2 else "too close to call"
-            lines.append(f"the two best CV scores are {self.sigmas:.1f} sigma apart: {verdict}")
+        if self.apart is not None:
+            verdict = "a clear difference" if self.apart[0] > 0 else "too little to tell"
+            lines.append(f"the best CV score is {self.apart[0]:+.5f} to {self.apart[1]:+.5f} better than the next: "
+                         f"{verdict}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str: return "<br>".join(escape(line) for line in str(self).split("\n"))
@@ -288,9 +290,10 @@ def summarize(
     if not len(ranked): return LedgerSummary(0, None, None, None, None, cv, confidence, None)
     best = float(ranked["cv_mean"].iloc[0])
     cv = best if cv is None else cv
-    sigmas, two = None, ranked.drop_duplicates("cv_mean").head(2)
+    apart, two = None, ranked.drop_duplicates("cv_mean").head(2)
     if len(two) == 2 and (two["cv_error"] > 0).all():
-        sigmas = float(abs(two["cv_mean"].diff().iloc[1]) / math.hypot(*two["cv_error"]))
+        lead, error = float(abs(two["cv_mean"].diff().iloc[1])), math.hypot(*two["cv_error"])
+        apart = lead - 1.96 * error, lead + 1.96 * error
     public = float(ranked["public_score"].max() if maximize else ranked["public_score"].min())
     expected = fit.interval(cv, confidence) if fit else None
-    return LedgerSummary(len(ranked), best, public, fit, expected, cv, confidence, sigmas)
+    return LedgerSummary(len(ranked), best, public, fit, expected, cv, confidence, apart)

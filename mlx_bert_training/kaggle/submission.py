@@ -23,6 +23,7 @@ from ..data.delimited import TableFormat, has_decimal_comma, settle_format
 from ..data.files import format_suffix, read_text, resolve_path
 from ..data.frames import read_frame
 from ..errors import DataError, MLXBertError, nearest, unknown_name
+from ..files import make_folder, refusals, sweep, write_text
 from ..tasks.task import Task, get_task
 
 # %% auto #0
@@ -478,16 +479,13 @@ def write_submission(
 ) -> Path:                                  # the file
     "Write a submission and check it as it stands on the disk. Raises `SubmissionError`, and then writes nothing."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(make_folder(path.parent), age=3600.0)
     if test_ids is not None and not isinstance(test_ids, (str, Path, pd.DataFrame)): test_ids = list(test_ids)
     building = path.with_name(f".{path.name}.{os.getpid()}.building")
     try:
-        with building.open("w", encoding="utf-8", newline="") as file:
-            frame.to_csv(file, index=False, lineterminator="\n")
-            file.flush()
-            os.fsync(file.fileno())
+        write_text(building, frame.to_csv(index=False, lineterminator="\n"))
         check_submission(building, sample, test_ids, **{"name": str(path), **checks})
-        os.replace(building, path)
+        with refusals(path): os.replace(building, path)
     finally:
         building.unlink(missing_ok=True)
     return path

@@ -5,7 +5,6 @@
 # %% ../../nbs/kaggle/09_trainer.ipynb #340e16af
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.background import RunHandle
+from ..core.background import RunHandle, check_thread
 from ..core.base import Trainer
 from ..core.config import BaseTrainerConfig, KaggleTrainerConfig
-from ..core.control import ControlError, RunControl, graceful_interrupt
+from ..core.control import RunControl, graceful_interrupt
 from ..core.events import CallbackList
 from ..core.results import Predictions, TrainResult
 from ..core.run_folder import RunFolder
@@ -70,9 +69,10 @@ class TrainerEvents(CVListener):
         return any(getattr(callback, "shows_folds", False) for callback in self.trainer.callbacks)
 
     def on_cv_begin(self, folder: RunFolder, folds: int) -> None:
-        self.trainer.cv_folder, self.trainer.fold_count = folder.path, folds
+        self.trainer.cv_folder, self.trainer.fold_count, self.trainer.fold_progress = folder.path, folds, {}
         self._tell("on_cv_begin", [])
 
+    def on_fold_progress(self, number: int, facts: dict[str, Any]) -> None: self.trainer.fold_progress[number] = facts
     def on_fold_begin(self, runs: Sequence[FoldRun]) -> None: self._tell("on_fold_begin", runs)
     def on_fold_end(self, runs: Sequence[FoldRun]) -> None: self._tell("on_fold_end", runs)
 
@@ -116,11 +116,6 @@ class ModelHolder:
     @property
     def val_loader(self) -> DataLoader | None: return self.trainer.val_loader
 
-    def _check_free(self) -> None:
-        "Raise `ControlError` when a run is in the background and this is another thread."
-        if self.handle is None or self.handle.done or threading.current_thread() is self.handle.thread: return
-        raise ControlError("this trainer is training in the background: wait for run.result(), or call run.stop()")
-
 # %% ../../nbs/kaggle/09_trainer.ipynb #8d7bf720
 class Trainable(ModelHolder):
     "Trains, loads and saves the one model."
@@ -148,7 +143,7 @@ class Trainable(ModelHolder):
 
     def _own_model(self, purpose: str) -> None:
         "Raise an error while another run goes on, or where a model is asked that never learnt anything."
-        self._check_free()
+        check_thread(self.handle)
         if purpose == "train": self.latest, self.trained = "model", True
         if purpose != "ask" or self.trained or self.cv is None: return
         raise MLXBertError("the model has its initial weights: train_with_cv trained one model a fold, and they are in "
@@ -201,6 +196,7 @@ class Competitor(SingleSplit):
         self.show_dashboard: bool | None = None         # live plots of the folds; None: in a notebook
         self.fold_runs: list[FoldRun] = []  # of the present cross-validation, those that are done
         self.fold_count = 0                 # of all of its folds
+        self.fold_progress: dict[int, dict[str, Any]] = {}  # how far those are that other processes do
         self.cv_folder: Path | None = None  # where it is kept
         self.submission: SubmissionFile | None = None   # the last one
 
@@ -229,7 +225,7 @@ class KaggleTrainer(Competitor):
     ) -> CVResult:
         """Cross-validate. Raises `LeakError` for a leak without a reason, `DataError` for rows that cannot be split,
         and `RunStopped` when it is stopped by hand: finished folds are kept, and the next call goes on from there."""
-        self._check_free()
+        check_thread(self.handle)
         began, self.show_dashboard = time.perf_counter(), dashboard
         with self._cross_validating():
             plan = self.plan(train_loader)
@@ -241,13 +237,13 @@ class KaggleTrainer(Competitor):
     def _cross_validating(self) -> Iterator[None]:
         "Inside, requests and interrupts are followed; at the end the callbacks hear of it, however it came."
         self.cv = None
-        with self.control.running(), graceful_interrupt(self.control):
+        with self.control.running(self), graceful_interrupt(self.control):
             try: yield
             finally: self.fire("on_cv_end")
 
     def start_with_cv(self, *args: Any, **options: Any) -> RunHandle[CVResult]:
         "As `train_with_cv`, in the background: returns at once a handle to steer the run and to wait for its result."
-        self._check_free()
+        check_thread(self.handle)
         self.handle = RunHandle(self, lambda: self.train_with_cv(*args, **options),
                                 lambda: f"{len(self.fold_runs)} of {self.fold_count} folds are done")
         return self.handle

@@ -227,7 +227,7 @@ def reinitialize(
     depths = model.parameter_depths()
     head = max(depths.values())
     if layers >= head:
-        raise ModelError(f"reinit_layers is {layers}, and this model has {head - 1} layers with parameters of their own")
+        raise ModelError(f"reinit_layers is {layers}, and this model has {head - 1} layers of its own to choose from")
     parameters = tree_flatten(model.parameters())
     fresh = TextModel(model.architecture, model.config, model.pooling_spec, model.head_spec)
     initialize(fresh, model.config.initializer_range, seed)

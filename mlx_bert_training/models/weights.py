@@ -26,13 +26,15 @@ from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
 from ..errors import MLXBertError, missing_extra, nearest
+from ..files import make_folder, refusals, sweep
 from .architecture import Architecture
 from .pickles import PickleError, read_pickled_tensors
 
 # %% auto #0
 __all__ = ['WEIGHT_NAMES', 'KNOWN_WEIGHTS', 'TOKENIZER_FILES', 'WeightsError', 'cache_folder', 'weight_files', 'shards',
            'KnownWeights', 'verified', 'fetch_pretrained', 'package_folder', 'hub_folder', 'resolve_pretrained',
-           'read_safetensors', 'read_tensors', 'WeightsReport', 'load_weights', 'near', 'write_model_folder']
+           'read_safetensors', 'read_tensors', 'WeightsReport', 'load_weights', 'near', 'write_model_folder',
+           'write_text_files']
 
 # %% ../../nbs/models/07_weights.ipynb #e9dc50de
 class WeightsError(MLXBertError, ValueError):
@@ -160,22 +162,27 @@ def package_folder(
 
 
 def hub_folder(
-    name: str,          # "organisation/model"
+    name: str,          # "organisation/model", or "organisation/model@revision"
 ) -> Path:              # the snapshot's folder, in the hub's own cache
-    "Download configuration, weights and tokenizer of a model on the Hugging Face hub; safetensors where there are any."
+    """Download configuration, weights and tokenizer of a model on the Hugging Face hub; safetensors where there are any.
+
+    A model that is gated or private needs `HF_TOKEN` or `hf auth login`; what is in the cache needs no network.
+    """
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise missing_extra("huggingface_hub", "hub", f"Downloading {name!r} from the Hugging Face hub") from None
     patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES]
-    folder = Path(snapshot_download(name, allow_patterns=patterns))
+    name, _, revision = name.partition("@")
+    folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     if any(folder.glob("model*.safetensors")): return folder
     patterns += ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
-    return Path(snapshot_download(name, allow_patterns=patterns))
+    return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
 
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json")
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "spm.model",
+    "sentencepiece.bpe.model", "spiece.model", "special_tokens_map.json", "added_tokens.json")
 
 # %% ../../nbs/models/07_weights.ipynb #81da214c
 def resolve_pretrained(
@@ -195,7 +202,7 @@ def resolve_pretrained(
             return weight_files(found)[0].parent
         looked += [f"weights cache {cached}: not there",
                    f"installed package {package!r}: none that carries a model.safetensors"]
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) and not folder.exists():
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?", text) and not folder.exists():
         try:
             return weight_files(hub_folder(text))[0].parent
         except (MLXBertError, ImportError) as e:
@@ -203,6 +210,7 @@ def resolve_pretrained(
             looked.append(f"hub id {text!r}: {e}")
         except Exception as e:  # the hub's client raises a dozen kinds: offline, no such model, no permission, ...
             reason = (str(e).strip() or "no reason given").splitlines()[0]
+            if type(e).__name__ == "GatedRepoError": reason += " Ask for access on its page, then set HF_TOKEN."
             looked.append(f"hub id {text!r}: {type(e).__name__}: {reason}")
     hint = (f"run `mlx-bert fetch {text}` once, online" if text in KNOWN_WEIGHTS else
             f"give a folder, or one of: {', '.join(KNOWN_WEIGHTS)}")
@@ -300,20 +308,27 @@ def write_model_folder(
     texts: Mapping[str, str] | None = None,                 # further files, by name
 ) -> Path:                                                  # the folder
     "Write a model folder as Hugging Face does; files of other names already there are left alone."
-    folder = Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as tmp:
+    folder = make_folder(Path(folder).expanduser())
+    sweep(folder, age=3600.0)
+    with refusals(folder), tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as tmp:
         # "format" is what transformers looks for before it trusts a file
         mx.save_safetensors(f"{tmp}/model.safetensors", dict(tensors), metadata={"format": "pt"})
-        names = ["model.safetensors"]
-        for name in TOKENIZER_FILES if tokenizer_folder else ():
-            if (source := Path(tokenizer_folder or "") / name).is_file():
-                shutil.copyfile(source, Path(tmp) / name)
-                names.append(name)
-        described = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        for name, text in {**(texts or {}), "config.json": described}.items():
-            (Path(tmp) / name).write_text(text, encoding="utf-8")
-            names.append(name)
+        names = ["model.safetensors", *write_text_files(tmp, config, tokenizer_folder, texts)]
         for name in names:
             os.replace(Path(tmp) / name, folder / name)
     return folder
+
+
+def write_text_files(
+    folder: str | os.PathLike[str],                         # there already
+    config: Mapping[str, Any],                              # for config.json
+    tokenizer_folder: str | os.PathLike[str] | None = None,  # its tokenizer files are copied
+    texts: Mapping[str, str] | None = None,                 # further files, by name
+) -> list[str]:                                             # names of the files
+    "Write what a model folder has beside its tensors."
+    copied = [name for name in TOKENIZER_FILES if tokenizer_folder and (Path(tokenizer_folder) / name).is_file()]
+    for name in copied: shutil.copyfile(Path(tokenizer_folder or "") / name, Path(folder) / name)
+    described = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    written = {**(texts or {}), "config.json": described}
+    for name, text in written.items(): (Path(folder) / name).write_text(text, encoding="utf-8")
+    return [*copied, *written]

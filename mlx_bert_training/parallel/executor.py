@@ -67,7 +67,7 @@ def create_executor(
     section: ParallelConfig,    # names it, and has its arguments
 ) -> Executor:
     "The executor that a declaration asks for. Raises `UnknownNameError`, `RegistryError` or `KindError`."
-    made: Executor = create_kind(EXECUTORS, section.executor)
+    made: Executor = create_kind(EXECUTORS, section.executor, workers=section.workers)
     return made
 
 # %% ../../nbs/parallel/02_executor.ipynb #08e09b63

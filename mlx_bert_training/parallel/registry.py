@@ -11,4 +11,7 @@ from ..registry import Registry
 __all__ = ['EXECUTORS']
 
 # %% ../../nbs/parallel/00_registry.ipynb #08f58a5a
-EXECUTORS = Registry("executor", {"here": "mlx_bert_training.parallel.executor:Here"})
+EXECUTORS = Registry("executor", {
+    "here": "mlx_bert_training.parallel.executor:Here",
+    "processes": "mlx_bert_training.parallel.processes:Processes",
+})

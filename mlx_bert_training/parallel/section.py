@@ -5,6 +5,7 @@
 # %% ../../nbs/parallel/01_section.ipynb #7c6511d7
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,3 +21,8 @@ class ParallelConfig(Section):
     "Who does the jobs of a cross-validation. `parallel: here` is short for `parallel: {executor: here}`."
     shorthand: ClassVar[str] = "executor"
     executor: Kind = option("here", "here: one fold after the other in this process", registry=EXECUTORS)
+    workers: int | None = option(None, "jobs that are done at once; null: one for each core", ge=1, le=10_000)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.executor == "here" and (self.workers or 1) > 1:
+            yield "workers", "here does one job after the other; set executor to processes"

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..callbacks.progress import clock
 from ..core.control import RunControl
@@ -36,6 +37,9 @@ class CVListener:
     def on_fold_begin(self, runs: Sequence[FoldRun]) -> None:
         "A fold begins; `runs` are those of this round that are done."
 
+    def on_fold_progress(self, number: int, facts: dict[str, Any]) -> None:
+        "Fold `number` of the round, done in another process, is so far: step, total_steps, loss, or metrics."
+
     def on_fold_end(self, runs: Sequence[FoldRun]) -> None:
         "A fold is done; it is the last of `runs`."
 
@@ -60,6 +64,7 @@ class FoldReport:
     ):
         self.name, self.folds, self.metric, self.seen = name, len(plan.folds), plan.metric, seen
         self.seconds: list[float] = []          # of each fold that was run
+        self.waiting, self.began = self.folds, time.perf_counter()
         rows, held = plan.folds[0]
         training = plan_run(plan.config.training, len(plan.train.subset(rows)))  # type: ignore[attr-defined]
         test = "" if plan.test is None else f", {len(plan.test.row_ids):,} test rows to predict"  # type: ignore[attr-defined]
@@ -76,8 +81,9 @@ class FoldReport:
     ) -> None:
         "Say how a fold went and how long the others will take."
         text = f"{self.name}: fold {number} of {self.folds}, {self.metric} {score:.4f}"
+        self.waiting -= 1
         if skipped: return announce(f"{text}, was finished before", self.seen)
         self.seconds.append(seconds)
-        left = (self.folds - number) * sum(self.seconds) / len(self.seconds)
-        ahead = f", about {clock(left)} left" if number < self.folds else ""
+        left = self.waiting * (time.perf_counter() - self.began) / len(self.seconds)    # side by side or not
+        ahead = f", about {clock(left)} left" if self.waiting else ""
         announce(f"{text}, took {clock(seconds)}{ahead}", self.seen)

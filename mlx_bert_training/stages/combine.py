@@ -87,11 +87,10 @@ def caution(combined: Combined) -> str:
     method, best = combined.ensemble.method, combined.ensemble.best.name
     lead = compare(combined.ensemble.best, combined.ensemble.score)     # of the best member, fold by fold
     if combined.alone is not None and combined.choice is not None:
-        return (f"because it is better than {method} by {lead.mean:.4f} ± {lead.standard_error:.4f}; chosen by the "
-                f"other folds: {combined.choice.gain}")
+        return f"because it is better than {method}: {lead}; chosen by the other folds: {combined.choice.gain}"
     if lead.mean <= 0: return ""
-    why = "ensemble_keep: always" if combined.choice is None else "too little to tell"
-    return f"although {best} alone is better by {lead.mean:.4f} ± {lead.standard_error:.4f} ({why})"
+    why = "ensemble_keep: always" if combined.choice is None else "not by more than the error"
+    return f"although {best} alone has a {lead} ({why})"
 
 # %% ../../nbs/stages/10_combine.ipynb #27718262
 def choose_member(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 from ..core.run_folder import RunFolder
+from ..lease import Lease
 from ..parallel.executor import Executor, create_executor
 from .announce import CVListener
 from .augment import augment
@@ -28,10 +29,14 @@ def cross_validate(
     executor: Executor | None = None,   # does the folds; None: as declared
     listener: CVListener | None = None,     # hears of each fold
 ) -> CVResult:
-    "All stages after the plan, and the files of the run. Raises `RunStopped` if stopped by hand."
+    "All stages after the plan, and the files of the run. Raises `RunStopped`, and `LeaseError` for a run that goes on."
+    folder = folder or open_cv_folder(plan)
+    with Lease(folder):
+        return _all_stages(plan, folder, executor or create_executor(plan.config.parallel), listener or CVListener())
+
+
+def _all_stages(plan: FoldPlan, folder: RunFolder, executor: Executor, listener: CVListener) -> CVResult:
     began, kaggle = time.perf_counter(), plan.config.kaggle
-    folder, listener = folder or open_cv_folder(plan), listener or CVListener()
-    executor = executor or create_executor(plan.config.parallel)
     listener.on_cv_begin(folder, len(plan.folds))
     run = run_folds(plan, folder, executor, listener)
     relabelled = relabel(plan, run, executor, listener)

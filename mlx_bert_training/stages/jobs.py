@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,28 +18,31 @@ from typing import Any
 import numpy as np
 
 from .. import runtime
+from ..callbacks.base import Callback
 from ..core.base import Trainer
 from ..core.checkpoint import latest_checkpoint
 from ..core.config import KaggleTrainerConfig
 from ..core.control import RunControl, RunStopped
 from ..core.evaluator import Evaluator
 from ..core.results import TrainResult
-from ..core.run_folder import RunFolder
-from ..declaration.yaml_io import write_text
+from ..core.run_folder import RunFolder, empty_folder
 from ..ensemble.pseudo_label import PseudoLabels, with_pseudo_labels
 from ..errors import DataError
+from ..files import refusals, replace_folder, write_json
+from ..lease import Lease
 from ..parallel.executor import Shared
 from ..protocols import DataLoader
 from .plan import FoldPlan
 from ..tasks.targets import TargetTransform
-from ..tasks.task import Task
+from ..tasks.task import TaskError
 from ..validation.oof import OOF, load_oof
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'fold_config', 'FoldJob', 'FoldRun', 'fold_oof', 'prediction_files', 'read_fold', 'training_part', 'train_fold',
-           'predict_fold', 'keep_model', 'kept_trainer', 'run_fold']
+__all__ = ['log', 'fold_config', 'forecast_memory', 'FoldProgress', 'FoldRows', 'FoldJob', 'FoldRun', 'fold_oof',
+           'prediction_files', 'read_fold', 'training_part', 'train_fold', 'predict_fold', 'keep_model', 'kept_trainer',
+           'run_fold']
 
 # %% ../../nbs/stages/06_jobs.ipynb #41f897a3
 def fold_config(
@@ -61,10 +64,36 @@ def fold_config(
     assert isinstance(made, KaggleTrainerConfig)
     return made
 
+# %% ../../nbs/stages/06_jobs.ipynb #6e8dfb17
+def forecast_memory(plan: FoldPlan) -> int:
+    "Bytes that a process may need to train one fold of a plan."
+    weights = sum(array.nbytes for array in plan.model.weights.values())
+    sizes, data = getattr(getattr(plan.model.pattern, "encoder", None), "config", None), plan.config.data
+    hidden, layers = getattr(sizes, "hidden_size", 0), getattr(sizes, "num_hidden_layers", 0)
+    heads, tokens = getattr(sizes, "num_attention_heads", 0), data.max_length
+    layer = 2 * (34 + 5 * heads * tokens / hidden) * tokens * hidden * data.batch_size if hidden else 0
+    return int((400 << 20) + 4 * weights + layers * layer)
+
+
+class FoldProgress(Callback):
+    "Tells whoever asked for a fold how far it is: at each line of the log, and at each evaluation."
+    order = 90
+
+    def __init__(self, report: Callable[[dict[str, Any]], None]): self.report = report
+
+    def on_log(self, trainer: Any, state: Any) -> None:
+        "Send updates, epochs and loss."
+        self.report({"step": state.step, "total_steps": state.total_steps, "epochs": round(trainer.epochs_done(), 3),
+                     "loss": state.loss, "learning_rate": state.learning_rate})
+
+    def on_evaluate_end(self, trainer: Any, state: Any) -> None:
+        "Send the metrics."
+        self.report({"step": state.step, "total_steps": state.total_steps, **state.metrics})
+
 # %% ../../nbs/stages/06_jobs.ipynb #4cf0dd30
 @dataclass(frozen=True, eq=False)
-class FoldJob:
-    "One fold of a plan."
+class FoldRows:
+    "One fold of a plan: its rows, its seed and its configuration."
     shared: Shared[FoldPlan]        # what all folds have in common, once
     number: int                     # of the fold, over all repeats, from 0
     folder: RunFolder               # where it is kept
@@ -98,6 +127,21 @@ class FoldJob:
     def config(self) -> KaggleTrainerConfig:
         "What the fold trains with."
         return fold_config(self.plan.config, self.folder, self.seed)
+
+# %% ../../nbs/stages/06_jobs.ipynb #d5e9c35c
+@dataclass(frozen=True, eq=False)
+class FoldJob(FoldRows):
+    "One fold of a plan, as an executor does it."
+
+    @property
+    def memory(self) -> int:
+        "Bytes that training may take: about what tokens, weights, gradients, moments and activations come to."
+        return forecast_memory(self.plan)
+
+    def finished(self) -> FoldRun | None:
+        "The fold, if it was finished before with all its variants."
+        done = read_fold(self)
+        return done if done is not None and len(done.oofs) == len(prediction_files(self)) else None
 
     def run(self, control: RunControl | None = None) -> FoldRun:
         "Train, predict and keep the fold, unless that is done already. Raises `RunStopped` if it is stopped by hand."
@@ -138,21 +182,28 @@ def prediction_files(job: FoldJob) -> list[Path]:
     return [job.folder.fold_predictions(variant) for variant in range(count)]
 
 
-def _read(path: Path, identity: str, task: Task) -> OOF | None:
-    "Predictions that are whole and of this plan."
-    try: oof = load_oof(path, task)
-    except DataError: return None
-    return oof if oof.config_hash == identity else None
+def _read(job: FoldJob, path: Path, identity: str) -> OOF | None:
+    "Predictions that are whole, of this plan and of this fold; a note where there are others."
+    if not path.exists(): return None
+    try: oof = load_oof(path, job.plan.task)
+    except (DataError, TaskError) as error:
+        log.warning("%s. The fold is computed again", error)
+        return None
+    (repeat, fold), folds = job.place, job.plan.folds
+    rows = np.where(folds.assignment[repeat] == fold, fold, -1)
+    if oof.config_hash == identity and oof.folds_hash == folds.hash and np.array_equal(oof.folds, rows): return oof
+    log.warning("%s: of another fold or another declaration. The fold is computed again", path)
+    return None
 
 
 def read_fold(job: FoldJob) -> FoldRun | None:
     "A fold that is finished and whole, with those of its variants that are; or None."
     plain, *varied = prediction_files(job)
-    first = _read(plain, job.plan.identity, job.plan.task)
+    first = _read(job, plain, job.plan.identity)
     try: facts = json.loads(job.folder.fold_facts.read_text(encoding="utf-8"))
     except (OSError, ValueError): return None
     if first is None: return None
-    others = [_read(path, job.plan.variants_identity, job.plan.task) for path in varied]
+    others = [_read(job, path, job.plan.variants_identity) for path in varied]
     return FoldRun(*job.place, [first, *(oof for oof in others if oof is not None)], facts, skipped=True)
 
 # %% ../../nbs/stages/06_jobs.ipynb #df7897e1
@@ -176,12 +227,14 @@ def training_part(job: FoldJob) -> DataLoader:
 def train_fold(job: FoldJob, control: RunControl | None = None) -> tuple[Trainer, TrainResult]:
     "Train a model of its own, from its beginning or from its newest checkpoint. Raises `RunStopped`."
     plan, config = job.plan, job.config
+    callbacks = [*plan.callbacks(config)]
+    if control is not None and control.report is not None: callbacks.append(FoldProgress(control.report))
     transform = TargetTransform.fit(plan.scaling, plan.targets[job.rows])
     part = training_part(job)
-    trainer = Trainer(plan.model.build(), config, callbacks=plan.callbacks(config), data=plan.data,
+    trainer = Trainer(plan.model.build(), config, callbacks=callbacks, data=plan.data,
                           transform=transform, control=control, **deepcopy(dict(plan.options)))
     newest = latest_checkpoint(job.folder.checkpoints)
-    if newest is None: shutil.rmtree(job.folder.path, ignore_errors=True)    # a fold that never came to a checkpoint
+    if newest is None: empty_folder(job.folder)     # a fold that never came to a checkpoint
     else: log.info("fold %d.%d goes on from %s", *job.place, newest.name)
     trainer.output_dir = job.folder.path
     judge = None
@@ -219,11 +272,12 @@ def keep_model(job: FoldJob, trainer: Trainer) -> None:
     plan, folder = job.plan, job.folder.model
     save = getattr(trainer.model, "save_pretrained", None)
     if not plan.config.kaggle.save_fold_models or save is None: return
-    save(folder)
-    trainer.evaluator.transform.save(folder)
-    if plan.data is not None:
-        plan.data.tokenizer.save(folder)
-        if plan.data.labels is not None: plan.data.labels.save(folder)
+    with replace_folder(folder) as building, refusals(folder):
+        save(building)
+        trainer.evaluator.transform.save(building)
+        if plan.data is not None:
+            plan.data.tokenizer.save(building)
+            if plan.data.labels is not None: plan.data.labels.save(building)
 
 
 def kept_trainer(job: FoldJob) -> Trainer | None:
@@ -235,7 +289,11 @@ def kept_trainer(job: FoldJob) -> Trainer | None:
 
 # %% ../../nbs/stages/06_jobs.ipynb #2d8dd193
 def run_fold(job: FoldJob, control: RunControl | None = None) -> FoldRun:
-    "Train, predict and keep one fold, unless that is done already."
+    "Train, predict and keep one fold, unless that is done already. Raises `LeaseError` where another process does it."
+    with Lease(job.folder): return _run_fold(job, control)
+
+
+def _run_fold(job: FoldJob, control: RunControl | None) -> FoldRun:
     done, files = read_fold(job), prediction_files(job)
     if done is not None and len(done.oofs) == len(files): return done
     kept = kept_trainer(job) if done is not None else None
@@ -250,7 +308,7 @@ def run_fold(job: FoldJob, control: RunControl | None = None) -> FoldRun:
              "epochs": round(result.epochs, 2), "loss": trainer.state.loss, "seconds": round(result.seconds, 2),
              "total_seconds": round(time.perf_counter() - began, 2), "score": oofs[0].score().pooled}
     keep_model(job, trainer)
-    write_text(job.folder.fold_facts, json.dumps(facts, indent=1) + "\n")
+    write_json(job.folder.fold_facts, facts)
     for oof, path in zip(oofs[::-1], files[::-1], strict=True): oof.save(path)    # predictions.npz last
     shutil.rmtree(job.folder.checkpoints, ignore_errors=True)       # a finished fold is never continued
     return FoldRun(*job.place, oofs, facts)

@@ -5,6 +5,7 @@
 # %% ../../nbs/stages/12_results.ipynb #3ab93260
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, replace
 from html import escape
@@ -16,12 +17,11 @@ import pandas as pd
 
 from ..core.results import Predictions
 from ..core.run_folder import RunFolder
-from ..declaration.yaml_io import write_text
 from ..ensemble.create import EnsembleResult
 from ..ensemble.pseudo_label import PseudoLabelResult
 from ..ensemble.thresholds import ThresholdResult
 from ..ensemble.tta import TTAResult
-from ..files import json_safe
+from ..files import json_safe, write_bytes, write_text
 from .augment import Augmented
 from .combine import Combined
 from .decide import Decision
@@ -30,6 +30,7 @@ from .run import CVRun
 from ..tasks.decisions import OrdinalCuts, Threshold
 from ..tasks.task import Rule
 from ..validation.adversarial import AdversarialReport
+from ..validation.comparison import gain_columns
 from ..validation.folds import Folds
 from ..validation.leaks import LeakReport
 from ..validation.oof import OOF
@@ -112,7 +113,7 @@ class CVScores(StageValues):
         return pd.DataFrame({
             self.metric: [s.mean for s in scores], "error": [s.standard_error for s in scores],
             "all rows at once": [s.pooled for s in scores], "gain": [g.mean for g in gains],
-            "sigma": [g.sigma for g in gains]}, index=[s.name for s in scores])
+            **gain_columns(gains)}, index=[s.name for s in scores])
 
     def plot(self) -> Any:
         "Every score as a line, folds as dots; a matplotlib Figure."
@@ -210,8 +211,10 @@ def save_result(result: CVResult) -> Path:
         if report is None: continue
         write_text(folder.report(name), f"{report}\n")
         write_text(folder.report(name, "html"), report._repr_html_())
-    try: result.plot().savefig(folder.report("cv", "png"), dpi=100)
-    except ImportError: pass        # the plot is an extra
+    picture = io.BytesIO()
+    try: result.plot().savefig(picture, dpi=100, format="png")
+    except ImportError: return path         # the plot is an extra
+    write_bytes(folder.report("cv", "png"), picture.getvalue())
     return path
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from ..core.control import RunControl, RunStopped
-from ..core.run_folder import FIRST_ROUND, RunFolder, candidates
-from ..declaration.yaml_io import write_text
+from ..core.run_folder import FIRST_ROUND, RunFolder, candidates, open_run_folder, take_folder
 from ..ensemble.pseudo_label import PseudoLabels
+from ..files import write_json
+from ..lease import Lease
 from ..parallel.executor import Executor, Here, Shared
 from .announce import CVListener, FoldReport
 from .jobs import FoldJob, FoldRun
@@ -33,6 +35,17 @@ def _identity_of(folder: RunFolder) -> str | None:
     except (OSError, ValueError, KeyError, TypeError): return None
 
 
+def _claim(plan: FoldPlan, place: RunFolder) -> bool:
+    "Whether a folder is that of a plan, or becomes it."
+    if take_folder(place):
+        write_json(place.cv, {"identity": plan.identity, "folds_hash": plan.folds.hash, "metric": plan.metric})
+        return True
+    end = time.monotonic() + 2
+    while time.monotonic() < end and place.path.is_dir() and not any(place.path.iterdir()):
+        time.sleep(0.02)        # another process has made it just now, and will say for what
+    return _identity_of(place) == plan.identity
+
+
 def open_cv_folder(
     plan: FoldPlan,             # whose folder
     output_dir: str | Path | None = None,   # where runs are kept; None: as declared
@@ -42,14 +55,10 @@ def open_cv_folder(
     environment = plan.config.environment
     output_dir = Path(environment.output_dir if output_dir is None else output_dir)
     name = name or environment.run_name or plan.config.kaggle.competition_name or environment.experiment_name
-    folder = next(place for place in candidates(output_dir, name)
-                  if not place.path.exists() or _identity_of(place) == plan.identity)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    if _identity_of(folder) is None:
-        facts = {"identity": plan.identity, "folds_hash": plan.folds.hash, "metric": plan.metric}
-        write_text(folder.cv, json.dumps(facts, indent=1) + "\n")
-    plan.config.save(folder.config)
-    plan.folds.save(folder.folds)
+    folder = next(place for place in candidates(output_dir, name) if _claim(plan, place))
+    with Lease(open_run_folder(folder)):
+        plan.config.save(folder.config)
+        plan.folds.save(folder.folds)
     return folder
 
 # %% ../../nbs/stages/07_run.ipynb #0881cfa0
@@ -111,6 +120,8 @@ class _Progress:
             raise RunStopped(f"stopped before fold {number + 1} of {self.report.folds}. The next cross-validation of "
                              "this declaration goes on from there")
         self.listener.on_fold_begin(list(self.runs))
+
+    def on_job_progress(self, number: int, facts: dict[str, Any]) -> None: self.listener.on_fold_progress(number, facts)
 
     def on_job_end(self, number: int, result: Any) -> None:
         self.runs.append(result)

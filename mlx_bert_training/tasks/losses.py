@@ -20,8 +20,8 @@ from .registry import LOSSES
 from .task import Task, get_task
 
 # %% auto #0
-__all__ = ['CROSS_ENTROPY', 'FOCAL', 'BCE', 'MSE', 'MAE', 'HUBER', 'LossError', 'cross_entropy', 'focal', 'bce', 'mse', 'mae',
-           'huber', 'LossKind', 'create_loss', 'balanced_class_weights']
+__all__ = ['CROSS_ENTROPY', 'FOCAL', 'BCE', 'MSE', 'MAE', 'HUBER', 'PINBALL', 'LossError', 'cross_entropy', 'focal', 'bce', 'mse',
+           'mae', 'huber', 'pinball', 'LossKind', 'create_loss', 'balanced_class_weights']
 
 # %% ../../nbs/tasks/08_losses.ipynb #78b022fa
 class LossError(MLXBertError, ValueError):
@@ -144,12 +144,22 @@ def huber(
     small = mx.minimum(size, delta)
     return small * (size - 0.5 * small), mx.ones_like(error)
 
+# %% ../../nbs/tasks/08_losses.ipynb #6276268b
+def pinball(
+    logits: mx.array,               # (B, 1)
+    labels: mx.array,               # (B,)
+    quantile: float = 0.5,          # the share of answers that shall be below the prediction, between 0 and 1
+) -> tuple[mx.array, mx.array]:     # loss (B,), and ones
+    "The loss whose least expectation is at a quantile (Koenker and Bassett, 1978); half the absolute error at 0.5."
+    error = _error(logits, labels)
+    return mx.maximum(-quantile * error, (1 - quantile) * error), mx.ones_like(error)
+
 # %% ../../nbs/tasks/08_losses.ipynb #a8f4a713
 @dataclass(frozen=True)
 class LossKind:
     "A loss that a declaration can name: what makes it, the labels it takes, and the options it has."
     make: Callable[..., Loss]           # options -> (logits, labels) -> (loss (B,), weight (B,))
-    targets: str                        # classes, columns or values: the form of the labels; see `Task.targets`
+    targets: str                        # classes, columns or values, or a task's own; see `Task.loss_form`
     options: tuple[str, ...] = ()       # names of the options it takes, as `create_loss` calls them
 
 
@@ -166,6 +176,11 @@ def _make_bce(class_weights: mx.array | None = None, label_smoothing: float = 0.
     return partial(bce, positive_weights=class_weights, label_smoothing=label_smoothing)
 
 
+def _make_pinball(quantile: float = 0.5) -> Loss:
+    if not 0 < quantile < 1: raise LossError(f"quantile is {quantile}; it is between 0 and 1")
+    return partial(pinball, quantile=quantile)
+
+
 def _make_huber(huber_delta: float = 1.0) -> Loss:
     if huber_delta <= 0: raise LossError(f"huber_delta is {huber_delta}; it is above 0")
     return partial(huber, delta=huber_delta)
@@ -176,6 +191,7 @@ FOCAL = LossKind(_make_focal, "classes", ("class_weights", "focal_gamma"))
 BCE = LossKind(_make_bce, "columns", ("class_weights", "label_smoothing"))
 MSE, MAE = LossKind(lambda: mse, "values"), LossKind(lambda: mae, "values")
 HUBER = LossKind(_make_huber, "values", ("huber_delta",))
+PINBALL = LossKind(_make_pinball, "values", ("quantile",))
 
 # %% ../../nbs/tasks/08_losses.ipynb #79d4c33c
 def create_loss(
@@ -194,7 +210,7 @@ def create_loss(
     if name not in LOSSES and ":" not in name: raise unknown_name("loss", name, ("auto", *LOSSES))
     found = LOSSES.get(name)
     if not isinstance(found, LossKind): return found(**(options or {}))
-    if found.targets != kind.targets: raise LossError(_unfit(name, kind))
+    if found.targets != kind.loss_form: raise LossError(_unfit(name, kind))
     if not 0 <= label_smoothing < 1: raise LossError(f"label_smoothing is {label_smoothing}; it goes from 0 to below 1")
     if label_smoothing and "label_smoothing" not in found.options:
         raise LossError(f"label_smoothing {label_smoothing} has no meaning for {name!r}: set it to 0")
@@ -209,7 +225,7 @@ def create_loss(
 def _unfit(name: str, task: Task) -> str:
     "Why a loss cannot train a task, and which ones can."
     kinds = {other: LOSSES.get(other) for other in LOSSES}
-    fitting = [other for other, kind in kinds.items() if isinstance(kind, LossKind) and kind.targets == task.targets]
+    fitting = [other for other, kind in kinds.items() if isinstance(kind, LossKind) and kind.targets == task.loss_form]
     return f"loss {name!r} does not fit a {task} head; these do: {', '.join(fitting)}"
 
 

@@ -18,16 +18,18 @@ TASKS = Registry("task", {
     "multiclass_classification": f"{_HERE}.multiclass:Multiclass",
     "multilabel_classification": f"{_HERE}.multilabel:Multilabel",
     "regression": f"{_HERE}.regression:Regression",
+    "ordinal_regression": f"{_HERE}.ordinal:Ordinal",
 })
 TASK_ALIASES = {"binary": "binary_classification", "multiclass": "multiclass_classification",
-                "multilabel": "multilabel_classification"}
+                "multilabel": "multilabel_classification", "ordinal": "ordinal_regression"}
 
 # %% ../../nbs/tasks/00_registry.ipynb #2f748da0
-LOSS_TARGETS = {   # the form of the labels that a loss takes, see `Task.targets`
+LOSS_TARGETS = {   # what a loss takes, see `Task.loss_form`
     "cross_entropy": "classes", "focal": "classes", "bce": "columns",
-    "mse": "values", "mae": "values", "huber": "values",
+    "mse": "values", "mae": "values", "huber": "values", "pinball": "values", "cumulative": "steps",
 }
-LOSSES = Registry("loss", {name: f"{_HERE}.losses:{name.upper()}" for name in LOSS_TARGETS})
+LOSSES = Registry("loss", {name: f"{_HERE}.losses:{name.upper()}" for name in LOSS_TARGETS}
+                  | {"cumulative": f"{_HERE}.ordinal:CUMULATIVE"})
 
 METRICS = Registry("metric", {
     name: f"{_HERE}.metrics:{name}" for name in (

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..files import write_text
 from ..protocols import Batch, DataLoader
 
 # %% auto #0
@@ -54,7 +55,7 @@ class TargetTransform:
 
     def save(self, folder: str | Path) -> None:
         "Write `targets.json` beside the weights of a model that was trained on transformed targets."
-        if self.kind != "none": (Path(folder) / FILE).write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        if self.kind != "none": write_text(Path(folder) / FILE, json.dumps(asdict(self)) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> TargetTransform:

@@ -175,6 +175,7 @@ class Task(Combining, Searching, Answering):
     targets: ClassVar[str] = "classes"              # classes (N,), columns (N, C) or values (N,): what a loss is given
     needs: ClassVar[tuple[str, ...]] = ()           # what a metric may need: labels, probabilities, values
     judged_as: ClassVar[str] = ""                   # the kind whose metrics fit; "": its own name
+    own_losses: ClassVar[str] = ""                  # what only its losses take; "": the losses for its `targets` fit
     default_loss: ClassVar[str] = ""
     default_metrics: ClassVar[tuple[str, ...]] = ()
     positive: ClassVar[int | None] = None           # the column whose probability is asked for; None: there is none
@@ -220,6 +221,11 @@ class Task(Combining, Searching, Answering):
     def form(self) -> TargetForm:
         "Reads and writes targets in their form."
         return FORMS[self.targets]
+
+    @property
+    def loss_form(self) -> str:
+        "What a loss must take to train it."
+        return self.own_losses or self.targets
 
     @property
     def metric_kind(self) -> str:

@@ -22,6 +22,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ..errors import DataError
 from ..figures import new_figure
+from ..files import write_text
 from ..tasks.task import Task, get_task
 from .registry import SPLITTERS
 from .splitters import SplitRows, Splitter, deal_out
@@ -184,10 +185,7 @@ class Folds(FoldSequence):
 
     def save(self, path: str | Path) -> Path:
         "Write `to_frame` as CSV."
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.to_frame().to_csv(path, index=False)
-        return path
+        return write_text(path, self.to_frame().to_csv(index=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Folds:

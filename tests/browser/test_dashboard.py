@@ -57,7 +57,7 @@ def test_steering_by_hand(request, app, cell):
     assert notebook.running(1) == busy      # start() gives the notebook back at once
 
     before = notebook.text(1)               # the plot changes
-    until(lambda: notebook.text(1) != before and notebook.output(1).locator("svg").count() >= 4, "another picture")
+    until(lambda: notebook.text(1) != before and notebook.output(1).locator("canvas").count() >= 5, "another picture")
 
     notebook.click("Pause")                 # pause really pauses
     notebook.page.get_by_role("button", name="Resume").wait_for()
@@ -73,9 +73,11 @@ def test_steering_by_hand(request, app, cell):
     rate.fill("fast")
     notebook.click("Set")
     notebook.page.get_by_role("alert").filter(has_text="not 'fast'").wait_for()
-    rate.fill("1e-5")                                       # and a good one arrives in the optimizer
-    rate.press("Tab")
-    notebook.page.keyboard.press("Enter")                   # by keyboard: the next stop is the button
+    assert "now 0.002" in notebook.text(1)
+    rate.fill("1e-5")                                       # one far off is asked about, and Enter sets it
+    rate.press("Enter")
+    notebook.page.get_by_role("alert").filter(has_text="200 times less than now").wait_for()
+    rate.press("Enter")
     notebook.until("abs(float(trainer.optimizer.learning_rate) - 1e-5) < 1e-9", aside=busy)
 
     notebook.click("Checkpoint")
@@ -98,6 +100,79 @@ def test_steering_by_hand(request, app, cell):
     assert picture.evaluate("image => image.complete && image.naturalWidth > 500")
     assert "Error displaying widget" not in notebook.text(1) and "hardest rows" in notebook.text(1)
     assert notebook.console == []
+
+
+def tops(notebook: NotebookPage, *places: str) -> list[float]:
+    "Where parts of an output begin, from the top of the output, in pixels."
+    first = notebook.output(1).bounding_box()["y"]
+    return [round(notebook.output(1).locator(place).first.bounding_box()["y"] - first) for place in places]
+
+
+@pytest.mark.parametrize("width", [1800, 800])
+def test_nothing_moves_before_during_and_after(open_notebook, width):
+    notebook = open_notebook("place", SETUP, START.replace("declare()", "declare(num_epochs=9)"))
+    notebook.page.set_viewport_size({"width": width, "height": 1000})
+    notebook.run(0)
+    notebook.run(1, wait=False)
+    pause = ".mlx-bert-pause"
+    notebook.page.locator(pause).wait_for(timeout=60_000)
+    notebook.page.locator(".mlx-bert-plots").wait_for()
+    seen = [tops(notebook, pause, ".mlx-bert-plots")]
+    for moment in ("trainer.state.step > 25", "trainer.state.step > 65"):
+        notebook.until(moment, timeout=120)
+        seen.append(tops(notebook, pause, ".mlx-bert-plots"))
+    notebook.click("Pause")
+    notebook.page.get_by_role("button", name="Resume").wait_for()
+    seen.append(tops(notebook, pause, ".mlx-bert-plots"))
+    slot = tops(notebook, ".mlx-bert-slot")
+    notebook.click("Resume")
+    notebook.page.locator(".mlx-bert-pause").focus()
+    notebook.python("result = run.result()")
+    until(lambda: notebook.output(1).locator("img").count() == 1, "the last picture")
+    assert max(max(place) - min(place) for place in zip(*seen, strict=True)) <= 1, seen
+    card, picture = tops(notebook, ".mlx-bert-card", "img")
+    assert abs(card - slot[0]) <= 3 and abs(picture - seen[0][1]) <= 8, "the card is where the controls were"
+    assert notebook.page.evaluate("() => !!document.activeElement.closest('.jp-OutputArea')"), "the focus stays there"
+    assert "0:" in notebook.text(1) and "result.json" in notebook.text(1)
+
+
+def test_a_value_under_the_pointer_and_zoom(open_notebook):
+    notebook = begin(open_notebook, "hover", START)
+    notebook.click("Pause")
+    notebook.page.get_by_role("button", name="Resume").wait_for()
+    chart = notebook.output(1).locator(".mlx-bert-plot").first
+    over = chart.locator(".u-over")
+    over.hover(position={"x": 60, "y": 60})
+    readout = chart.locator(".mlx-bert-readout")
+    until(lambda: re.search(r"update \d+.*each 0\.\d+", readout.inner_text(), re.S), "a value under the pointer")
+    box = over.bounding_box()
+    whole = notebook.output(1).get_by_role("button", name="Whole run")
+    assert whole.is_disabled()
+    notebook.page.mouse.move(box["x"] + 40, box["y"] + 50)
+    notebook.page.mouse.down()
+    notebook.page.mouse.move(box["x"] + 140, box["y"] + 50, steps=5)
+    notebook.page.mouse.up()
+    until(lambda: whole.is_enabled(), "the zoom")
+    whole.click()
+    until(lambda: whole.is_disabled(), "the whole run")
+    notebook.output(1).get_by_label("Metric").select_option("accuracy")
+    until(lambda: "accuracy" in notebook.output(1).locator(".mlx-bert-middle .mlx-bert-readout").first.inner_text(),
+          "the other metric")
+    notebook.output(1).get_by_label("Log scale").check()
+    assert notebook.console == []
+
+
+def test_a_cell_that_is_run_again_asks(open_notebook):
+    notebook = begin(open_notebook, "again", START)
+    notebook.run(1, wait=False)
+    field = notebook.page.locator(".jp-Stdin-input")
+    field.wait_for()
+    field.fill("k")
+    field.press("Enter")
+    until(lambda: "nothing was started" in notebook.text(1), "the answer")
+    assert "Traceback" not in notebook.text(1)
+    assert notebook.value("len(__import__('mlx_bert_training').runs())") == 1
+    notebook.python("run.stop(); run.result()")
 
 
 def test_stop_after_the_epoch_by_keyboard(open_notebook):
@@ -142,14 +217,16 @@ result = trainer.train_with_cv()
 
 def test_a_cross_validation_has_one_board_and_leaves_a_picture(open_notebook):
     notebook = begin(open_notebook, "folds", CV, trains="trainer.fold_runs")
-    until(lambda: "fold 2" in str(notebook.output(1).locator("svg").all_text_contents()), "the second fold")
-    assert len(re.findall("cross-validation", notebook.text(1))) == 1
+    until(lambda: "fold 2 of 3, " in notebook.text(1), "the second fold")
+    slots = notebook.output(1).locator("svg").all_text_contents()
+    assert any("fold 3: waiting" in slot for slot in slots) and notebook.output(1).get_by_role("progressbar").count() == 1
     notebook.click("Pause")
     notebook.page.get_by_role("button", name="Resume").wait_for()
     notebook.screenshot("cross-validation")
     notebook.click("Stop")
     notebook.wait(1)
-    assert "goes on from there" in notebook.text(1) and "Traceback" not in notebook.text(1)
+    assert "stopped in fold 2" in notebook.text(1) and "goes on from there" in notebook.text(1)
+    assert "Traceback" not in notebook.text(1)
     notebook.run(1, timeout=120)                            # goes on from there
     assert notebook.value("[len(trainer.fold_runs), trainer.fold_runs[0].skipped]") == [3, True]
     assert notebook.output(1).locator("img").count() == 1

@@ -108,7 +108,7 @@ def test_nested_decisions_by_hand():
 
 def test_a_threshold_that_is_needed_helps_and_noise_is_optimism():
     needed = search_threshold(binary(1000, offset=3), "f1")
-    assert needed.gain.mean > 0.1 and needed.gain.sigma > 2
+    assert needed.gain.mean > 0.1 and needed.gain.clear
     flattery, gains = [], []
     for seed in range(12):
         r = np.random.default_rng(seed)

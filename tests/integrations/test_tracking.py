@@ -359,7 +359,7 @@ def test_no_secret_leaves(place, monkeypatch):
 
 @pytest.mark.parametrize("value, expected", [
     ({"password": "", "passwords_seen": 3, "pad_token_id": 0, "a.secret": [1, 2]},
-     {"password": "", "passwords_seen": 3, "pad_token_id": "***", "a.secret": "***"}),
+     {"password": "", "passwords_seen": 3, "pad_token_id": 0, "a.secret": "***"}),
     ("postgresql://ada:x@host/db", "postgresql://***@host/db"), (["ghp_" + "a" * 36], ["***"]), (1.5, 1.5),
     ("read at me@example.com", "read at me@example.com")])
 def test_redact(value, expected): assert redact(value) == expected

@@ -25,10 +25,10 @@ from mlx_bert_training.kaggle.connection import (
     KaggleRulesError,
     KaggleUnavailableError,
     RetryPolicy,
-    Secrets,
     credential_places,
     no_credentials,
 )
+from mlx_bert_training.secrets import Secrets
 
 IDS = [str(i) for i in range(30)]
 FILES = {"train.csv": b"id,text,target\n" + b"".join(b"%d,word %d,%d\n" % (i, i, i % 2) for i in range(2000)),

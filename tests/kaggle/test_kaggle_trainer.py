@@ -385,7 +385,7 @@ def test_a_member_that_is_clearly_better_is_submitted_instead_of_the_ensemble(fi
 def test_an_ensemble_that_was_demanded_is_submitted_with_a_word_of_caution(files):
     trainer, result = member_against(files, "always")
     assert result.combined.alone is None and result.oof is result.ensemble.oof
-    caution = "voting of always and linear although linear alone is better by"
+    caution = "voting of always and linear although linear alone has a gain"
     assert f"submitted: {caution}" in str(result) and "(ensemble_keep: always)" in str(result)
     submission = trainer.create_submission()
     assert caution in submission.entry.message

@@ -116,9 +116,10 @@ def test_summary_of_a_score_to_minimise(ledger):
         ledger.append(entry(cv, public, error=0.005, ref=ref))
     summary = ledger.summary(maximize=False)
     assert (summary.best_cv, summary.best_public, summary.n) == (0.12, 0.13, 3)
-    assert summary.sigmas == pytest.approx(0.01 / math.hypot(0.005, 0.005))
+    error = math.hypot(0.005, 0.005)
+    assert summary.apart == pytest.approx((0.01 - 1.96 * error, 0.01 + 1.96 * error))
     assert summary.expected and summary.expected[0] < 0.13 < summary.expected[1]
-    assert "1.4 sigma apart: too close to call" in str(summary)
+    assert "-0.00386 to +0.02386 better than the next: too little to tell" in str(summary)
     assert ledger.summary(cv=0.14).cv == 0.14
 
 

@@ -31,6 +31,9 @@ CASES: dict[str, dict[str, Any]] = {
     "bce_smooth": dict(name="bce", task=MULTILABEL, class_weights=W, label_smoothing=0.1),
     "mse": dict(name="auto", task=REGRESSION),
     "mae": dict(name="mae", task=REGRESSION),
+    "pinball": dict(name="pinball", task=REGRESSION, options={"quantile": 0.9}),
+    "cumulative": dict(name="auto", task="ordinal_regression"),
+    "cumulative_weighted": dict(name="cumulative", task="ordinal_regression", class_weights=[*W, 1.0]),
     "huber": dict(name="huber", task=REGRESSION, huber_delta=0.7),
 }
 

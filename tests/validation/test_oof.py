@@ -78,8 +78,9 @@ def test_gain_is_paired_and_positive_when_better():
     better = compare(score("auc", 0.8, 0.7, 0.9), score("auc", 0.7, 0.6, 0.8))
     assert better.mean == pytest.approx(0.1) and better.standard_error < 1e-9
     assert compare(score("rmse", 1, 2, 3), score("rmse", 2, 2, 5)).values == (1, 0, 2)
-    assert compare(score("rmse", 1, 2, 3), score("rmse", 2, 2, 5)).sigma == pytest.approx(math.sqrt(3))
-    assert compare(score("auc", 1, 1, 1), score("auc", 1, 1, 1)).sigma == 0
+    gain = compare(score("rmse", 1, 2, 3), score("rmse", 2, 2, 5))
+    assert gain.standard_error == pytest.approx(math.sqrt(1 / 3 + 1 / 2)) and not gain.clear
+    assert compare(score("auc", 1, 1, 1), score("auc", 1, 1, 1)).verdict == "no difference"
     with pytest.raises(DataError, match="not scored alike"): compare(score("auc", 1, 1, 1), score("f1", 1, 1, 1))
 
 

@@ -19,7 +19,7 @@ from mlx_bert_training.core.state import TrainerState
 from mlx_bert_training.core.steering import Intervention
 from mlx_bert_training.errors import MissingExtraError, TrainingError
 from mlx_bert_training.tasks.task import get_task
-from mlx_bert_training.widgets import DashboardCallback, board, controls, dashboard
+from mlx_bert_training.widgets import DashboardCallback, board, controls, dashboard, folds
 from mlx_bert_training.widgets.charts import Chart, Line, chart_svg, decimate, log_ticks, round_ticks, tick_text
 from mlx_bert_training.widgets.controls import ControlPanel, clicks_are_heard, someone_may_look
 from mlx_bert_training.widgets.recorder import Recorder, Track
@@ -146,7 +146,7 @@ def test_speed_leaves_out_what_was_no_training():
         state.tokens, state.seconds = state.step * 100, state.step * 0.1 + 50 * (state.step > 20)
         if state.step == 21: recorder.interrupted()
         recorder.note(SimpleNamespace(meter=SimpleNamespace(loss=1.0, norm=1.0)), state)
-    assert np.allclose(recorder.speed.y, 1000) and len(recorder.speed) == 3
+    assert np.allclose(recorder.speed.y, 1000) and len(recorder.speed) == 9
 
 
 def test_speed_is_measured_however_often_there_is_an_evaluation():
@@ -205,15 +205,18 @@ def test_it_is_drawn_while_it_trains_and_ends_as_a_picture(tmp_path, outputs):
     callback.share = 10.0       # of the time: every update is drawn
     trainer = make(tmp_path, callback)
     trainer.train(ToyLoader(), ToyLoader(seed=1))
-    shown, below = outputs
+    top, below, shown, tables = outputs
     live = [bundle["text/html"] for bundle, _ in shown.shown if "text/html" in bundle]
     assert len(live) > 15 and all(html.count("<svg") == 5 for html in live[1:])
-    for html in live: Tags(html)
+    for html in [*live, *(bundle["text/html"] for bundle, _ in [*top.shown, *tables.shown])]: Tags(html)
+    phases = {re.search("role='status'>([^<]*)", bundle["text/html"])[1] for bundle, _ in top.shown}
+    assert {"training", "evaluating 1/5", "evaluating 5/5", "finished (all planned updates are done)"} <= phases
     last, metadata = shown.shown[-1]
     assert base64.b64decode(last["image/png"]).startswith(b"\x89PNG") and "loss" in metadata["image/png"]["alt"]
-    table = below.shown[-1][0]["text/html"]
-    Tags(table)
-    assert len(below.shown) == 2 and "hardest rows" in table and "finished (all planned updates are done)" in table
+    table, card = tables.shown[-1][0]["text/html"], below.shown[-1][0]["text/html"]
+    Tags(card)
+    assert len(below.shown) == 2 and "hardest rows" in table and "the best weights" in card and "result.json" in card
+    assert table.index("★") < table.index("<td", table.index("★")), "the best has the first row"
     assert not trainer.control.listeners
 
 
@@ -228,8 +231,8 @@ def test_the_last_picture_of_other_tasks(tmp_path, outputs, head):
     trainer.outputs = Outputs(rng.normal(size=(40, width)), labels, np.arange(40), 0.5)
     trainer.model = SimpleNamespace(label_names=["a", "b", "c"])
     report = board.error_report(trainer)
-    assert board.final_figure(board.run_charts(Recorder(), TrainerState(), None), report)._repr_png_()
-    Tags(board.final_html(Progress(), report))
+    assert board.final_figure(board.run_charts(Recorder(), TrainerState()), report)._repr_png_()
+    Tags(board.final_html(Progress(), [], report))
 
 
 def test_texts_of_the_hardest_rows_are_those_of_the_rows(tmp_path, outputs):
@@ -263,8 +266,8 @@ def test_an_error_leaves_the_picture_and_its_name(tmp_path, outputs):
         def on_step_end(self, trainer, state):
             if state.step == 4: raise TrainingError("<enough>")
     with pytest.raises(TrainingError): make(tmp_path, Fails(), DashboardCallback("notebook")).train(ToyLoader())
-    assert "image/png" in outputs[0].shown[-1][0]
-    assert "stopped (TrainingError: &lt;enough&gt;)" in outputs[1].shown[-1][0]["text/html"]
+    assert "image/png" in outputs[2].shown[-1][0]
+    assert "stopped (TrainingError: &lt;enough&gt;)" in outputs[0].shown[-1][0]["text/html"]
 
 
 def test_without_matplotlib_the_last_live_frame_stays(tmp_path, outputs, monkeypatch):
@@ -272,6 +275,7 @@ def test_without_matplotlib_the_last_live_frame_stays(tmp_path, outputs, monkeyp
     monkeypatch.setattr(dashboard, "final_figure", missing)
     make(tmp_path, DashboardCallback("notebook", interval=9)).train(ToyLoader(), ToyLoader(seed=1))
     assert "finished (all" in outputs[0].shown[-1][0]["text/html"] and "15 / 15" in outputs[0].shown[-1][0]["text/html"]
+    assert "<svg" in outputs[2].shown[-1][0]["text/html"]
 
 
 def test_no_dashboard_gives_the_plain_bar(tmp_path, outputs, capsys):
@@ -332,7 +336,7 @@ def test_a_panel_has_words_for_places_without_widgets():
 def test_every_button_asks_for_what_it_says():
     control = RunControl()
     panel = ControlPanel(control)
-    buttons = {b.description: b for b in [*panel.box.children[1].children, panel.set_rate]}
+    buttons = {button.description: button for button in panel.buttons}
     assert all(button.tooltip for button in buttons.values())
     buttons["Stop after epoch"].click()
     buttons["Stop, keep best"].click()
@@ -342,15 +346,69 @@ def test_every_button_asks_for_what_it_says():
     buttons["Checkpoint"].click()
     assert control.take("checkpoint")
     for text in ("", "-1", "nan", "1e-5x"):
-        panel.rate.value = text
+        panel.rate.field.value = text
         buttons["Set"].click()
         assert "role='alert'" in panel.message.value and not control.take("learning_rate")
 
 
-def test_a_cross_validation_can_be_paused_and_stopped_and_nothing_else():
+def test_a_cross_validation_is_steered_as_one_run_but_for_the_choice_of_weights():
     panel = ControlPanel(RunControl(), cross_validation=True)
-    names = [child.description for child in panel.box.children[1].children if hasattr(child, "icon")]
-    assert names == ["Pause", "Stop"]
+    names = [button.description for button in panel.buttons]
+    assert names == ["Pause", "Checkpoint", "Stop after epoch", "Stop now", "Set"]
+
+
+def test_enter_sets_the_rate_and_a_great_change_is_asked_about():
+    control = RunControl()
+    panel = ControlPanel(control)
+    panel.refresh(rate=2e-5)
+    assert "now 2e-05" in panel.rate.present.value
+    panel.rate.field.value = "2e-3"
+    enter = {"event": "submit"}
+    panel.rate.field._handle_custom_msg(enter, [])
+    assert not control.take("learning_rate") and "100 times more than now" in panel.message.value
+    panel.rate.field._handle_custom_msg(enter, [])
+    assert [request.value for request in control.take("learning_rate")] == [2e-3]
+
+
+def test_a_resumed_run_shows_its_whole_past_and_what_old_best_weights_get_wrong(tmp_path, outputs):
+    class Worse(Callback):
+        def on_evaluate_end(self, trainer, state): state.metrics["eval_loss"] = float(state.step)
+    class Ends(Callback):
+        def on_step_end(self, trainer, state):
+            if state.step == 5: trainer.control.checkpoint()
+            if state.step == 8: trainer.control.stop()
+    options = {"eval_strategy": "steps", "eval_steps": 5, "load_best_at_end": True}
+    first = make(tmp_path, Worse(), Ends(), **options)
+    stopped = first.train(ToyLoader(), ToyLoader(seed=1))
+    again = make(tmp_path, Worse(), DashboardCallback("notebook"), **options)
+    result = again.train(ToyLoader(), ToyLoader(seed=1), resume_from=stopped.last_checkpoint)
+    assert result.best_step == 5 and result.weights == "best" and again.outputs is None
+    assert "hardest rows" in outputs[3].shown[-1][0]["text/html"]
+    assert board.error_report(again).targets.shape == (40,)
+
+
+def test_the_past_of_a_run_is_drawn():
+    recorder = Recorder()
+    recorder.recall([{"step": 2, "loss": 1.0, "grad_norm": 2.0}, {"step": 2, "eval_loss": 1.0}, {"step": 4, "loss": 0.5}])
+    assert recorder.loss.x.tolist() == [2, 4] and len(recorder.smooth) == 2 and recorder.norm.y.tolist() == [2.0]
+
+
+def test_the_speed_of_a_fast_model_is_that_of_its_updates():
+    recorder, state = Recorder(), TrainerState()
+    for state.step in range(1, 41):         # 1,000 tokens in 10 ms, and an evaluation of a second after each tenth
+        state.tokens += 1000
+        state.seconds += 0.01 + (1.0 if state.step % 10 == 1 else 0.0)
+        recorder.note(SimpleNamespace(meter=SimpleNamespace(loss=0.5, norm=1.0)), state)
+        if state.step % 10 == 0: recorder.interrupted()
+    assert recorder.now == pytest.approx(100_000) and recorder.speed.y == pytest.approx(100_000)
+
+
+def test_folds_have_a_slot_from_the_start():
+    slots = [folds.FoldSlot(f"fold {i}") for i in range(1, 6)]
+    assert [chart.title for chart in folds.fold_charts(slots)][4] == "fold 5: waiting"
+    slots[0].began, slots[0].score = True, 0.75
+    assert folds.cv_status(slots, Progress(), "cv", "auc").figures["mean auc"] == "0.7500"
+    Tags(folds.score_strip(slots, "auc"))
 
 
 # --- a real kernel
@@ -376,11 +434,12 @@ def test_a_headless_notebook_keeps_its_plots(tmp_path, run):
     kept = nbformat.read(path, as_version=4).cells[0].outputs
     assert not [output for output in kept if output.output_type in ("error", "stream")]
     kinds = [set(output.data) for output in kept]
-    assert kinds == [{"image/png", "text/plain"}, {"text/html", "text/plain"}]
+    table = {"text/html", "text/plain"}
+    assert kinds == [table, table, {"image/png", "text/plain"}, table]
     assert re.search(r"15 of 15 updates", kept[1].data["text/html"])
 
 
 def test_marks_of_what_was_done_are_in_the_charts():
-    charts = board.run_charts(Recorder(), TrainerState(total_steps=10), None, [
+    charts = board.run_charts(Recorder(), TrainerState(total_steps=10), (), [
         Intervention(3, "learning_rate", 1e-5, "button"), Intervention(4, "resume")])
     assert charts[0].marks == [(3.0, "update 3: learning rate 1e-05, by button")]

@@ -18,6 +18,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ...errors import unknown_name
+from ...files import refusals, write_text
 from ..layers import ModelError
 from ..ops import dropout
 from ..text_model import TextModel, at, place
@@ -219,16 +220,18 @@ def save_adapter(
     settings, layers = getattr(model, "adapter", None), adapted(model)
     if not isinstance(settings, LoraOptions) or not layers: raise ModelError("the model has no adapter to save")
     folder, base = Path(folder).expanduser(), model.report.folder
-    folder.mkdir(parents=True, exist_ok=True)
     task = "SEQ_CLS" if model.head_spec else "FEATURE_EXTRACTION"
     config = {"peft_type": "LORA", "task_type": task, "r": settings.rank, "lora_alpha": settings.alpha,
               "lora_dropout": settings.dropout, "use_dora": settings.use_dora,
               "target_modules": list(layers), "modules_to_save": new_parts(model), "bias": "none",
               "fan_in_fan_out": False, "inference_mode": True, "base_model_name_or_path": str(base) if base else None}
     described = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    (folder / "adapter_config.json").write_text(described, encoding="utf-8")
+    write_text(folder / "adapter_config.json", described)
     tensors = {_peft_name(name): value for name, value in adapter_weights(model).items()}
-    mx.save_safetensors(str(folder / "adapter_model.safetensors"), tensors, metadata={"format": "pt"})
+    with refusals(folder):
+        part = folder / ".adapter_model.draft.safetensors"      # MLX adds the ending where another one stands
+        mx.save_safetensors(str(part), tensors, metadata={"format": "pt"})
+        part.replace(folder / "adapter_model.safetensors")
     return folder
 
 

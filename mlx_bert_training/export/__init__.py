@@ -1,0 +1,1 @@
+"""Finished models in other forms: ONNX files, and folders for the Hugging Face hub."""

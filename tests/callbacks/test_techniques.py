@@ -1,0 +1,178 @@
+"""Techniques of training: each changes a run, goes on bit for bit after a kill, and does what its formula says."""
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from toys import ToyLoader, ToyModel, toy_config
+
+from mlx_bert_training.callbacks import FGM, Callback, ExponentialAverage, ModelCheckpoint, NonFinite, create_callback
+from mlx_bert_training.callbacks.base import CallbackError
+from mlx_bert_training.callbacks.soup import averaged
+from mlx_bert_training.core.base import Trainer
+from mlx_bert_training.core.step import Passes, batch_arrays
+from mlx_bert_training.core.weights import model_weights
+from mlx_bert_training.errors import TrainingError
+
+TECHNIQUES = [
+    {"type": "ema", "decay": 0.9}, {"type": "swa", "start": 0.3, "every": 2}, {"type": "greedy_soup"},
+    {"type": "fgm", "parameters": "embedding", "start": 0.5}, {"type": "awp", "eps": 0.1, "lr": 1.0, "start": 1},
+    {"type": "rdrop", "alpha": 2.0}, {"type": "neftune", "modules": "embedding$"},
+    {"type": "mixout", "parameters": "hidden.weight"}, {"type": "nonfinite", "policy": "rollback", "every": 2},
+]
+KINDS = [entry["type"] for entry in TECHNIQUES]
+
+
+class Breaks(Callback):
+    order = 100
+
+    def __init__(self, step): self.step = step
+
+    def on_batch_begin(self, trainer, state):
+        if state.step == self.step: raise KeyboardInterrupt
+
+
+class Spoilt(ToyLoader):
+    "A loader in which one batch of each epoch is no number."
+    spoilt = (2,)
+
+    def batches(self, epoch, start=0):
+        for number, batch in enumerate(super().batches(epoch, start), start):
+            if number in self.spoilt: batch = {**batch, "example_weight": batch["example_weight"] * math.nan}
+            yield batch
+
+
+def run(tmp_path, name, technique=None, breaks=None, resume=None, loader=None, **settings):
+    config = toy_config(tmp_path, run_name=name, **{"num_epochs": 4, "gradient_accumulation_steps": 2, **settings})
+    callbacks = [ModelCheckpoint("steps", 2)]
+    if technique: callbacks.append(create_callback(technique))
+    if breaks: callbacks.append(Breaks(breaks))
+    trainer = Trainer(ToyModel(dropout=0.3), config, callbacks=callbacks)
+    result = trainer.train(loader or ToyLoader(), ToyLoader(seed=1), resume_from=resume)
+    return trainer, result
+
+
+def same(a, b): return a.keys() == b.keys() and all(mx.array_equal(a[name], b[name]).item() for name in a)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=KINDS)
+def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, technique, compiled):
+    settings = {"load_best_at_end": technique["type"] == "greedy_soup", "compile": compiled}
+    if technique["type"] == "nonfinite": settings["loader"] = Spoilt()
+    whole, expected = run(tmp_path, "whole", technique, **settings)
+    with pytest.raises(KeyboardInterrupt): run(tmp_path, "broken", technique, breaks=7, **settings)
+    resumed, found = run(tmp_path, "broken", technique, resume="latest", **settings)
+    assert same(model_weights(whole.model), model_weights(resumed.model))
+    assert expected.metrics == found.metrics and whole.state.learning_rate_factor == resumed.state.learning_rate_factor
+    assert whole.callbacks.state_dict().keys() == resumed.callbacks.state_dict().keys()
+    assert same(whole.callbacks.array_state(), resumed.callbacks.array_state())
+
+
+@pytest.mark.parametrize("technique", [t for t in TECHNIQUES if t["type"] not in ("greedy_soup", "nonfinite")],
+                         ids=[kind for kind in KINDS if kind not in ("greedy_soup", "nonfinite")])
+def test_each_changes_what_is_learnt(tmp_path, technique):
+    plain, _ = run(tmp_path, "plain", load_best_at_end=False)
+    with_it, result = run(tmp_path, "with", technique, load_best_at_end=False)
+    assert not same(model_weights(plain.model), model_weights(with_it.model))
+    assert math.isfinite(result.metrics["eval_loss"])
+    assert with_it.averaged_weights() is None       # what predicts after the run is the model
+
+
+def test_before_its_start_a_technique_changes_nothing(tmp_path):
+    plain, _ = run(tmp_path, "plain", num_epochs=2, load_best_at_end=False)
+    later, _ = run(tmp_path, "later", {"type": "awp", "start": 2}, num_epochs=2, load_best_at_end=False)
+    assert same(model_weights(plain.model), model_weights(later.model))
+
+
+def test_fgm_adds_the_gradient_at_the_moved_embeddings():
+    model, loss = ToyModel(), lambda logits, labels: (nn.losses.cross_entropy(logits, labels), mx.ones(len(labels)))
+    arrays = batch_arrays(next(iter(ToyLoader())))
+    start = dict(tree_flatten(model.trainable_parameters()))
+    plain = Passes(model, loss)
+    clean, _, _ = plain.gradient(model.trainable_parameters(), arrays)
+    slope = clean["embedding"]["weight"]
+    moved = model.trainable_parameters()
+    moved["embedding"]["weight"] = start["embedding.weight"] + 0.5 * slope / mx.linalg.norm(slope)
+    other, _, _ = plain.gradient(moved, arrays)
+    both, total, weight = Passes(model, loss, techniques=[FGM(0.5, "embedding")]).gradient(
+        model.trainable_parameters(), arrays)
+    for (name, found), (_, a), (_, b) in zip(*map(tree_flatten, (both, clean, other)), strict=True):
+        assert mx.allclose(found, a + b, atol=1e-4), name
+    assert weight.item() == 8 and same(start, model_weights(model))
+
+
+def test_techniques_stand_round_one_another(tmp_path):
+    config = toy_config(tmp_path, num_epochs=1, load_best_at_end=False, compile=True)
+    callbacks = [create_callback(entry) for entry in TECHNIQUES]
+    result = Trainer(ToyModel(dropout=0.3), config, callbacks=callbacks).train(ToyLoader(), ToyLoader(seed=1))
+    assert math.isfinite(result.metrics["eval_loss"])
+
+
+def test_a_moving_average_is_what_is_evaluated_and_kept(tmp_path):
+    class Watches(Callback):
+        seen: list = []
+        def on_evaluate_end(self, trainer, state): self.seen.append(trainer.evaluation_weights())
+
+    config = toy_config(tmp_path, num_epochs=2, load_best_at_end=False)
+    ema, watches = ExponentialAverage(0.9), Watches()
+    trainer = Trainer(ToyModel(), config, callbacks=[ema, watches])
+    trainer.train(ToyLoader(), ToyLoader(seed=1))
+    assert same(dict(watches.seen[-1]), model_weights(trainer.model)) and ema.count == 10
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_a_bad_batch_counts_for_nothing(tmp_path, policy):
+    spoilt = {"type": "nonfinite", "policy": policy, "every": 3}
+    settings = {"num_epochs": 2, "gradient_accumulation_steps": 1, "load_best_at_end": False,
+                "optimizer.type": "sgd", "optimizer.weight_decay": 0.0, "optimizer.momentum": 0.0}
+    trainer, result = run(tmp_path, policy, spoilt, loader=Spoilt(), **settings)
+    callback = trainer.callbacks.find(NonFinite)
+    assert callback.skipped == 2 and math.isfinite(result.metrics["eval_loss"])
+    assert all(math.isfinite(row["loss"]) for row in result.history if "loss" in row)
+    assert trainer.state.learning_rate_factor == (1.0 if policy == "skip" else 0.25)
+    if policy == "skip": return
+    with pytest.raises(TrainingError, match="gradient norm is nan"): run(tmp_path, "stop", loader=Spoilt(), **settings)
+
+
+def test_a_run_that_is_bad_throughout_stops_all_the_same(tmp_path):
+    loader = Spoilt()
+    loader.spoilt = tuple(range(99))
+    with pytest.raises(TrainingError, match="were not finite"):
+        run(tmp_path, "bad", {"type": "nonfinite"}, loader=loader, gradient_accumulation_steps=1)
+
+
+def test_a_soup_is_kept_only_where_it_is_better(tmp_path):
+    trainer, result = run(tmp_path, "soup", {"type": "greedy_soup", "top": 4}, load_best_at_end=True,
+                          learning_rate=0.05, num_epochs=6)
+    plain, best = run(tmp_path, "plain", load_best_at_end=True, learning_rate=0.05, num_epochs=6)
+    assert result.metrics["eval_loss"] <= best.metrics["eval_loss"]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(result.metrics["eval_loss"])
+    with pytest.raises(CallbackError, match="differ in b"): averaged([{}, {"b": mx.ones(1)}])
+
+
+@pytest.mark.parametrize(("spec", "said"), [
+    ({"type": "ema", "decay": 1.5}, "decay is 1.5"), ({"type": "swa", "start": 1}, "start is 1"),
+    ({"type": "fgm", "eps": 0}, "eps is 0"), ({"type": "awp", "lr": -1}, "lr is -1"),
+    ({"type": "mixout", "p": 1}, "p is 1"),
+    ({"type": "rdrop", "alpha": 0}, "alpha is 0"), ({"type": "neftune", "alpha": 0}, "alpha is 0"),
+    ({"type": "greedy_soup", "top": 1}, "top is 1"), ({"type": "nonfinite", "policy": "hope"}, "policy is 'hope'")])
+def test_wrong_arguments_are_refused(spec, said):
+    with pytest.raises(CallbackError, match=said): create_callback(spec)
+
+
+@pytest.mark.parametrize("technique", ["fgm", "neftune", "mixout"])
+def test_a_pattern_that_fits_nothing_is_an_error_before_the_first_update(tmp_path, technique):
+    with pytest.raises(CallbackError, match="say with"): run(tmp_path, "none", {"type": technique})
+
+
+def test_distances_do_not_depend_on_the_rows_beside():
+    from mlx_bert_training.callbacks.rdrop import DISTANCES
+    rng = np.random.default_rng(0)
+    a, b = (mx.array(rng.normal(size=(4, 3)).astype(np.float32)) for _ in range(2))
+    for distance in DISTANCES.values():
+        whole = distance(a, b)
+        assert whole.shape == (4,) and (whole > 0).all() and mx.allclose(whole, distance(b, a), atol=1e-6)
+        assert mx.allclose(whole[1:2], distance(a[1:2], b[1:2]))

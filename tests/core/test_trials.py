@@ -1,0 +1,85 @@
+"""Trials before a run: few batches, one batch by heart, the rate, the batch size, and classes drawn evenly."""
+import mlx.core as mx
+import numpy as np
+import pytest
+from toys import ToyLoader, ToyModel, toy_config
+
+from mlx_bert_training.core.base import Trainer
+from mlx_bert_training.core.trials import FirstBatches, LearningRateSweep, find_batch_size, find_learning_rate
+from mlx_bert_training.core.weights import model_weights
+from mlx_bert_training.data.loader import BucketedLoader, TextDataset
+from mlx_bert_training.data.tokenization import Encoded
+from mlx_bert_training.declaration.load import load_config
+from mlx_bert_training.declaration.problems import ConfigError
+from mlx_bert_training.errors import MLXBertError
+
+
+def test_a_fast_run_does_few_updates_and_saves_nothing(tmp_path):
+    config = toy_config(tmp_path, fast_dev_run=2, save_strategy="epoch", save_best_only=True,
+                        gradient_accumulation_steps=2)
+    trainer = Trainer(ToyModel(), config)
+    result = trainer.train(ToyLoader(), ToyLoader(seed=1))
+    assert result.steps == 2 and "eval_loss" in result.metrics
+    assert len(trainer.val_loader) == 2 and trainer.state.examples == 32
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert load_config(tmp_path / "toy" / "config.yaml").training == config.training
+
+
+def test_one_batch_is_learnt_by_heart(tmp_path):
+    config = toy_config(tmp_path, overfit_batches=1, num_epochs=60, learning_rate=0.05)
+    result = Trainer(ToyModel(), config).train(ToyLoader(), ToyLoader(seed=1))
+    assert result.steps == 60 and result.metrics["eval_loss"] < 0.01 and result.metrics["eval_accuracy"] == 1
+
+
+def test_first_batches_go_on_in_the_middle():
+    few = FirstBatches(ToyLoader(), 3)
+    assert len(few) == 3 and few.num_examples == 24 and len(list(few.batches(1, 1))) == 2
+    assert np.array_equal(list(few.batches(1, 2))[0]["input_ids"], list(ToyLoader().batches(1))[2]["input_ids"])
+    assert np.array_equal(few.labels, ToyLoader().labels)
+
+
+def test_the_sweep_finds_a_rate_and_leaves_the_trainer_as_it_was(tmp_path):
+    trainer = Trainer(ToyModel(), toy_config(tmp_path))
+    trainer.train_loader, trainer.val_loader = ToyLoader(), ToyLoader(seed=1)
+    before = model_weights(trainer.model)
+    sweep = find_learning_rate(trainer, 1e-5, 10, updates=60)
+    assert 1e-4 < sweep.suggestion < 3 and len(sweep.rates) <= 60
+    assert all(mx.array_equal(before[name], value) for name, value in model_weights(trainer.model).items())
+    assert sweep.rates == find_learning_rate(trainer, 1e-5, 10, updates=60).rates
+    assert trainer.train(ToyLoader(), ToyLoader(seed=1)).steps == 15
+    with pytest.raises(MLXBertError, match="have to grow"): find_learning_rate(trainer, 1, 1)
+    assert LearningRateSweep([1e-3, 1e-2, 1e-1], [1.0, 2.0, 3.0]).suggestion is None
+
+
+def test_the_batch_size_follows_the_limit(tmp_path):
+    trainer = Trainer(ToyModel(), toy_config(tmp_path))
+    trainer.train_loader = ToyLoader()
+    before = model_weights(trainer.model)
+    found = find_batch_size(trainer, limit=1e8)
+    assert found.per_example > 0 and found.fixed > 0
+    assert found.fixed + found.largest * found.per_example <= 1e8 < found.fixed + 2 * found.largest * found.per_example
+    assert all(mx.array_equal(before[name], value) for name, value in model_weights(trainer.model).items())
+
+
+def balanced_loader(labels, **options):
+    n = len(labels)
+    texts = Encoded(np.arange(n, dtype=np.int32), np.zeros(n, np.uint8), np.arange(n + 1), np.zeros(n, bool))
+    return BucketedLoader(TextDataset(texts, np.asarray(labels)), 10, shuffle=True, balanced=True, **options)
+
+
+def test_balanced_epochs_draw_each_class_as_often_and_repeat_by_seed_and_epoch():
+    loader = balanced_loader([0] * 190 + [1] * 10)
+    drawn = [np.concatenate([batch["labels"] for batch in loader.batches(epoch)]) for epoch in (0, 1, 0)]
+    assert 0.4 < drawn[0].mean() < 0.6 and len(drawn[0]) == 200
+    assert np.array_equal(drawn[0], drawn[2]) and not np.array_equal(drawn[0], drawn[1])
+    later = np.concatenate([batch["labels"] for batch in loader.batches(0, 5)])
+    assert np.array_equal(later, drawn[0][50:])
+    assert loader.subset(np.arange(180, 200)).balanced and not loader.subset(np.arange(20), shuffle=False).balanced
+
+
+def test_balanced_sampling_is_declared_for_classes_only():
+    assert load_config({"data": {"sampling": "balanced"}}).data.sampling == "balanced"
+    with pytest.raises(ConfigError, match="no single class a row"):
+        load_config({"data": {"sampling": "balanced"}, "model": {"head_type": "regression"}})
+    with pytest.raises(ConfigError, match="shuffle_train is false"):
+        load_config({"data": {"sampling": "balanced", "shuffle_train": False}})

@@ -1,0 +1,44 @@
+"""Jobs that workers can import: they wait, fail, die, or write down that they were done."""
+import os
+import signal
+import time
+from pathlib import Path
+
+from mlx_bert_training.core.control import RunStopped
+
+
+class Counted:
+    "Takes a while, and writes a line into a file each time it is done to its end."
+
+    def __init__(self, folder, number, seconds=0.0):
+        self.folder, self.number, self.seconds = Path(folder), number, seconds
+
+    def run(self, control=None):
+        control.report({"step": 1, "pid": os.getpid()})
+        time.sleep(self.seconds)
+        with (self.folder / f"done-{self.number}").open("a") as file: file.write("done\n")
+        return self.number ** 2
+
+
+class Threads:
+    def run(self, control=None): return os.environ["OPENBLAS_NUM_THREADS"]
+
+
+class Fails:
+    def run(self, control=None): raise KeyError("no such column")
+
+
+class Dies:
+    def run(self, control=None): os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Waits:
+    "Until it is asked to stop."
+
+    def run(self, control=None):
+        control.report({"step": 1})
+        heard = []
+        while not control.stop_wanted:
+            heard += [request.action for request in control.take("pause", "resume", "learning_rate")]
+            time.sleep(0.02)
+        raise RunStopped(f"heard {', '.join(heard)}")

@@ -1,0 +1,116 @@
+"""A search: spaces are checked, trials are kept and found again, and the best is scored on fresh folds."""
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import yaml
+from tiny_competition import declaration, write_files
+
+from mlx_bert_training import get_trainer_config
+from mlx_bert_training.cli import main
+from mlx_bert_training.declaration.problems import ConfigError
+from mlx_bert_training.search.section import seconds_of
+from mlx_bert_training.search.study import Objective, SearchError, StudyFolder, load_search, open_study, run_search
+
+optuna = pytest.importorskip("optuna", reason="the extra [search] is not installed")
+RATES = {"low": 1e-3, "high": 3e-2, "log": True}
+
+
+@pytest.fixture
+def source(tmp_path):
+    write_files(tmp_path)
+    return declaration(tmp_path, training={"num_epochs": 1}, search={
+        "trials": 4, "space": {"learning_rate": RATES, "model.pooling": {"choices": ["mean", "max"]}}})
+
+
+@pytest.mark.parametrize(("space", "message"), [
+    ({"optimizer.learning_rate": {"low": 1e-5, "high": 1e6}}, "does not fit: out of range"),
+    ({"optimizer.learning_rate": {"low": 1e-3, "high": 1e-5}}, "is not below high"),
+    ({"optimizer.learning_rate": {"low": 0, "high": 1e-5, "log": True}}, "log needs a low above 0"),
+    ({"scheduler.type": {"choices": ["cosin"]}}, "'cosin' does not fit"),
+    ({"scheduler.type": {"low": 1, "high": 2}}, "no number"), ({"lerning_rate": {"choices": [1]}}, "no section has"),
+    ({"training.num_epochs": {"low": 1, "high": 2.5}}, "2.5 does not fit"),
+    ({"optimizer.learning_rate": 3}, "expected {low"), ({"search.trials": {"low": 1, "high": 2}}, "no such option")])
+def test_spaces_are_checked_against_their_options(space, message):
+    with pytest.raises(ConfigError, match=message): get_trainer_config({"search": {"space": space}})
+
+
+def test_a_space_in_the_place_of_a_value_and_nothing_to_vary(source):
+    source["optimizer"] = {"learning_rate": RATES}
+    source["search"] = {"trials": 2}
+    assert load_search(source).search.space == {"optimizer.learning_rate": RATES}
+    source["optimizer"] = {"learning_rate": 1e-3}
+    with pytest.raises(SearchError, match="nothing is to be varied"): load_search(source)
+    with pytest.raises(ConfigError, match="no length of time"): get_trainer_config({"search": {"time": "soon"}})
+    assert seconds_of("1h 30m") == 5400
+
+
+def test_a_search_from_the_shell_and_again(source, tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(source))
+    assert main(["search", str(path), "--trials", "3", "--time", "5m"]) == 0
+    said = capsys.readouterr().out
+    assert "best of 3 trials: auc" in said and "on fresh folds" in said
+    folder = StudyFolder(tmp_path / "runs" / "search")
+    best = yaml.safe_load(folder.best.read_text())
+    assert 1e-3 <= best["optimizer"]["learning_rate"] <= 3e-2 and "search" not in best
+    for name in ("history", "parallel", "slice"): assert folder.plot(name).stat().st_size > 5000
+    result = run_search(path, trials=3)         # nothing is left to be done
+    assert len(result.trials) == 3 and result.fresh is not None and result.best == get_trainer_config(folder.best)
+    assert "<img" in result._repr_html_()
+
+
+def test_tokens_are_made_once(source, monkeypatch):
+    from mlx_bert_training.data import prepare
+    config, made = load_search(source), []
+    real = prepare.tiny_tokenizer
+    monkeypatch.setattr(prepare, "tiny_tokenizer", lambda texts: made.append(1) or real(texts))
+    folder = StudyFolder.of(config)
+    study = open_study(config, folder, "max")
+    study.optimize(Objective(config, folder, None), n_trials=2)
+    assert made == [1]
+
+
+def test_a_trial_that_falls_behind_is_given_up_with_its_mean_so_far(source):
+    source["kaggle"] |= {"cv_folds": 5, "cv_repeats": 2}
+    source["search"] = {"space": {"learning_rate": RATES}, "prune_below": 0.4}
+    config = load_search(source)
+    folder = StudyFolder.of(config)
+    study = open_study(config, folder, "max")
+    study.enqueue_trial({"learning_rate": 2e-2})
+    study.optimize(Objective(config, folder, None), n_trials=1)
+    class Worse(Objective):
+        def __call__(self, trial):
+            score = super().__call__(trial)
+            assert 0 < trial.user_attrs["folds"] < 10
+            return score
+    study.enqueue_trial({"learning_rate": 1e-3})
+    study.optimize(Worse(config, folder, None), n_trials=1)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_search_that_was_killed_goes_on_and_its_dead_trial_is_tried_again(source, tmp_path):
+    source["search"]["trials"] = 3
+    source["training"]["num_epochs"] = 40
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(source))
+    script = f"from mlx_bert_training.search.study import run_search\nrun_search({str(path)!r})"
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.DEVNULL)
+    folds = tmp_path / "runs" / "search"
+    until = time.monotonic() + 120
+    while not list(folds.glob("trial-*/folds/fold-0-0/predictions.npz")) and time.monotonic() < until: time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    config = load_search(path)
+    study = open_study(config, StudyFolder.of(config), "max")
+    assert [trial.state.name for trial in study.trials][-1] == "RUNNING"
+    dead = study.trials[-1].params
+    time.sleep(16)      # until it is taken for dead
+    result = run_search(path)
+    states = [trial.state.name for trial in result.study.trials]
+    assert states.count("COMPLETE") == 3 and states.count("FAIL") == 1 and "RUNNING" not in states
+    assert any(trial.params == dead for trial in result.study.trials if trial.state.name == "COMPLETE")
