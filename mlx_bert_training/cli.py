@@ -84,7 +84,7 @@ def explore(args: argparse.Namespace) -> None:
     if data is not None: refuse_overwriting(args.output, data.train_path, data.validation_path, data.test_path)
     print(explorer.save_html(args.output))
 
-
+# %% ../nbs/12_cli.ipynb #cdc65afd
 def ledger(args: argparse.Namespace) -> None:
     "Show the submissions with their CV and public scores, and what they say together."
     from mlx_bert_training.kaggle.ledger import Ledger

@@ -11,7 +11,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from .core.base import Trainer
@@ -34,14 +33,12 @@ from .kaggle.trainer import KaggleTrainer
 from .lease import Lease
 from .models.create import load_declared
 from .stages.results import CVResult
-from .tasks.metrics import metric_direction
 from .tasks.targets import TargetTransform
-from .validation.oof import OOF
-from .validation.scores import score_predictions
+from .validation.scores import compare
 
 # %% auto #0
-__all__ = ['save_for_prediction', 'compare_with_baselines', 'TrainingRun', 'run_training', 'gain_over', 'summary_lines',
-           'CompetitionRun', 'run_competition', 'FinishedModel', 'load', 'predict_file']
+__all__ = ['save_for_prediction', 'compare_with_baselines', 'TrainingRun', 'run_training', 'summary_lines', 'CompetitionRun',
+           'run_competition', 'FinishedModel', 'load', 'predict_file']
 
 # %% ../nbs/11_run.ipynb #6c8775ac
 def save_for_prediction(
@@ -116,27 +113,10 @@ def run_training(
     return TrainingRun(trainer, result, compare_with_baselines(trainer, result), trainer.folder.model, predictions)
 
 # %% ../nbs/11_run.ipynb #dae9b96e
-def gain_over(
-    model: OOF,         # out of fold
-    other: OOF,         # on the same rows
-    metric: str,
-    draws: int = 100,   # of rows, with replacement
-) -> tuple[float, float]:   # how much better the model is (positive is better), and the standard error of that
-    "A gain on all rows at once, with its error by [bootstrap](https://doi.org/10.1214/aos/1176344552) over the rows."
-    sign = 1 if metric_direction(metric) == "max" else -1
-    known, chance = np.flatnonzero(model.folds >= 0), np.random.default_rng(0)
-
-    def gain(rows: np.ndarray) -> float:
-        mine, theirs = (score_predictions(metric, oof.task, oof.predictions[rows], oof.targets[rows])
-                        for oof in (model, other))
-        return sign * (mine - theirs)
-    drawn = [gain(chance.choice(known, len(known))) for _ in range(draws)]
-    return gain(known), float(np.nanstd(drawn, ddof=1))
-
-# %% ../nbs/11_run.ipynb #84160202
 def summary_lines(
     result: CVResult,
     submission: Path | None = None,     # the file, if there are test rows
+    name: str = "",                     # of the model, if the run's says less
 ) -> dict[str, str]:                    # by what they are about
     "What a competition's run came to, for someone who has never seen one."
     metric, folds, place = result.metric, result.folds.n_folds, result.output_dir
@@ -145,12 +125,11 @@ def summary_lines(
     lines = {"score": f"{metric} {result.mean:.4f} ± {result.standard_error:.4f} over {folds} folds, "
                       "on rows that were not trained on"}
     if other is not None:
-        gain, error = gain_over(mine, other, metric)
-        word = "better" if gain > 0 else "worse"
-        noise = "more than two errors: not noise" if abs(gain) > 2 * error else "less than two errors: may be noise"
+        gain = compare(own, other.score(metric))
         simple = other.score(metric).pooled
-        lines["won"] = f"{mine.name} has {own.pooled:.4f}, {other.name} {simple:.4f} on all rows at once"
-        lines["sure"] = f"{abs(gain):.4f} {word}, with an error of {error:.4f}; {noise}"
+        lines["won"] = f"{name or mine.name} has {own.pooled:.4f}, {other.name} {simple:.4f} on all rows at once"
+        lines["sure"] = (f"{gain.mean:+.4f} ± {gain.row_error:.4f} for other rows like these; "
+                         f"for other training rows too, by {folds} folds: {gain.verdict}")
     written = f"{submission.name} (checked), " if submission is not None else ""
     lines["files"] = f"{place}: {written}cv.json, cv.png, folds/*/model"
     lines["next"] = f"change the declaration, run it again, and compare: mlx-bert runs {place.parent}"
@@ -166,7 +145,8 @@ class CompetitionRun:
 
     def summary(self) -> str:
         "What was won, how sure that is, where the files are and what to do next, in five lines."
-        lines = summary_lines(self.result, self.submission.path if self.submission else None)
+        model = Path(str(self.trainer.config.model.pretrained or "")).name
+        lines = summary_lines(self.result, self.submission.path if self.submission else None, model)
         return "\n".join(f"{name:<6} {text}" for name, text in lines.items())
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from mlx_bert_training.errors import NotYetAvailableError
 TOP = ("create_model create_trainer create_kaggle_trainer get_trainer_config register_trainer BaseTrainerConfig "
        "KaggleTrainerConfig OptimizerConfig SchedulerConfig MLflowConfig EarlyStopping ModelCheckpoint "
        "LearningRateScheduler ProgressBar MLflowCallback MetricsLogger Callback DashboardCallback "
-       "CompetitionExplorer ConfigEditor auto").split()
+       "CompetitionExplorer ConfigEditor auto compare").split()
 ELSEWHERE = {
     "callbacks": ["EarlyStopping", "ModelCheckpoint", "LearningRateScheduler", "ProgressBar", "MetricsLogger",
                   "Callback", "DashboardCallback", "MLflowCallback"],

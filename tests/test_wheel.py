@@ -39,9 +39,11 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_the_package_its_presets_and_its_data(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in ("presets/production.yaml", "presets/competitions/german_credit.yaml", "demo/german_credit/train.csv",
-                 "demo/german_credit/sample_submission.csv", "py.typed", "models/modeling_pooled_bert.py.txt"):
+                 "demo/german_credit/sample_submission.csv", "demo/sentence_polarity/train.csv", "py.typed",
+                 "models/modeling_pooled_bert.py.txt"):
         assert f"mlx_bert_training/{name}" in names
-    assert any(name.startswith("mlx_bert_training/demo/german_credit/") and "LICENSE" in name for name in names)
+    for data in ("german_credit", "sentence_polarity"):
+        assert f"mlx_bert_training/demo/{data}/LICENSE-DATA.txt" in names
     assert not [name for name in names if name.startswith(("tests", "nbs"))]
 
 
