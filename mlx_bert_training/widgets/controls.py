@@ -83,11 +83,14 @@ class RateField:
         self.now, self._asked = 0.0, ""
         self.field = widgets.Text(description="Learning rate", placeholder="such as 1e-5", continuous_update=True,
                                   style={"description_width": "initial"}, layout=widgets.Layout(width="210px"))
-        self.field.on_msg(lambda _, content, buffers: content.get("event") == "submit" and self.submit())
+        self.field.on_msg(self._heard)
         self.button = make_button("Set", "check", "rate", 70, self.submit)
         self.present = widgets.HTML(layout=widgets.Layout(width="120px"))
         take_clicks_beside_the_cell(self.field)
         self.widgets = [self.field, self.button, self.present]
+
+    def _heard(self, widget: Any, content: dict[str, Any], buffers: Any) -> None:
+        if content.get("event") == "submit": self.submit()     # Enter
 
     def show(self, rate: float) -> None:
         "Note and show the present rate."
