@@ -47,7 +47,7 @@ def settle(cell: str | None, ask: Callable[[str], str] = input) -> None:
     "Ask what shall become of a run that this cell has started. Raises `StillTraining` if it shall go on."
     before = None if cell is None else _STARTED.get(cell)
     if before is None or before.done: return
-    try: answer = ask(f"The run of this cell goes on ({before}). Stop it and start anew (s), keep it (k), or both (b)? ")
+    try: answer = ask(f"The run of this cell goes on ({before}). Stop it, start anew (s), keep it (k), or both (b)? ")
     except Exception:       # nobody can be asked here
         answer = "k"
     if answer.strip().lower().startswith("b"): return

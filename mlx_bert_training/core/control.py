@@ -132,7 +132,7 @@ class RunControl:
 
     @contextmanager
     def running(self, trainer: Any = None) -> Iterator[None]:
-        "For the run: requests are followed inside, and forgotten at the end of the outermost, whose `trainer` is noted."
+        "For the run: requests are followed inside, forgotten at the end of the outermost, whose `trainer` is noted."
         with self._lock:
             if self._depth == 0:
                 self.signal, self.trainer = None, trainer

@@ -164,7 +164,9 @@ class Evaluator:
             seen: Callable[[int, int], None] = lambda done, total: None) -> Outputs:
         """Logits for every row of a loader, with dropout off, and the mean loss if one is given.
 
-        `seen` hears after each batch how many of how many are done, and what it raises ends the work. A regression's values and labels are in the unit of the file; its loss is the one that is trained on.
+        `seen` hears after each batch how many of how many are done, and what it raises ends the work.
+
+        A regression's values and labels are in the unit of the file; its loss is the one that is trained on.
         """
         runtime.claim_mlx()
         if loss is None: check_finite(model_weights(self.model), "in the weights to predict with")

@@ -78,7 +78,8 @@ def status_html(status: Status) -> str:
             f"{share:.0%}</div><div role='progressbar' aria-label='{escape(status.name, quote=True)}' "
             f"aria-valuenow='{share * 100:.0f}' aria-valuemin='0' aria-valuemax='100' style='{_FULL}'>"
             f"<div style='{_FILL};width:{share:.1%}'></div></div>{figures_html(status.figures)}"
-            f"<div style='{_VALUE};font-size:12px;height:18px' title='{escape(status.note, quote=True)}'>{note}</div></div>")
+            f"<div style='{_VALUE};font-size:12px;height:18px' title='{escape(status.note, quote=True)}'>{note}</div>"
+            "</div>")
 
 # %% ../../nbs/widgets/14_board.ipynb #1ade6369
 def run_status(
@@ -97,7 +98,8 @@ def run_status(
                "epoch": f"{p.epoch:.2f} / {p.num_epochs}", "train loss": figure_text(p.loss),
                "learning rate": f"{p.learning_rate:.2e}",
                "tokens/s": "–" if not p.tokens_per_second else f"{p.tokens_per_second:,.0f}",
-               "time": clock(p.elapsed), "left": "–" if p.remaining is None else clock(p.remaining), "memory": size if memory else "–"}
+               "time": clock(p.elapsed), "left": "–" if p.remaining is None else clock(p.remaining),
+               "memory": size if memory else "–"}
     return Status(name, p.status, p.step / max(p.total_steps, 1), figures, note)
 
 # %% ../../nbs/widgets/14_board.ipynb #19448fc6

@@ -216,7 +216,8 @@ class CVView:
                              f"{len(self.folds)}", "kept": "everything" if result is not None else whole,
                              "time": clock(sum(fold.seconds for fold in self.folds))}, str(self.trainer.cv_folder))
         headline = "" if result is None else result.headline_html()    # the call returns the tables
-        self.stage.finish(status, card, figure, fold_charts(self.folds), score_strip(self.folds, self.metric) + headline)
+        tables = score_strip(self.folds, self.metric) + headline
+        self.stage.finish(status, card, figure, fold_charts(self.folds), tables)
 
 # %% ../../nbs/widgets/16_dashboard.ipynb #e40827c0
 class RecordingBar(ProgressBar):
