@@ -48,7 +48,7 @@ def averaged(
     edges = np.linspace(0, len(x), most + 1).astype(int)
     return x[edges[1:] - 1], np.add.reduceat(y, edges[:-1]) / np.diff(edges)
 
-# %% ../../nbs/widgets/10_charts.ipynb #db547897
+# %% ../../nbs/widgets/10_charts.ipynb #e7549d3c
 def round_ticks(
     low: float,         # of the axis
     high: float,        # more than low
@@ -76,7 +76,7 @@ def log_ticks(
         if len(found) <= most: return found
     return found[::-(-len(found) // most)]
 
-
+# %% ../../nbs/widgets/10_charts.ipynb #db547897
 def tick_text(value: float, digits: int = 3) -> str:
     "A number on an axis, in at most six characters or so."
     size = abs(value)
@@ -178,7 +178,7 @@ def scale_limits(
     room = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
     return low - room, high + room
 
-# %% ../../nbs/widgets/10_charts.ipynb #2eed1acf
+# %% ../../nbs/widgets/10_charts.ipynb #5a3a2ea8
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 24, 20    # pixels around the plot
 _TEXT = "color:var(--jp-content-font-color1,var(--vscode-foreground,currentColor))"
 _DASHES = {"faint": "stroke-width='1' opacity='.35'", "line": "stroke-width='1.8'",
@@ -196,7 +196,7 @@ def _line_svg(line: Line, x: np.ndarray, y: np.ndarray, rings: list[tuple[float,
               for a, b in rings]
     return "".join(parts)
 
-
+# %% ../../nbs/widgets/10_charts.ipynb #2eed1acf
 def _axes_svg(chart: Chart, low: float, high: float) -> str:
     "Title, grid, and the numbers on both axes."
     bottom, right = chart.height - _BOTTOM, chart.width - _RIGHT

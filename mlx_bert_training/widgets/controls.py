@@ -58,8 +58,10 @@ SLOT = ("<style>.mlx-bert-slot{min-height:78px;box-sizing:border-box;overflow:hi
 
 def ipywidgets_module() -> Any:
     "The module. Raises `MissingExtraError` without it."
-    try: import ipywidgets
-    except ImportError as error: raise missing_extra("ipywidgets", "notebook", "Steering a run by buttons") from error
+    try:
+        import ipywidgets
+    except ImportError as error:
+        raise missing_extra("ipywidgets", "notebook", "Steering a run by buttons") from error
     return ipywidgets
 
 
@@ -83,11 +85,14 @@ class RateField:
         self.now, self._asked = 0.0, ""
         self.field = widgets.Text(description="Learning rate", placeholder="such as 1e-5", continuous_update=True,
                                   style={"description_width": "initial"}, layout=widgets.Layout(width="210px"))
-        self.field.on_msg(lambda _, content, buffers: content.get("event") == "submit" and self.submit())
+        self.field.on_msg(self._heard)
         self.button = make_button("Set", "check", "rate", 70, self.submit)
         self.present = widgets.HTML(layout=widgets.Layout(width="120px"))
         take_clicks_beside_the_cell(self.field)
         self.widgets = [self.field, self.button, self.present]
+
+    def _heard(self, widget: Any, content: dict[str, Any], buffers: Any) -> None:
+        if content.get("event") == "submit": self.submit()     # Enter
 
     def show(self, rate: float) -> None:
         "Note and show the present rate."
@@ -120,7 +125,8 @@ class ControlPanel:
         self.message = widgets.HTML(layout=widgets.Layout(margin="0 0 0 8px", flex="1 1 200px", min_width="0"))
         self.pause = self._button("Pause", "pause", "pause", 96, self._toggle)
         stop = "stop_cv" if cross_validation else "stop"
-        buttons = [self.pause, self._button("Checkpoint", "save", "checkpoint", 116, lambda: control.checkpoint("button")),
+        save = self._button("Checkpoint", "save", "checkpoint", 116, lambda: control.checkpoint("button"))
+        buttons = [self.pause, save,
                    self._button("Stop after epoch", "flag-checkered", "stop_epoch", 150, lambda: self._stop("epoch")),
                    self._button("Stop now", "stop", stop, 104, self._stop)]
         if not cross_validation:

@@ -43,10 +43,11 @@ def draw_confusion(
     axes.set_xticks(range(len(names)), names, fontsize=size, rotation=90 if upright else 0)
     axes.set_yticks(range(len(names)), names, fontsize=size)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title("color: share of the true class", fontsize=8)
+    axes.set_title("confusion matrix: rows, and share of the true class", fontsize=8)
     if cell < 0.09 * len(f"{counts.max():,}"): return   # no room for counts
     for i, j in np.argwhere(counts):
-        axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=min(9, 24 * cell),
+        part = f"\n{share[i, j]:.0%}" if cell > 0.35 else ""
+        axes.text(j, i, f"{counts[i, j]:,}{part}", ha="center", va="center", fontsize=min(9, 24 * cell),
                   color="white" if share[i, j] > 0.55 else "black")
 
 # %% ../../nbs/widgets/02_error_pictures.ipynb #981725cb

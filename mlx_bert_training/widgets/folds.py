@@ -97,7 +97,8 @@ def score_strip(folds: Sequence[FoldSlot], metric: str) -> str:
         mean, x = float(np.mean(scores)), place(scores)
         error = float(np.std(scores, ddof=1)) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
         left, right = place(mean - error), place(mean + error)
-        parts.append(f"<rect x='{left:.1f}' width='{right - left:.1f}' y='24' height='20' fill='#0A8F68' opacity='.25'/>"
+        parts.append(f"<rect x='{left:.1f}' width='{right - left:.1f}' y='24' height='20' fill='#0A8F68' "
+                     "opacity='.25'/>"
                      f"<line x1='{place(mean):.1f}' x2='{place(mean):.1f}' y1='22' y2='46' stroke='#0A8F68' "
                      "stroke-width='2'/>")
         names = [fold.name.removeprefix("fold ") for fold in folds if fold.score is not None]

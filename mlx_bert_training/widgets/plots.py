@@ -32,7 +32,7 @@ def sent_points(line: Line) -> tuple[np.ndarray, np.ndarray]:
 
 def plot_data(
     charts: Sequence[Chart],
-) -> tuple[list[dict[str, Any]], bytes]:    # a description of each chart, and float64 points: all x, then all y of a line
+) -> tuple[list[dict[str, Any]], bytes]:    # a description of each chart, and float64: all x, then all y of a line
     "Charts as the browser takes them."
     described, blocks, at = list[dict[str, Any]](), list[np.ndarray](), 0
     for chart in charts:

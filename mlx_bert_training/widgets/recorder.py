@@ -14,7 +14,7 @@ import numpy as np
 from ..core.state import TrainerState
 
 # %% auto #0
-__all__ = ['Track', 'Recorder']
+__all__ = ['Track', 'Curves', 'Recorder']
 
 # %% ../../nbs/widgets/11_recorder.ipynb #e2d9b7ef
 class Track:
@@ -36,15 +36,49 @@ class Track:
 
     def __len__(self) -> int: return self._count
 
-# %% ../../nbs/widgets/11_recorder.ipynb #91c453f3
-class Recorder:
+# %% ../../nbs/widgets/11_recorder.ipynb #762cf6a1
+class Curves:
     "Curves of a run: `loss`, `smooth`, `norm`, `rate` and `speed`, each a `Track` over the updates."
 
     def __init__(self, smoothing: float = 0.95):
         self.smoothing = smoothing          # share of the past in the smoothed loss
         self.loss, self.smooth, self.norm, self.rate, self.speed = (Track() for _ in range(5))
-        self._waiting: list[tuple[int, Any, Any, float]] = []
         self._mean, self._weight = 0.0, 0.0
+
+    def add(self, step: int, loss: float, norm: float, rate: float) -> None:
+        "An update."
+        self.norm.add(step, norm)
+        self.rate.add(step, rate)
+        self._add_loss(step, loss)
+
+    def _add_loss(self, step: int, value: float) -> None:
+        self.loss.add(step, value)
+        if not math.isfinite(value): return
+        self._mean = self.smoothing * self._mean + (1 - self.smoothing) * value
+        self._weight = self.smoothing * self._weight + 1 - self.smoothing
+        self.smooth.add(step, self._mean / self._weight)
+
+    def recall(self, history: Sequence[dict[str, Any]]) -> None:
+        "Begin with the past of a run, as far as its history has it: a row every `logging_steps`."
+        for row in history:
+            if row.get("loss") is None: continue
+            self._add_loss(row["step"], row["loss"])
+            for track, name in ((self.norm, "grad_norm"), (self.rate, "learning_rate"),
+                                (self.speed, "tokens_per_second")):
+                if row.get(name) is not None: track.add(row["step"], row[name])
+
+    def finite(self) -> tuple[np.ndarray, np.ndarray]:
+        "Updates and losses, without those that are not numbers."
+        good = np.isfinite(self.loss.y)
+        return self.loss.x[good], self.loss.y[good]
+
+# %% ../../nbs/widgets/11_recorder.ipynb #91c453f3
+class Recorder(Curves):
+    "Curves that grow with a run: `note` each update, `collect` before they are drawn."
+
+    def __init__(self, smoothing: float = 0.95):
+        super().__init__(smoothing)
+        self._waiting: list[tuple[int, Any, Any, float]] = []
         self._mark: tuple[int, float] | None = None     # tokens and seconds of the run at the last update
         self._tokens, self._seconds = 0, 0.0            # spent on updates since the last point of `speed`
         self.now: float | None = None                   # tokens per second, lately
@@ -61,11 +95,6 @@ class Recorder:
         self.speed.add(state.step, self._tokens / self._seconds)
         self._tokens, self._seconds = 0, 0.0
 
-    def finite(self) -> tuple[np.ndarray, np.ndarray]:
-        "Updates and losses, without those that are not numbers."
-        good = np.isfinite(self.loss.y)
-        return self.loss.x[good], self.loss.y[good]
-
     def interrupted(self) -> None:
         "Something else took time, which is no part of the speed."
         self._mark = None
@@ -75,24 +104,4 @@ class Recorder:
         cut = len(self._waiting) - keep
         ready, self._waiting = self._waiting[:max(cut, 0)], self._waiting[max(cut, 0):]
         for step, loss, norm, rate in ready:
-            value = float(loss)
-            self.loss.add(step, value)
-            self.norm.add(step, float(norm))
-            self.rate.add(step, rate)
-            self._smooth(step, value)
-
-    def _smooth(self, step: int, value: float) -> None:
-        if not math.isfinite(value): return
-        self._mean = self.smoothing * self._mean + (1 - self.smoothing) * value
-        self._weight = self.smoothing * self._weight + 1 - self.smoothing
-        self.smooth.add(step, self._mean / self._weight)
-
-    def recall(self, history: Sequence[dict[str, Any]]) -> None:
-        "Begin with the past of a run, as far as its history has it: a row every `logging_steps`."
-        for row in history:
-            if row.get("loss") is None: continue
-            self.loss.add(row["step"], row["loss"])
-            self._smooth(row["step"], row["loss"])
-            for track, name in ((self.norm, "grad_norm"), (self.rate, "learning_rate"),
-                                (self.speed, "tokens_per_second")):
-                if row.get(name) is not None: track.add(row["step"], row[name])
+            self.add(step, float(loss), float(norm), rate)

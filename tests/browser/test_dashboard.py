@@ -69,7 +69,7 @@ def test_steering_by_hand(request, app, cell):
     notebook.click("Resume")
     notebook.until(f"trainer.state.step > {step}", aside=busy)
 
-    rate = notebook.page.get_by_label("Learning rate")      # a bad rate is refused beside the field
+    rate = notebook.page.get_by_role("textbox", name="Learning rate")      # a bad rate is refused beside the field
     rate.fill("fast")
     notebook.click("Set")
     notebook.page.get_by_role("alert").filter(has_text="not 'fast'").wait_for()
@@ -219,7 +219,8 @@ def test_a_cross_validation_has_one_board_and_leaves_a_picture(open_notebook):
     notebook = begin(open_notebook, "folds", CV, trains="trainer.fold_runs")
     until(lambda: "fold 2 of 3, " in notebook.text(1), "the second fold")
     slots = notebook.output(1).locator("svg").all_text_contents()
-    assert any("fold 3: waiting" in slot for slot in slots) and notebook.output(1).get_by_role("progressbar").count() == 1
+    assert any("fold 3: waiting" in slot for slot in slots)
+    assert notebook.output(1).get_by_role("progressbar").count() == 1
     notebook.click("Pause")
     notebook.page.get_by_role("button", name="Resume").wait_for()
     notebook.screenshot("cross-validation")
@@ -242,7 +243,7 @@ def test_pictures_in_both_themes(open_notebook, pictures):
     notebook.until("trainer.state.step > 110", timeout=120)
     notebook.click("Pause")
     notebook.page.get_by_role("button", name="Resume").wait_for()
-    rate = notebook.page.get_by_label("Learning rate")
+    rate = notebook.page.get_by_role("textbox", name="Learning rate")
     rate.fill("5e-4")
     notebook.click("Set")
     notebook.click("Resume")

@@ -389,7 +389,8 @@ def test_a_resumed_run_shows_its_whole_past_and_what_old_best_weights_get_wrong(
 
 def test_the_past_of_a_run_is_drawn():
     recorder = Recorder()
-    recorder.recall([{"step": 2, "loss": 1.0, "grad_norm": 2.0}, {"step": 2, "eval_loss": 1.0}, {"step": 4, "loss": 0.5}])
+    history = [{"step": 2, "loss": 1.0, "grad_norm": 2.0}, {"step": 2, "eval_loss": 1.0}, {"step": 4, "loss": 0.5}]
+    recorder.recall(history)
     assert recorder.loss.x.tolist() == [2, 4] and len(recorder.smooth) == 2 and recorder.norm.y.tolist() == [2.0]
 
 
