@@ -18,10 +18,9 @@ lib = cfg["lib_path"]
 presets = lib + ".presets"  # configs/ at the top of the checkout, importable once installed
 competitions = presets + ".competitions"
 
-extras = {name: lines(f"{name}_requirements")
-          for name in ("notebook", "parquet", "hub", "mlflow", "kaggle", "search", "cuda12", "cuda13")}
-extras["dev"] = [*(line for name in ("notebook", "parquet", "hub", "mlflow", "kaggle", "search") for line in extras[name]),
-                 *lines("dev_requirements")]
+optional = ("notebook", "parquet", "hub", "mlflow", "kaggle", "search", "onnx")     # all of which the tests use
+extras = {name: lines(f"{name}_requirements") for name in (*optional, "cuda12", "cuda13")}
+extras["dev"] = [*(line for name in optional for line in extras[name]), *lines("dev_requirements")]
 
 setup(
     name=cfg["lib_name"],
@@ -37,7 +36,8 @@ setup(
     python_requires=">=" + cfg["min_python"],
     packages=[*find_packages(include=[lib, lib + ".*"]), presets, competitions],
     package_dir={presets: "configs", competitions: "configs/competitions"},
-    package_data={lib: ["py.typed", "demo/*/*", "models/*.py.txt", "widgets/static/*"], presets: ["*.yaml"], competitions: ["*.yaml"]},
+    package_data={lib: ["py.typed", "demo/*/*", "models/*.py.txt", "widgets/static/*"],
+                  presets: ["*.yaml"], competitions: ["*.yaml"]},
     install_requires=lines("requirements"),
     extras_require=extras,
     entry_points={

@@ -19,8 +19,8 @@ from .secrets import RedactingFilter, redact
 
 # %% auto #0
 __all__ = ['Command', 'settle_resume', 'train', 'run', 'search', 'auto', 'refuse_overwriting', 'explore', 'ledger', 'runs',
-           'mlflow', 'predict', 'bundle', 'export', 'info', 'fetch', 'presets', 'config', 'add_runs', 'add_looks',
-           'add_facts', 'build_parser', 'main']
+           'mlflow', 'predict', 'bundle', 'export', 'info', 'fetch', 'presets', 'config', 'init', 'add_runs',
+           'add_looks', 'add_facts', 'build_parser', 'main']
 
 # %% ../nbs/12_cli.ipynb #c8428bc4
 def settle_resume(args: argparse.Namespace) -> None:
@@ -164,11 +164,12 @@ def fetch(args: argparse.Namespace) -> None:
 
 
 def presets(args: argparse.Namespace) -> None:
-    "List the presets."
-    from mlx_bert_training.declaration.load import list_presets
-    names = list_presets()
-    width = max(map(len, names))
-    for name, description in names.items(): print(f"{name:<{width}}  {description}")
+    "List the presets with task, metric and weights, and what they are for."
+    from mlx_bert_training.kaggle.draft import preset_table
+    table = preset_table()
+    width = max(map(len, table.index))
+    for name, row in table.iterrows():
+        print(f"{name:<{width}}  {row.purpose}\n{'':<{width}}  {row.task}, {row.metric}, {row.weights or 'no weights'}")
 
 
 def config(args: argparse.Namespace) -> None:
@@ -180,6 +181,21 @@ def config(args: argparse.Namespace) -> None:
         return
     resolved = load_config(args.config, **parse_overrides(args.overrides))
     print(resolved.diff(load_config(args.diff)) if args.diff else resolved.to_yaml().rstrip())
+
+# %% ../nbs/12_cli.ipynb #b630becd
+def init(args: argparse.Namespace) -> None:
+    "Draft a declaration for a competition from its files, unless there is a preset for it."
+    from pathlib import Path
+
+    from mlx_bert_training.kaggle.draft import draft, nearest_preset
+    preset, made_for_it = nearest_preset(args.slug)
+    if made_for_it:
+        print(f"{args.slug} has a preset: mlx-bert run {preset} kaggle.data_dir={args.data_dir}")
+        return
+    path = Path(args.output or f"{args.slug.replace('-', '_')}.yaml")
+    if path.exists(): raise DataError(f"{path} is there already: say another file with -o")
+    path.write_text(draft(args.data_dir, args.slug, args.target), encoding="utf-8")
+    print(f"{path}: a draft; the nearest preset is {preset}\nmlx-bert run {path} kaggle.data_dir={args.data_dir}")
 
 # %% ../nbs/12_cli.ipynb #9caa7605
 Command = Callable[..., argparse.ArgumentParser]    # `command(function)` adds a command, which does what that does
@@ -250,6 +266,12 @@ def add_facts(command: Command) -> None:
     command(info)
     command(fetch).add_argument("name", nargs="?", default="all-MiniLM-L6-v2", help="default: %(default)s")
     command(presets)
+    sub = command(init)
+    sub.add_argument("slug", help="the competition's name in its address")
+    sub.add_argument("--data-dir", default=".", help="where train.csv, test.csv and sample_submission.csv are "
+                     "(default: %(default)s)")
+    sub.add_argument("--target", help="the column to predict, where the files do not say it")
+    sub.add_argument("-o", "--output", help="the file to write (default: the name with .yaml)")
     sub = command(config, with_config=True)
     sub.add_argument("--diff", metavar="OTHER", help="show what differs from another file or preset")
     sub.add_argument("--schema", action="store_true", help="print the JSON schema, for editors that complete YAML")

@@ -39,7 +39,7 @@ _STARTED: dict[str, Any] = {}   # the newest run of each cell
 
 def this_cell() -> str | None:
     "What the front end calls the cell that is run; None where there is none."
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if getattr(shell, "kernel", None) is None or threading.current_thread() is not threading.main_thread(): return None
     cell = shell.kernel.get_parent().get("metadata", {}).get("cellId")
     return None if cell is None else str(cell)
@@ -49,7 +49,8 @@ def settle(cell: str | None, ask: Callable[[str], str] = input) -> None:
     "Ask what shall become of a run that this cell has started. Raises `StillTraining` if it shall go on."
     before = None if cell is None else _STARTED.get(cell)
     if before is None or before.done: return
-    try: answer = ask(f"The run of this cell goes on ({before}). Stop it and start anew (s), keep it (k), or both (b)? ")
+    question = f"The run of this cell goes on ({before}). Stop it and start anew (s), keep it (k), or both (b)? "
+    try: answer = ask(question)
     except Exception:       # nobody can be asked here
         answer = "k"
     if answer.strip().lower().startswith("b"): return

@@ -28,7 +28,8 @@ __all__ = ['BaseTrainerConfig', 'KaggleTrainerConfig', 'SearchTrainerConfig', 'c
 
 # %% ../../nbs/core/02_config.ipynb #2322d582
 _all_ = ["DataConfig", "EnvironmentConfig", "KaggleConfig", "MLflowConfig", "ModelConfig", "OptimizerConfig",
-         "ParallelConfig", "SchedulerConfig", "SearchConfig", "TrackingConfig", "TrainingSection"]      # to be had from here, too
+         "ParallelConfig", "SchedulerConfig", "SearchConfig", "TrackingConfig",
+         "TrainingSection"]     # to be had from here, too
 
 # %% ../../nbs/core/02_config.ipynb #c945d2e1
 @dataclass

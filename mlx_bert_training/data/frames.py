@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice

@@ -167,7 +167,8 @@ class BucketedLoader:
     With `shuffle` the order depends on (seed, epoch); without, the widest rows come first in every epoch, so that a
     batch that does not fit the memory shows at once. `row` in a batch is the position in this loader's own data,
     for a subset too. `drop_last` leaves out up to `batch_size - 1` rows, other ones in each epoch.
-    `balanced` draws rows with replacement, each class as often. `num_workers` threads make batches ahead, `prefetch_size` each; if either is 0, the reader's thread makes them.
+    `balanced` draws rows with replacement, each class as often. `num_workers` threads make batches ahead,
+    `prefetch_size` each; if either is 0, the reader's thread makes them.
     """
 
     def __init__(self, dataset: TextDataset, batch_size: int = 32, *, shuffle: bool = False, seed: int = 42,

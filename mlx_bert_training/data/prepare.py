@@ -193,7 +193,8 @@ def _loader(part: str, config: BaseTrainerConfig, dataset: TextDataset, widths: 
     "The loader of one part: shuffled to train, in order of width to evaluate."
     data, train = config.data, part == "train"
     size = data.batch_size if train else data.eval_batch_size or data.batch_size
-    return BucketedLoader(dataset, size, shuffle=train and data.shuffle_train, balanced=train and data.sampling == "balanced",
+    balanced = train and data.sampling == "balanced"
+    return BucketedLoader(dataset, size, shuffle=train and data.shuffle_train, balanced=balanced,
                           seed=config.environment.seed,
                           drop_last=train and data.drop_last, widths=widths, num_workers=data.num_workers,
                           prefetch_size=data.prefetch_size)

@@ -58,7 +58,8 @@ class DataConfig(Section):
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         if self.sampling == "balanced" and not self.shuffle_train:
             yield "data.sampling data.shuffle_train", "draws rows at random, but data.shuffle_train is false"
-        if self.sampling == "balanced" and getattr(known_task(whole.model.head_type), "targets", "classes") != "classes":
+        targets = getattr(known_task(whole.model.head_type), "targets", "classes")
+        if self.sampling == "balanced" and targets != "classes":
             yield "data.sampling model.head_type", "draws each class as often, and this task has no single class a row"
         if self.template is not None and self.text_column is not None:
             yield "data.template data.text_column", "the text comes from this or from data.text_column; set one to null"

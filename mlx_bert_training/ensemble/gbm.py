@@ -22,7 +22,7 @@ from ..data.prepare import PreparedData
 from ..data.templates import RowTemplate
 from .text_partners import FoldTask, fold_member, whole_texts
 from ..errors import MissingExtraError, unknown_name
-from ..tasks.task import Task, get_task
+from ..tasks.task import Task
 from ..validation.folds import Folds
 from ..validation.oof import OOF
 

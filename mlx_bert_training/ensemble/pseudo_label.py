@@ -189,7 +189,8 @@ def with_pseudo_labels(
                           np.concatenate([mine, weight * labels.weights]).astype(np.float32), names, known.pad_id)
     longest, widths = int(dataset.encoded.lengths.max()), train_loader.widths
     if longest > widths[-1]: widths = (*widths, -(-longest // MULTIPLE) * MULTIPLE)
-    return BucketedLoader(dataset, train_loader.batch_size, shuffle=train_loader.shuffle, balanced=train_loader.balanced,
+    return BucketedLoader(dataset, train_loader.batch_size, shuffle=train_loader.shuffle,
+                          balanced=train_loader.balanced,
                           seed=train_loader.seed,
                           drop_last=train_loader.drop_last, widths=widths, num_workers=train_loader.num_workers,
                           prefetch_size=train_loader.prefetch_size)

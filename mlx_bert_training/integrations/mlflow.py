@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import getpass
-import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -5,7 +5,6 @@
 # %% ../../nbs/integrations/05_run_log.ipynb #054d9938
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 import threading

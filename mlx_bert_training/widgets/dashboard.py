@@ -62,9 +62,10 @@ class ChartOutput:
     "The output with the charts: a widget where it works, SVG where it does not, a picture at the end."
 
     def __init__(self, smoothing: float = 0.95):
-        self.output, self.plots = LiveOutput(), None
+        self.output = LiveOutput()
+        self.plots: Plots | None = None
         if not clicks_are_heard(): return
-        try: self.plots: Plots | None = Plots(smoothing=smoothing)
+        try: self.plots = Plots(smoothing=smoothing)
         except MissingExtraError as error: log.info("%s", error)
 
     def show(self, charts: Sequence[Chart]) -> None:

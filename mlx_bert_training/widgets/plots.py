@@ -69,7 +69,7 @@ def widget_class() -> Any:
 
     class Plots(anywidget.AnyWidget):   # type: ignore[misc]
         _esm, _css = browser_code()
-        charts = traitlets.List().tag(sync=True)
+        charts: Any = traitlets.List().tag(sync=True)
         points = traitlets.Bytes(b"").tag(sync=True)
         smoothing = traitlets.Float(0.95).tag(sync=True)
         ended = traitlets.Bool(False).tag(sync=True)
