@@ -25,7 +25,7 @@ from typing import Any
 
 import pandas as pd
 
-from mlx_bert_training import create_trainer, load_config
+from mlx_bert_training import create_trainer, load_config, runtime
 
 RESULTS = Path(__file__).parent / "results" / "techniques.jsonl"
 TECHNIQUES: dict[str, dict[str, Any]] = {
@@ -41,6 +41,11 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
     "swa 0.5": {"callbacks": [{"type": "swa", "start": 0.5}]},
     "mixout 0.7": {"callbacks": [{"type": "mixout", "p": 0.7}]},
     "awp 0.01": {"callbacks": [{"type": "awp", "start": 1}]},
+    "label_smoothing 0.1": {"training": {"label_smoothing": 0.1}},
+    "balanced sampling": {"data": {"sampling": "balanced"}},
+    "pooling weighted_cls": {"model": {"pooling": "weighted_cls"}},
+    "pooling concat_last": {"model": {"pooling": "concat_last"}},
+    "pooling attention": {"model": {"pooling": "attention"}},
 }
 RECIPE: dict[str, Any] = {
     "model": {"pretrained": "all-MiniLM-L6-v2", "pooling": "mean"},
@@ -105,7 +110,7 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
 
 def differences(results: Iterable[dict[str, Any]], technique: str, metric: str) -> dict[tuple[str, int], float]:
     "A technique's value minus that of the run without it, by set and seed."
-    by_key = {(r["technique"], r["set"], r["seed"], r["rows"], r["epochs"]): r for r in results}
+    by_key = {(r["technique"], r["set"], r["seed"], r["rows"], r["epochs"], r["device"]): r for r in results}
     return {(name, seed): row[metric] - by_key[("baseline", name, seed, *rest)][metric]
             for (kind, name, seed, *rest), row in by_key.items()
             if kind == technique and ("baseline", name, seed, *rest) in by_key}
@@ -140,7 +145,7 @@ def report(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", help="folder with the four sets")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="to run, such as 0 1 2")
     parser.add_argument("--rows", type=int, default=500, help="to train on, and to test on")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=math.inf)
@@ -150,10 +155,12 @@ def main() -> None:
     if args.report: return print(report(read_results(args.results)))
     if args.data is None: parser.error("say where the data are, or --report")
     sets, end = read_sets(args.data), time.monotonic() + 60 * args.minutes
-    for seed in range(args.seeds):
+    device = str(runtime.select_device("auto").type).removeprefix("DeviceType.")    # cpu or gpu
+    for seed in args.seeds:
         for technique in TECHNIQUES:
             for name, rows in sets.items():
-                key = {"set": name, "technique": technique, "seed": seed, "rows": args.rows, "epochs": args.epochs}
+                key = {"set": name, "technique": technique, "seed": seed, "rows": args.rows, "epochs": args.epochs,
+                       "device": device}
                 if any(key.items() <= row.items() for row in read_results(args.results)): continue
                 if time.monotonic() > end: return
                 row = {**key, **one_run(rows, technique, seed, args.rows, args.epochs)}
