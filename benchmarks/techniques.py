@@ -88,7 +88,7 @@ def one_run(rows: Rows, technique: str, seed: int, size: int, epochs: int) -> di
         shuffled[size:2 * size].to_csv(files[1], index=False)
         config = {**RECIPE, **{name: {**RECIPE.get(name, {}), **part} if isinstance(part, dict) else part
                                for name, part in extra.items()}}
-        config["data"] = {**RECIPE["data"], **rows.data, "train_path": files[0], "validation_path": files[1]}
+        config["data"] = {**config["data"], **rows.data, "train_path": files[0], "validation_path": files[1]}
         trainer = create_trainer(config=config, num_epochs=epochs, seed=seed, output_dir=folder)
         started, cpu = time.perf_counter(), time.process_time()
         trainer.train()
@@ -120,7 +120,7 @@ def report(results: list[dict[str, Any]]) -> str:
     "The table, as Markdown: for each technique, paired differences over all sets and seeds, and for each set."
     sets = list(dict.fromkeys(row["set"] for row in results))
     lines = ["| technique | pairs | seeds | accuracy, points | AUC, points | log loss | "
-             + " | ".join(f"AUC {name}" for name in sets) + " | time |", "|---" * (7 + len(sets)) + "|"]
+             + " | ".join(f"AUC {name}" for name in sets) + " |", "|---" * (6 + len(sets)) + "|"]
     for technique in TECHNIQUES:
         pairs = differences(results, technique, "auc")
         if technique == "baseline" or not pairs: continue
@@ -133,8 +133,6 @@ def report(results: list[dict[str, Any]]) -> str:
         for name in sets:
             found = [100 * value for (of, _), value in pairs.items() if of == name]
             cells.append(f"{statistics.mean(found):+.1f}" if found else "–")
-        times = differences([{**row, "log": math.log(row["cpu_seconds"])} for row in results], technique, "log")
-        cells.append(f"x {math.exp(statistics.mean(times.values())):.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     base = [row for row in results if row["technique"] == "baseline"]
     scores = ", ".join(f"{name} {100 * statistics.mean(r['accuracy'] for r in base if r['set'] == name):.1f} % / "
