@@ -21,8 +21,8 @@ from .files import format_suffix, read_text
 from ..errors import DataError
 
 # %% auto #0
-__all__ = ['SEPARATORS', 'TableFormat', 'delimited_rows', 'find_separator', 'find_quoting', 'has_decimal_comma', 'typed_column',
-           'settle_format', 'read_delimited']
+__all__ = ['SEPARATORS', 'MOST_COLUMNS', 'TableFormat', 'delimited_rows', 'find_separator', 'find_quoting', 'has_decimal_comma',
+           'typed_column', 'check_width', 'settle_format', 'read_delimited']
 
 # %% ../../nbs/data/02_delimited.ipynb #cf407f76
 @dataclass(frozen=True)
@@ -115,6 +115,20 @@ def typed_column(
     return column
 
 # %% ../../nbs/data/02_delimited.ipynb #5876205e
+MOST_COLUMNS = 20_000
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def check_width(
+    file: Path,         # for messages
+    columns: int,
+) -> None:              # raises `DataError`
+    "Refuse a table of more columns than one can be meant to have: most often rows and columns are exchanged."
+    if columns > MOST_COLUMNS:
+        raise DataError(f"{file}: {columns:,} columns, more than {MOST_COLUMNS:,}. Are rows and columns exchanged? A "
+                        "table with fewer of them holds the text and the target.")
+
+# %% ../../nbs/data/02_delimited.ipynb #1fdad946
 def settle_format(file: Path, text: str, declared: TableFormat) -> TableFormat:
     "The format with separator and quoting, as declared or as found."
     usual = "\t" if format_suffix(file) == ".tsv" else None
@@ -130,9 +144,13 @@ def read_delimited(
 ) -> tuple[pd.DataFrame, TableFormat]:
     "A CSV or TSV file with a header, and the format it was read in."
     text = read_text(file, declared.encoding)
+    if not text.isascii() and (half := _HALF.search(text)):     # utf-7 and escapes can spell one
+        raise DataError(f"{file}, line {text.count(chr(10), 0, half.start()) + 1}: half of a character (a lone "
+                        f"surrogate, {half[0]!a}).")
     form = settle_format(file, text, declared)
     rows = delimited_rows(file, text, form)
     _, header = next(rows)
+    check_width(file, len(header))
     names = [name if name else f"Unnamed: {i}" for i, name in enumerate(header)]
     table: list[list[str]] = []
     for line, cells in islice(rows, max_rows):
@@ -150,6 +168,7 @@ def _typed_frame(names: list[str], columns: list[list[str]], form: TableFormat,
                  as_text: Collection[str]) -> pd.DataFrame:
     "The columns as numbers or text; `attrs['commas']` names those in which a decimal comma was found."
     commas: list[str] = []
+    as_text = set(as_text)
     made: dict[int, Any] = {}
     for i, (name, cells) in enumerate(zip(names, columns, strict=True)):
         if name in as_text:

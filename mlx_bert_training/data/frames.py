@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from .delimited import TableFormat, delimited_rows, read_delimited
+from .delimited import TableFormat, check_width, delimited_rows, read_delimited
 from .files import format_suffix, read_text, resolve_path
 from ..errors import DataError, missing_extra, nearest
 from ..secrets import get_logger
@@ -60,23 +60,32 @@ def _check_letters(file: Path, line: int, record: dict[str, Any]) -> None:
 
 def _read_jsonl(file: Path, encoding: str, max_rows: int | None, as_text: Collection[str]) -> pd.DataFrame:
     "A file with one JSON object a line."
-    frame = pd.DataFrame([record for _, record in islice(json_rows(file, encoding), max_rows)])
+    records: list[dict[str, Any]] = []
+    names: set[str] = set()
+    for _, record in islice(json_rows(file, encoding), max_rows):
+        names.update(record)
+        check_width(file, len(names))
+        records.append(record)
+    frame = pd.DataFrame(records)
     return _with_text(frame, as_text)
 
 
 def _with_text(frame: pd.DataFrame, as_text: Collection[str]) -> pd.DataFrame:
     "The frame with some columns as text; whole numbers have no point."
-    for name in [name for name in as_text if name in frame.columns and not pd.api.types.is_string_dtype(frame[name])]:
-        frame[name] = [None if pd.isna(value) else str(value) for value in frame[name].tolist()]
-    return frame
+    wanted = [name for name in as_text if name in frame.columns and not pd.api.types.is_string_dtype(frame[name])]
+    return frame.assign(**{name: [None if pd.isna(value) else str(value) for value in frame[name].tolist()]
+                           for name in wanted}) if wanted else frame
 
 # %% ../../nbs/data/03_frames.ipynb #a5f10c65
 def _read_parquet(file: Path, max_rows: int | None, as_text: Collection[str]) -> pd.DataFrame:
     "A Parquet file."
     try:
-        from pyarrow.parquet import read_table  # type: ignore[import-untyped]
+        from pyarrow.parquet import read_schema, read_table  # type: ignore[import-untyped]
     except ImportError: raise missing_extra("pyarrow", "parquet", f"Reading {file.name}") from None
-    try: frame = read_table(file).to_pandas()
+    try:
+        check_width(file, len(read_schema(file)))
+        frame = read_table(file).to_pandas()
+    except DataError: raise
     except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are kinds of these
         raise DataError(f"{file} cannot be read as Parquet: {error}") from error
     if any(frame.index.names): frame = frame.reset_index()

@@ -64,7 +64,7 @@ def parse_template(
     words, place = "", 0
     while place < len(text):
         found = _PIECE.match(text, place)
-        if found is None: raise DataError(f"template {text!r}: {_refusal(text[place:])}.")
+        if found is None: raise DataError(f"template {text!r:.500}: {_refusal(text[place:])}.")
         place = found.end()
         if found["words"] or found["brace"]:
             words += found["words"] or found["brace"][0]
@@ -72,8 +72,9 @@ def parse_template(
         field = found["bare"] if found["quoted"] is None else found["quoted"].replace('""', '"')
         if not field: raise DataError(f"template {text!r}: {found[0]} needs the name of a column.")
         spec = found["spec"] or ""
-        if any(len(number) > 9 or int(number) > WIDEST for number in re.findall("[0-9]+", spec)):
-            raise DataError(f"template {text!r}: the format {spec!r} asks for more than {WIDEST:,} characters.")
+        if any(len(number) > 9 or int(number) > WIDEST for number in re.findall(r"\d+", spec)):
+            raise DataError(f"template {text!r:.500}: the format {spec!r:.100} asks for more than "
+                            f"{WIDEST:,} characters.")
         parts.append((words, field, spec))
         words = ""
     if not parts: raise DataError(f"template {text!r} names no column, such as {{age}}.")
@@ -137,11 +138,13 @@ class RowTemplate:
                                 f"the column {meant!r} is written {write_field(meant)}.")
         require_columns(frame, self.columns)
         pieces: list[list[str]] = []
+        written: dict[tuple[str, str], list[str]] = {}      # a field may come often
         for words, column, spec in self._parts:
             pieces.append([words] * len(frame))
             if column:
                 default = self.defaults.get(column, self.defaults.get("*"))
-                pieces.append(column_texts(frame, column, spec, default))
+                if (column, spec) not in written: written[column, spec] = column_texts(frame, column, spec, default)
+                pieces.append(written[column, spec])
         return ["".join(row) for row in zip(*pieces, strict=True)]
 
 # %% ../../nbs/data/04_templates.ipynb #texts-68168

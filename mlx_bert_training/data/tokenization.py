@@ -92,7 +92,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         "How many token numbers there are; the embedding of a model needs at least as many."
-        return self.backend.get_vocab_size()
+        return max(self.backend.get_vocab().values(), default=-1) + 1   # a vocabulary may have holes
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, pad_id={self.pad_id})"
@@ -119,7 +119,12 @@ class Tokenizer:
         return _join(parts)
 
     def _chunk(self, items: list[str] | list[tuple[str, str]]) -> Encoded:
-        encodings = self.backend.encode_batch_fast(items)
+        try: encodings = self.backend.encode_batch_fast(items)
+        except TypeError as error:
+            raise DataError(next((f"{text!a:.100} {why}." for item in items for text in _parts(item)
+                                  if (why := _not_text(text))), f"a text cannot be tokenized: {error}")) from error
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(f"the tokenizer cannot write a text: {error}") from error
         ids = np.array([i for e in encodings for i in e.ids], dtype=np.int32)
         type_ids = np.array([i for e in encodings for i in e.type_ids], dtype=np.uint8)
         offsets = np.cumsum([0, *(len(e) for e in encodings)], dtype=np.int64)
@@ -137,6 +142,19 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> Tokenizer:
         "The tokenizer of a model's folder, made from whatever tokenizer files it has."
         return cls(load_backend(Path(folder)))
+
+
+def _parts(item: str | tuple[str, str]) -> tuple[str, ...]:
+    "The one or two texts of a row."
+    return item if isinstance(item, tuple) else (item,)
+
+
+def _not_text(text: object) -> str:
+    "Why something is no text that can be written; empty: it is one."
+    if not isinstance(text, str): return "is no text"
+    try: text.encode()
+    except UnicodeEncodeError: return "has half of a character (a lone surrogate)"
+    return ""
 
 
 def _join(parts: Sequence[Encoded]) -> Encoded:

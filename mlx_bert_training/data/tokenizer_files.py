@@ -16,7 +16,8 @@ from .sentencepiece import sentencepiece_backend
 from ..errors import DataError
 
 # %% auto #0
-__all__ = ['SENTENCEPIECE_FILES', 'bert_backend', 'bpe_backend', 'read_settings', 'word_backend', 'load_backend', 'with_added']
+__all__ = ['SENTENCEPIECE_FILES', 'bert_backend', 'bpe_backend', 'read_settings', 'word_backend', 'has_unknown',
+           'check_vocabulary', 'whole_backend', 'load_backend', 'with_added']
 
 # %% ../../nbs/data/06b_tokenizer_files.ipynb #4ab1668e
 def bert_backend(
@@ -83,19 +84,64 @@ def word_backend(
     return bpe_backend(vocab, merges, bool(settings.get("add_prefix_space")))
 
 # %% ../../nbs/data/06b_tokenizer_files.ipynb #453a489x
+def has_unknown(
+    state: dict[str, Any],      # of a tokenizer, as tokenizer.json holds it
+) -> bool:
+    "Whether every text can be written: there is a token for what is unknown, or a token for each byte."
+    model = state["model"]
+    cleaning = json.dumps([state.get("normalizer"), state.get("pre_tokenizer")])
+    if model.get("byte_fallback") or '"ByteLevel"' in cleaning: return True
+    if model["type"] == "Unigram": return model.get("unk_id") is not None
+    return model.get("unk_token") in model["vocab"]
+
+
+def check_vocabulary(
+    backend: tokenizers.Tokenizer,
+    folder: Path,                   # for messages
+) -> tokenizers.Tokenizer:          # the same
+    "Raise `DataError` for a vocabulary that is empty, has no unknown token, or gives two tokens one number."
+    state = json.loads(backend.to_str())
+    if not state["model"]["vocab"]: raise DataError(f"{folder} holds a tokenizer with an empty vocabulary.")
+    if not has_unknown(state):
+        named = state["model"].get("unk_token")
+        raise DataError(f"{folder} holds a tokenizer whose vocabulary has no unknown token"
+                        f"{f' {named!r}' if named else ''}, so it cannot write every text. Is it of another model?")
+    owners: dict[int, str] = {}
+    for token, number in backend.get_vocab().items():
+        if number in owners:
+            raise DataError(f"{folder} holds a tokenizer that gives {owners[number]!r} and {token!r} the same number, "
+                            f"{number}.")
+        owners[number] = token
+    return backend
+
+# %% ../../nbs/data/06b_tokenizer_files.ipynb #beae43a5
+def whole_backend(
+    file: Path,     # a tokenizer.json
+) -> tokenizers.Tokenizer:
+    "A tokenizer as `tokenizers` saves it. Raises `DataError` where a token gets another number than the file says."
+    backend = tokenizers.Tokenizer.from_file(str(file))
+    for added in json.loads(file.read_text(encoding="utf-8")).get("added_tokens") or ():
+        number = backend.token_to_id(added["content"])
+        if number != added["id"]:
+            raise DataError(f"{file} gives the added token {added['content']!r} the number {added['id']}; the "
+                            f"vocabulary has it, or room for it, at {number}.")
+    return backend
+
+# %% ../../nbs/data/06b_tokenizer_files.ipynb #df33571a
 def load_backend(
     folder: Path,   # of a model
 ) -> tokenizers.Tokenizer:
     "The `tokenizers.Tokenizer` that a folder holds. Raises `DataError` when it holds none, or a damaged one."
     pieces = next((folder / name for name in SENTENCEPIECE_FILES if (folder / name).is_file()), None)
     try:
-        if (whole := folder / "tokenizer.json").is_file(): return tokenizers.Tokenizer.from_file(str(whole))
+        if (whole := folder / "tokenizer.json").is_file(): return check_vocabulary(whole_backend(whole), folder)
         settings = read_settings(folder / "tokenizer_config.json")
         backend = word_backend(folder, settings)
         if backend is None and pieces:
             model_type = str(read_settings(folder / "config.json").get("model_type") or "").removeprefix("pooled_")
             backend = sentencepiece_backend(pieces, model_type, settings)
-        if backend is not None: return with_added(backend, read_settings(folder / "added_tokens.json"))
+        if backend is not None:
+            return check_vocabulary(with_added(backend, read_settings(folder / "added_tokens.json")), folder)
     except DataError: raise
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"{folder} holds a damaged tokenizer: {error}") from error

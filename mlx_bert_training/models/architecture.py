@@ -5,7 +5,6 @@
 # %% ../../nbs/models/03_architecture.ipynb #aec64df4
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -16,11 +15,12 @@ import mlx.nn as nn
 from ..errors import nearest
 from .layers import ModelError
 from .registry import ARCHITECTURES
+from ..runtime.device import total_memory
 
 # %% auto #0
 __all__ = ['RENAMED', 'IGNORED', 'REFUSED', 'LAYER_OBJECTS', 'usual_head_dropout', 'position_count', 'segment_count',
            'Architecture', 'parameter_depths', 'architecture_of', 'config_from_file', 'config_with', 'memory_needed',
-           'memory_there', 'check_memory']
+           'check_memory']
 
 # %% ../../nbs/models/03_architecture.ipynb #461b474f
 def usual_head_dropout(
@@ -166,35 +166,49 @@ def config_with(
 
 # %% ../../nbs/models/03_architecture.ipynb #7b5bc140
 LAYER_OBJECTS = 64 * 1024       # bytes that a layer takes whatever its size
+_SMALL = {"vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072,
+          "max_position_embeddings": 512, "type_vocab_size": 2, "position_buckets": 256,
+          "max_relative_positions": 512, "embedding_size": 768, "num_hidden_groups": 12, "num_labels": 2}
 
 
 def memory_needed(
     architecture: Architecture,
     config: Any,                # of its encoder
+    **others: int,              # sizes in place of the configuration's, and num_labels of the head
 ) -> int:                       # bytes
     "About what the weights take in float32."
-    def size(name: str, default: int = 0) -> int: return architecture.size(config, name, default)
+    def size(name: str, default: int = 0) -> int: return others.get(name, architecture.size(config, name, default))
     hidden = size("hidden_size")
     layers = size("num_hidden_layers")
     width = size("embedding_size", hidden)
-    tables = (size("vocab_size") + size("max_position_embeddings")) * width
+    tables = (size("vocab_size") + size("max_position_embeddings") + size("type_vocab_size")) * width
+    buckets = size("position_buckets")
+    distances = 2 * max(buckets if buckets > 0 else size("max_relative_positions"), 0) * hidden
     layer = 4 * hidden**2 + 2 * hidden * size("intermediate_size")
-    return 4 * (tables + size("num_hidden_groups", layers) * layer) + layers * LAYER_OBJECTS
+    weights = tables + distances + size("num_hidden_groups", layers) * layer + size("num_labels") * hidden
+    return 4 * weights + layers * LAYER_OBJECTS
 
-
-def memory_there() -> int:
-    "Bytes of memory that this machine has."
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+# %% ../../nbs/models/03_architecture.ipynb #99d415a2
+def _short(number: int) -> str:
+    "A number that may be absurd."
+    return f"{number:,}" if number < 10**24 else f"10^{int((number.bit_length() - 1) * 0.30103)}"
 
 
 def check_memory(
     architecture: Architecture,
     config: Any,                # of its encoder
+    num_labels: int = 0,        # of its head; 0: it has none
 ) -> None:                      # raises `ModelError`
-    "Refuse a model that is larger than the memory of this machine, before it is built."
-    needed, there = memory_needed(architecture, config), memory_there()
+    "Refuse a model that is larger than the memory of this machine, or of its container, before it is built."
+    sizes = {name: architecture.size(config, name) for name in _SMALL} | {"num_labels": num_labels}
+    sizes = {name: value for name, value in sizes.items() if value > 0}
+    needed, there = memory_needed(architecture, config, **sizes), total_memory()
     if needed <= there: return
-    names = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings")
-    sizes = ", ".join(f"{name} {architecture.size(config, name):,}" for name in names)
-    raise ModelError(f"a model of these sizes needs about {needed / 2**30:,.0f} GiB and this machine has "
-                     f"{there / 2**30:,.0f} GiB: {sizes}")
+    rest = {name: memory_needed(architecture, config, **sizes | {name: min(value, _SMALL[name])})
+            for name, value in sizes.items()}
+    largest = min(rest, key=lambda name: rest[name])
+    name = architecture.attribute_map.get(largest, largest)
+    others = ", ".join(f"{other} {_short(value)}" for other, value in sizes.items() if other != largest)
+    raise ModelError(f"model configuration: {name} is {_short(sizes[largest])}, so that the model needs about "
+                     f"{_short(needed)} bytes ({_short(needed >> 30)} GiB) and this machine has {there:,} "
+                     f"({there >> 30:,} GiB) for it; the other sizes: {others}")

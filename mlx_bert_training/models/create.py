@@ -280,12 +280,12 @@ def create_model(
     saved = choose_architecture(model_type, folder, named)
     rates = dict.fromkeys(saved.architecture.dropouts, dropout_rate) if dropout_rate is not None else {}
     settings = config_with(saved.architecture, saved.config, {**rates, **changes})
-    check_memory(saved.architecture, settings)
     check_pooling(pooling, saved)
     head = None
     if model_type.removesuffix(WITH_LORA).endswith("core"):
         if head_type or num_labels or label_names: raise ModelError(f"{model_type} has no head; bert_with_head has")
     else: head, pooling = settle_head(saved, head_type, num_labels, label_names, pooling, new_head)
+    check_memory(saved.architecture, settings, head.num_labels if head else 0)
     pooling = pooling or saved.pooling or "cls"
     options = pooling_options or (saved.pooling_options if pooling == saved.pooling else None)
     model = TextModel(saved.architecture, settings, PoolingSpec(pooling, options), head)

@@ -21,22 +21,56 @@ from .blas import BlasStatus, choose_blas, is_linux_cpu, read_line
 from .fork import aside, check_fork, is_fork
 
 # %% auto #0
-__all__ = ['log', 'available_memory', 'cache_limit', 'ensure_ready', 'prepared', 'buffer_cache', 'fit_cache_limit', 'can_compile',
-           'DeviceError', 'select_device', 'gpu_advice', 'bf16_problem']
+__all__ = ['log', 'container_memory', 'available_memory', 'total_memory', 'cache_limit', 'ensure_ready', 'prepared',
+           'buffer_cache', 'fit_cache_limit', 'can_compile', 'DeviceError', 'select_device', 'gpu_advice',
+           'bf16_problem']
 
 # %% ../../nbs/runtime/04_device.ipynb #21eb8497
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/runtime/04_device.ipynb #f538ce31
-_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+# %% ../../nbs/runtime/04_device.ipynb #9f8848b9
+_CGROUP = "/sys/fs/cgroup"
+
+
+def _memory_groups() -> dict[str, tuple[str, str]]:
+    "Folder of each control group that this process is in -> its files of limit and use, for both versions of cgroup."
+    found = {}
+    for line in ["0::/", "0:memory:/", *read_line("/proc/self/cgroup").splitlines()]:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","): continue
+        root = f"{_CGROUP}/memory" if controllers else _CGROUP
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        parts = [part for part in path.split("/") if part]
+        for depth in range(len(parts) + 1): found["/".join([root, *parts[:depth]])] = names   # a parent limits too
+    return found
+
+
+def container_memory() -> tuple[int, int] | None:
+    "The tightest limit on this process's memory and what is in use under it, in bytes; None: it has no container."
+    rooms = []
+    for folder, names in _memory_groups().items():
+        limit, used = (read_line(f"{folder}/{name}") for name in names)
+        if limit.isdigit() and used.isdigit(): rooms.append((int(limit), int(used)))
+    limits = [room for room in rooms if room[0] < 1 << 60]     # version 1 says "no limit" as almost 2**63
+    return min(limits, default=None)
 
 
 def available_memory() -> int:
     "Bytes this process could still take: what Linux calls available, within the container's limit; 0 if unknown."
     meminfo = dict(line.split(":", 1) for line in read_line("/proc/meminfo").splitlines())
     free = int(meminfo.get("MemAvailable", "0 kB").split()[0]) * 1024
-    limit, used = read_line("/sys/fs/cgroup/memory.max"), read_line("/sys/fs/cgroup/memory.current")
-    return min(free, max(0, int(limit) - int(used))) if limit.isdigit() and used.isdigit() else free
+    room = container_memory()
+    return min(free, max(0, room[0] - room[1])) if room else free
+
+
+def total_memory() -> int:
+    "Bytes this process can have at all: the machine's memory, or the container's limit where that is less."
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    room = container_memory()
+    return min(machine, room[0]) if room else machine
+
+# %% ../../nbs/runtime/04_device.ipynb #f538ce31
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def cache_limit() -> int | None:

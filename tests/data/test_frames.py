@@ -1,6 +1,8 @@
 """Reading tables: types, missing values, and errors that say where."""
 import gzip
+import json
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -249,3 +251,26 @@ def test_many_columns_are_read_in_seconds(tmp_path):
     frame = read_frame(path)
     assert frame.shape == (3, 20_000) and frame["c19999"].tolist() == [1, 1, 1]
     fails("no column 'nope'", "20000 columns", path=path, required=["nope"])
+
+
+def test_too_many_columns_are_refused_at_once(tmp_path):
+    names, start = [f"c{i}" for i in range(100_000)], time.perf_counter()
+    wide = write(tmp_path, "a.csv", ",".join(names) + "\n" + ",".join("w" for _ in names) + "\n")
+    fails("100,000 columns", "exchanged", path=wide)
+    fails("columns, more than 20,000", path=write(tmp_path, "b.jsonl", json.dumps(dict.fromkeys(names, 1)) + "\n"))
+    assert time.perf_counter() - start < 2
+
+
+def test_many_columns_stay_text_in_seconds(tmp_path):
+    names, start = [f"c{i}" for i in range(5_000)], time.perf_counter()
+    path = write(tmp_path, "a.csv", ",".join(names) + "\n" + ",".join("1" for _ in names) + "\n")
+    assert read_frame(path, as_text=names)["c4999"].tolist() == ["1"]
+    path = write(tmp_path, "b.jsonl", json.dumps(dict.fromkeys(names, 1)) + "\n")
+    assert read_frame(path, as_text=names)["c4999"].tolist() == ["1"]
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("encoding, cell", [("utf-7", "a+2AA-b"), ("unicode_escape", "a\\ud800b")])
+def test_half_a_character_of_an_odd_encoding_is_named(tmp_path, encoding, cell):
+    path = write(tmp_path, "a.csv", f"text,label\nx,0\n{cell},1\n")
+    fails("line 3", "lone surrogate", path=path, encoding=encoding)

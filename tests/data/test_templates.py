@@ -1,4 +1,6 @@
 """Rows to sentences: formats, missing values, and what a field may not be."""
+import time
+
 import pandas as pd
 import pytest
 
@@ -86,3 +88,16 @@ def test_a_format_as_wide_as_the_memory_is_refused(spec):
     ("{text!r:>1000000000}", "a conversion such as !r is not needed")])
 def test_what_cannot_be_read_says_what_to_write(text, message):
     with pytest.raises(DataError, match=message): RowTemplate(text)
+
+
+@pytest.mark.parametrize("digits", ["1000000000", "１０００００００００", "٩٩٩٩٩٩٩٩٩"])
+def test_a_width_in_any_digits_is_bounded(digits):
+    with pytest.raises(DataError, match="asks for more than 10,000 characters"): RowTemplate(f"{{text:>{digits}}}")
+    with pytest.raises(DataError, match="conversion such as !r"): RowTemplate(f"{{text!r:>{digits}}}")
+
+
+def test_a_long_template_is_fast_and_its_message_short():
+    start, frame = time.perf_counter(), pd.DataFrame({"text": ["a", "b"]})
+    assert RowTemplate("{text}" * 50_000).render(frame)[1] == "b" * 50_000
+    with pytest.raises(DataError) as refused: RowTemplate("x" * 100_000 + "}")
+    assert len(str(refused.value)) < 1000 and time.perf_counter() - start < 2

@@ -123,3 +123,16 @@ def test_against_transformers_format(tmp_path, tokenizer):
     shutil.copy(tmp_path / "tokenizer.json", tmp_path / "copy.json")
     plain = tokenizers.Tokenizer.from_file(str(tmp_path / "copy.json"))
     assert plain.encode(TEXTS[0]).ids == tokenizer.encode(TEXTS)[0].tolist()
+
+
+@pytest.mark.parametrize("bad, why", [("a \ud800", "lone surrogate"), (None, "is no text"), (3.5, "is no text")])
+def test_what_is_no_text_is_named(bad, why):
+    tokenizer = tiny_tokenizer(["a b"])
+    with pytest.raises(DataError, match=why): tokenizer.encode(["a", bad])
+    with pytest.raises(DataError, match=why): tokenizer.encode(["a", "b"], ["a", bad])
+    assert tokenizer.encode(["a\0b"]).lengths.tolist() == [4]       # BERT drops control characters
+
+
+def test_a_letter_that_the_tokenizer_cannot_write_is_an_error_with_a_type():
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="[UNK]"))
+    with pytest.raises(DataError, match="Missing"): Tokenizer(backend).encode(["b"])

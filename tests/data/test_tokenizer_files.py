@@ -127,3 +127,57 @@ def test_a_bpe_model_is_refused(folder):
 
 def test_every_file_that_is_read_is_also_downloaded_and_copied():
     assert set(SENTENCEPIECE_FILES) | {"vocab.json", "merges.txt", "added_tokens.json"} <= set(TOKENIZER_FILES)
+
+
+PLAIN = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}}
+NEW = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+
+
+def saved(folder: Path, model: dict, **others) -> Path:
+    (folder / "tokenizer.json").write_text(json.dumps(PLAIN | {"model": model} | others))
+    return folder
+
+
+@pytest.mark.parametrize("model, message", [
+    ({"type": "WordLevel", "unk_token": "[UNK]", "vocab": {}}, "empty vocabulary"),
+    ({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 9,
+      "vocab": {}}, "empty vocabulary"),
+    ({"type": "Unigram", "unk_id": None, "vocab": []}, "empty vocabulary"),
+    ({"type": "BPE", "vocab": {}, "merges": []}, "empty vocabulary"),
+    ({"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"a": 0}}, "no unknown token '\\[UNK\\]'"),
+    ({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 9,
+      "vocab": {"a": 0}}, "no unknown token '\\[UNK\\]'"),
+    ({"type": "Unigram", "unk_id": None, "vocab": [["a", -1.0]]}, "no unknown token"),
+    ({"type": "BPE", "vocab": {"a": 0}, "merges": []}, "no unknown token"),
+    ({"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"[UNK]": 0, "a": 1, "b": 1}}, "same number, 1")])
+def test_a_vocabulary_that_cannot_be_right_is_refused_when_it_is_loaded(tmp_path, model, message):
+    with pytest.raises(DataError, match=message): Tokenizer.load(saved(tmp_path, model))
+
+
+def test_bytes_need_no_unknown_token(tmp_path):
+    vocab = {letter: i for i, letter in enumerate(tokenizers.pre_tokenizers.ByteLevel.alphabet())}
+    levels = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    model = {"type": "BPE", "vocab": vocab, "merges": []}
+    assert len(Tokenizer.load(saved(tmp_path, model, pre_tokenizer=levels)).encode(["aé"]).ids) == 3
+
+
+def test_an_added_token_has_the_number_of_the_file(tmp_path):
+    model = {"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"[UNK]": 0, "a": 1}}
+    saved(tmp_path, model, added_tokens=[NEW | {"id": 2, "content": "<user>"}])
+    assert Tokenizer.load(tmp_path).encode(["a <user> b"]).ids.tolist() == [1, 2, 0]
+    saved(tmp_path, model, added_tokens=[NEW | {"id": 1, "content": "<user>"}])
+    with pytest.raises(DataError, match="'<user>' the number 1"): Tokenizer.load(tmp_path)
+
+
+def test_bytes_of_one_number_in_vocab_json_are_refused(tmp_path):
+    names = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3, "a": 4, "b": 4}
+    (tmp_path / "vocab.json").write_text(json.dumps(names))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(DataError, match="the same number, 4"): Tokenizer.load(tmp_path)
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(DataError): Tokenizer.load(tmp_path)
+
+
+def test_a_vocabulary_with_holes_needs_room_for_its_largest_number(tmp_path):
+    model = {"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"[UNK]": 0, "a": 10**9}}
+    assert Tokenizer.load(saved(tmp_path, model)).vocab_size == 10**9 + 1

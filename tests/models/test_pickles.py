@@ -1,7 +1,9 @@
 """PyTorch's files without PyTorch: what is read, and what is refused before anything runs."""
+import json
 import os
 import pickle
 import struct
+import time
 import zipfile
 from collections import OrderedDict
 
@@ -9,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_bert_training.models import WeightsError, create_model
+from mlx_bert_training.models import WeightsError, architecture, create_model
 from mlx_bert_training.models.architecture import check_memory, config_from_file
 from mlx_bert_training.models.layers import ModelError
 from mlx_bert_training.models.pickles import LEGACY_MAGIC, PickleError, read_pickled_tensors
@@ -135,6 +137,33 @@ def test_a_model_comes_from_a_pickle(tmp_path):
                                    {"vocab_size": 10**12}, {"intermediate_size": 2**40}])
 def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(sizes):
     with pytest.raises(ModelError, match="this machine has"): create_model(config=sizes)
+
+
+@pytest.mark.parametrize("sizes, name", [
+    ({"num_hidden_layers": 10**7}, "num_hidden_layers is 10,000,000"),
+    ({"hidden_size": 10**9, "num_attention_heads": 1, "vocab_size": 40_000}, "hidden_size is 1,000,000,000"),
+    ({"vocab_size": 10**9}, "vocab_size is 1,000,000,000"), ({"type_vocab_size": 10**9}, "type_vocab_size is 1,000"),
+    ({"max_position_embeddings": 10**9}, "max_position_embeddings is 1,000,000,000"),
+    ({"num_labels": 10**9, "architectures": ["BertForSequenceClassification"]}, "num_labels is 1,000,000,000"),
+    ({"vocab_size": 10**4000}, r"vocab_size is 10\^(3999|4000)"),
+    ({"model_type": "distilbert", "n_layers": 10**7}, "n_layers is 10,000,000"),
+    ({"model_type": "albert", "hidden_size": 10**9, "num_attention_heads": 1}, "hidden_size is 1,000,000,000"),
+    ({"model_type": "deberta-v2", "num_hidden_layers": 10**7}, "num_hidden_layers is 10,000,000"),
+    ({"model_type": "modernbert", "num_hidden_layers": 10**7}, "num_hidden_layers is 10,000,000")])
+def test_a_file_that_asks_for_too_much_is_refused_at_once_by_name(tmp_path, monkeypatch, sizes, name):
+    monkeypatch.setattr(architecture, "total_memory", lambda: 8 << 30)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **sizes}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    start = time.perf_counter()
+    with pytest.raises(ModelError, match=f"{name}.*bytes .*this machine has 8,589,934,592") as refused:
+        create_model(pretrained=tmp_path)
+    assert time.perf_counter() - start < 2 and len(str(refused.value)) < 500
+
+
+def test_the_limit_of_a_container_counts(monkeypatch):
+    create_model(config=SIZES)
+    monkeypatch.setattr(architecture, "total_memory", lambda: 1 << 10)
+    with pytest.raises(ModelError, match="this machine has 1,024"): create_model(config=SIZES)
 
 
 def test_the_published_sizes_are_not_refused():

@@ -8,6 +8,7 @@ import pytest
 
 from mlx_bert_training import runtime
 from mlx_bert_training.errors import UnknownNameError
+from mlx_bert_training.runtime import device
 from mlx_bert_training.runtime.device import cache_limit
 
 linux_cpu = pytest.mark.skipif(not runtime.is_linux_cpu(), reason="only a Linux CPU needs a larger cache")
@@ -81,3 +82,28 @@ def test_select_device():
 def test_bfloat16_on_a_cpu_is_refused_with_a_reason():
     cpu = mx.Device(mx.cpu, 0)
     assert "float32" in runtime.bf16_problem(cpu)
+
+
+def files(monkeypatch, contents: dict[str, str]) -> None:
+    monkeypatch.setattr(device, "read_line", lambda path: contents.get(str(path), ""))
+
+
+V1, V2 = "/sys/fs/cgroup/memory", "/sys/fs/cgroup"
+
+
+@pytest.mark.parametrize("contents, room", [
+    ({}, None),
+    ({f"{V2}/memory.max": "max", f"{V2}/memory.current": "5"}, None),
+    ({f"{V2}/memory.max": "3000", f"{V2}/memory.current": "1000"}, (3000, 1000)),
+    ({f"{V1}/memory.limit_in_bytes": "9223372036854771712", f"{V1}/memory.usage_in_bytes": "5"}, None),
+    ({f"{V1}/memory.limit_in_bytes": "3000", f"{V1}/memory.usage_in_bytes": "1000"}, (3000, 1000)),
+    ({"/proc/self/cgroup": "0::/user/job", f"{V2}/user/memory.max": "2000", f"{V2}/user/memory.current": "500",
+      f"{V2}/user/job/memory.max": "max", f"{V2}/user/job/memory.current": "400"}, (2000, 500)),
+    ({"/proc/self/cgroup": "9:name=systemd:/\n4:memory:/docker/1", f"{V1}/memory.limit_in_bytes": "9223372036854771712",
+      f"{V1}/memory.usage_in_bytes": "7", f"{V1}/docker/1/memory.limit_in_bytes": "1000",
+      f"{V1}/docker/1/memory.usage_in_bytes": "1200"}, (1000, 1200))])
+def test_the_memory_of_a_container_in_both_versions_of_cgroup(monkeypatch, contents, room):
+    files(monkeypatch, contents | {"/proc/meminfo": "MemTotal: 16 kB\nMemAvailable: 8 kB"})
+    assert device.container_memory() == room
+    assert device.available_memory() == (8192 if room is None else max(0, room[0] - room[1]))
+    assert device.total_memory() == room[0] if room else device.total_memory() > 1 << 20
