@@ -17,7 +17,7 @@ from ..declaration.editing import defaults
 from ..declaration.load import list_presets
 from ..declaration.options import Unfit, options
 from ..declaration.problems import ConfigError, show
-from ..declaration.whole import ABSENT, ConfigDiff, root
+from ..declaration.whole import ABSENT, ConfigDiff, optional_sections, root
 from ..declaration.yaml_io import read_document
 from ..errors import MLXBertError, missing_extra
 from .controls import someone_may_look
@@ -212,7 +212,8 @@ class SectionTabs:
 
     def refresh(self) -> None:
         "Show what the form says."
-        shown = [section for section in self.pages if section != "kaggle" or self.form.competition]
+        left_out = {*optional_sections()} - self.form.sections
+        shown = [section for section in self.pages if section not in left_out]
         children = tuple(self.pages[section] for section in shown)
         if self.tab.children != children: self.tab.children = children
         self.tab.titles = [tab_title(self.form, section) for section in shown]

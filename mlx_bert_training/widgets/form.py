@@ -34,6 +34,7 @@ from mlx_bert_training.declaration.whole import (
     Difference,
     find_key,
     fitting,
+    optional_sections,
     root,
 )
 from ..errors import nearest
@@ -147,24 +148,32 @@ class Fields:
 
     def __init__(self, values: Mapping[str, Any]):  # by dotted key, as `settings` returns them
         texts = {key: to_text(key, values.get(key, defaults()[key])) for key in OPTIONS}
-        self._take(texts, texts, {}, "kaggle.cv_folds" in values)
+        self._take(texts, texts, {}, frozenset(key.partition(".")[0] for key in values) & {*optional_sections()})
 
     def write(self, texts: Mapping[str, str], competition: bool | None = None) -> None:
         "Put texts into fields, by dotted key, and read the whole."
-        competition = self.competition if competition is None else competition
-        self._take(texts, {**self.texts, **texts}, self._values, competition)
+        sections = self.sections - {"kaggle"} if competition is False else self.sections
+        if competition: sections |= {"kaggle"}
+        self._take(texts, {**self.texts, **texts}, self._values, sections)
 
-    def _take(self, new: Mapping[str, str], texts: dict[str, str], old: dict[str, Any], competition: bool) -> None:
+    def _take(self, new: Mapping[str, str], texts: dict[str, str], old: dict[str, Any],
+              sections: frozenset[str]) -> None:
         every = dict(old)
         for key, text in new.items():
             try: every[key] = from_text(key, text)
             except ConfigError as error: every[key] = Unreadable(error.problems)
-        values = {key: every[key] for key in OPTIONS if competition or not key.startswith("kaggle.")}
+        left_out = {*optional_sections()} - sections
+        values = {key: every[key] for key in OPTIONS if key.partition(".")[0] not in left_out}
         config, problems = read_values(values)
         self.texts, self._values, self._config = texts, every, config
-        self.competition = competition              # whether there is a section `kaggle`
+        self.sections = sections                    # of the optional ones, those that there are
         self.values = values                        # what the fields say, by dotted key; not checked
         self.problems = problems                    # all that is wrong with it
+
+    @property
+    def competition(self) -> bool:
+        "Whether there is a section `kaggle`."
+        return "kaggle" in self.sections
 
     def checked(self) -> dict[str, Any]:
         "What the fields say, by dotted key. Raises `ConfigError` with all that is wrong."
@@ -224,10 +233,10 @@ class Form(Fields):
         mine = {key: self.texts[key] if isinstance(value, Unreadable) else value for key, value in self.values.items()}
         theirs = settings(source)
         found = find_changes(mine, source)
-        if (value := found.pop("kaggle", None)) is not None:
-            return ConfigDiff([*(Difference(key, mine[key], theirs[key]) for key in found),
-                               Difference("kaggle", *((ABSENT, {}) if value is REMOVED else ({}, ABSENT)))])
-        return ConfigDiff(Difference(key, mine[key], theirs.get(key, ABSENT)) for key in found)
+        whole = {name: found.pop(name) for name in optional_sections() if name in found}
+        return ConfigDiff([*(Difference(key, mine[key], theirs.get(key, ABSENT)) for key in found),
+                           *(Difference(name, *((ABSENT, {}) if value is REMOVED else ({}, ABSENT)))
+                             for name, value in whole.items())])
 
     def text(self, path: str | os.PathLike[str] | None = None) -> str:
         "What `save` would write. Raises `ConfigError` if something is wrong."

@@ -151,7 +151,8 @@ class NotebookPage:
         self.path = server.root / "not-open.ipynb"
         self.console: list[str] = []        # the errors that the browser has reported
         page.add_init_script(path=SCRIPT)
-        page.on("console", lambda message: self._report(message.text) if message.type == "error" else None)
+        page.on("console", lambda said: self._report(f"{said.text} {said.location['url']}")
+                if said.type == "error" else None)
         page.on("pageerror", lambda error: self._report(str(error)))
         self.cells = page.locator(".jp-Notebook .jp-CodeCell")
 

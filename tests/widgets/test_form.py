@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from nbclient import NotebookClient
 
 from mlx_bert_training import ConfigEditor, create_trainer
-from mlx_bert_training.core.config import BaseTrainerConfig, KaggleTrainerConfig
+from mlx_bert_training.core.config import BaseTrainerConfig, KaggleTrainerConfig, SearchTrainerConfig
 from mlx_bert_training.declaration.editing import settings as read_settings
 from mlx_bert_training.declaration.load import load_config, preset_paths
 from mlx_bert_training.declaration.options import is_section, members, options
 from mlx_bert_training.declaration.problems import ConfigError
+from mlx_bert_training.declaration.whole import ABSENT
 from mlx_bert_training.errors import MissingExtraError
 from mlx_bert_training.widgets.config_editor import tab_title
 from mlx_bert_training.widgets.form import OPTIONS, Form, bounds, from_text, is_nested, offers, to_text, words
@@ -34,7 +35,7 @@ def test_a_preset_in_a_form_is_the_preset(name):
 
 def test_every_option_has_a_field_with_a_kind_of_its_own():
     leaves = [key for key, option in OPTIONS.items() if not is_section(option.hint)]
-    assert len(leaves) == len(OPTIONS) == len(read_settings({"kaggle": {}}))
+    assert len(leaves) == len(OPTIONS) == len(read_settings({"kaggle": {}, "search": {}}))
     for option in OPTIONS.values():
         assert not (words(option) and is_nested(option))
         if option.choices and not is_nested(option): assert set(option.choices) <= {*words(option), *offers(option)}
@@ -45,7 +46,7 @@ def test_every_option_has_a_field_with_a_kind_of_its_own():
 @pytest.mark.parametrize("key", OPTIONS)
 def test_defaults_and_words_survive_the_way_through_a_text(key):
     option = OPTIONS[key]
-    default = read_settings({"kaggle": {}})[key]
+    default = read_settings({"kaggle": {}, "search": {}})[key]
     for value in [default, *(from_text(key, word) for word in words(option))]:
         assert from_text(key, to_text(key, value)) == value == option.read(value)
 
@@ -105,6 +106,15 @@ def test_null_still_means_that_other_options_decide():
     assert form.config.training.early_stopping is False
     form.write({"training.early_stopping": "true"})
     assert "needs evaluation" in form.messages("training.early_stopping")[0]
+
+
+def test_a_search_is_a_section_only_of_a_form_that_was_loaded_with_one():
+    form = Form("production")
+    assert not form.sections and not any(key.startswith("search.") for key in form.values) and not form.difference()
+    form = Form({"kaggle": {}, "search": {"trials": 3}})
+    assert form.sections == {"kaggle", "search"} and form.values["search.trials"] == 3
+    assert [row for row in form.difference({"kaggle": {}}) if row.key == "search.trials"]
+    assert ("kaggle", ABSENT, {}) in Form("production").difference({"kaggle": {}})
 
 
 def test_the_section_of_a_competition_comes_and_goes():
@@ -169,7 +179,7 @@ def test_the_editor_in_code():
     assert editor.config.optimizer.learning_rate == 1e-4 and "learning_rate: 1e-4" in str(editor)
     rows = editor.view.sections.rows
     assert {section: len(fields) for section, fields in rows.items()} == {
-        section: sum(key.partition(".")[0] == section for key in OPTIONS) for section in options(KaggleTrainerConfig)}
+        section: sum(key.partition(".")[0] == section for key in OPTIONS) for section in options(SearchTrainerConfig)}
     editor.set(num_epochs="many", **{"scheduler.type": "cosin"})
     assert "Not valid: 2 errors in scheduler, training." in repr(editor) and "Did you mean cosine?" in str(editor)
     with pytest.raises(ConfigError): _ = editor.config
