@@ -73,8 +73,9 @@ def _read_jsonl(file: Path, encoding: str, max_rows: int | None, as_text: Collec
 def _with_text(frame: pd.DataFrame, as_text: Collection[str]) -> pd.DataFrame:
     "The frame with some columns as text; whole numbers have no point."
     wanted = [name for name in as_text if name in frame.columns and not pd.api.types.is_string_dtype(frame[name])]
-    return frame.assign(**{name: [None if pd.isna(value) else str(value) for value in frame[name].tolist()]
-                           for name in wanted}) if wanted else frame
+    columns: dict[str, Any] = {name: [None if pd.isna(value) else str(value) for value in frame[name].tolist()]
+                               for name in wanted}
+    return frame.assign(**columns) if columns else frame
 
 # %% ../../nbs/data/03_frames.ipynb #a5f10c65
 def _read_parquet(file: Path, max_rows: int | None, as_text: Collection[str]) -> pd.DataFrame:
