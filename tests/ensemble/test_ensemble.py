@@ -89,7 +89,9 @@ def test_every_method_does_every_task(head: str, method: str, tmp_path: Path):
     assert min(result.weights.values()) >= 0 and list(result.weights) == ["m0", "m1", "m2"]
     again = load_oof(result.oof.save(tmp_path / "ensemble.npz"))     # an ensemble is a member like any other
     assert again.folds_hash == "h" and "m0, m1, m2" in again.source
-    assert len(result.to_frame()) == 6 and "optimism" in result._repr_html_() and "to tell" in str(result)
+    assert len(result.to_frame()) == 6 and "optimism" in result._repr_html_()
+    for gain in (result.gain_over_best, result.gain_over_mean):
+        assert f"{gain.mean:+.4f}" in str(result) and f": {gain.verdict})" in str(result)
     if not METHODS.get(method).learns: assert result.optimism.mean == 0
     assert len(result.plot().axes) == 1
 

@@ -22,11 +22,13 @@ SIZES: dict[str, Any] = dict(vocab_size=40, hidden_size=16, num_hidden_layers=3,
 IDS = np.array([[2, 5, 6, 7, 3, 0], [2, 8, 3, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
 MASK = (IDS > 0).astype(np.int32)  # the last row is filler
 TYPES = np.array([[0, 0, 0, 1, 1, 0]] * 3)
+POOLING_OPTIONS = {"concat_last": {"last": 2}}  # its default reads more layers than this encoder has
 
 
 def make(evaluation=True, **changes):
     arguments: dict[str, Any] = dict(config=SIZES, head_type="binary", dropout_rate=0.0 if evaluation else 0.5)
-    model = create_model(**arguments | changes)
+    options = POOLING_OPTIONS.get(changes.get("pooling"))
+    model = create_model(pooling_options=options, **arguments | changes)
     return model.eval() if evaluation else model
 
 
@@ -48,8 +50,9 @@ def gradients(model, seed=0, first_rows=slice(None)):
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("head_type", list(TASKS))
 def test_every_pooling_and_head_goes_forward_and_backward(pooling, head_type):
-    columns = {"binary_classification": 2, "regression": 1}.get(head_type, 4)
-    model = make(evaluation=False, pooling=pooling, head_type=head_type, num_labels=columns)
+    labels = {"binary_classification": 2, "regression": 1}.get(head_type, 4)
+    columns = 3 if head_type == "ordinal_regression" else labels  # one for each class but the last
+    model = make(evaluation=False, pooling=pooling, head_type=head_type, num_labels=labels)
     logits = run(model)
     assert logits.shape == (3, columns) and logits.dtype == mx.float32
     value, grads = gradients(model)
@@ -83,8 +86,11 @@ def test_a_filler_row_changes_no_gradient(pooling):
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_poolings_by_hand(pooling):
-    model = create_model("bert_core", pooling=pooling, config=SIZES).eval()
+    model = create_model("bert_core", pooling=pooling, pooling_options=POOLING_OPTIONS.get(pooling),
+                         config=SIZES).eval()
     hidden, pooled = np.array(run(model)), np.array(model.embed(mx.array(IDS), mx.array(MASK)))
+    layers = np.array(model.bert(mx.array(IDS), mx.array(MASK), last=3))    # (3 texts, 3 layers, 6, 16)
+    np.testing.assert_allclose(layers[:, -1], hidden, atol=1e-6)
     for row, length in ((0, 5), (1, 3)):
         h = hidden[row, :length]
         if pooling == "cls":
@@ -97,7 +103,9 @@ def test_poolings_by_hand(pooling):
         else:
             places = np.arange(1, length + 1)
             expected = {"mean": h.mean(0), "max": h.max(0), "last": h[-1],
-                        "weighted_mean": places @ h / places.sum()}[pooling]
+                        "weighted_mean": places @ h / places.sum(),
+                        "weighted_cls": layers[row, :, 0].mean(0),      # shares are equal at first
+                        "concat_last": layers[row, -2:, :length].mean(1).ravel()}[pooling]
         np.testing.assert_allclose(pooled[row], expected, atol=1e-5)
 
 

@@ -74,19 +74,23 @@ def set_config(folder, **changes):
 ], ids=lambda head: "-".join(map(str, head.values())))
 def test_a_saved_model_comes_back_without_being_told(tmp_path, pooling, head):
     sizes = dict(vocab_size=20, hidden_size=8, intermediate_size=16, num_hidden_layers=1, initializer_range=0.3)
-    model = create_model(pooling=pooling, config=sizes, dropout_rate=0.2, **head)
+    options = {"last": 1, "tokens": "first"} if pooling == "concat_last" else None
+    model = create_model(pooling=pooling, pooling_options=options, config=sizes, dropout_rate=0.2, **head)
     assert model.save_pretrained(tmp_path / "model") == tmp_path / "model"
     again = create_model(pretrained=tmp_path / "model", seed=9)
-    assert (again.head_spec, again.pooling_name, again.config) == (model.head_spec, pooling, model.config)
+    assert (again.head_spec, again.pooling_spec, again.config) == (model.head_spec, model.pooling_spec, model.config)
+    assert again.pooling_name == pooling
     assert mx.array_equal(logits(model), logits(again))
     assert again.report.fresh == () and again.report.ignored == {}
-    assert (tmp_path / "model" / "modeling_pooled_bert.py").exists() == (pooling != "cls")
+    for_pytorch = pooling not in ("cls", "weighted_cls", "concat_last")     # these need none, or several layers
+    assert (tmp_path / "model" / "modeling_pooled_bert.py").exists() == for_pytorch
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_a_bare_encoder_is_saved_and_loaded(tmp_path, pooling):
     core = create_model("bert_core", pretrained=TINY) if pooling == "cls" else create_model(
-        "bert_core", pooling=pooling, config=dict(vocab_size=20, hidden_size=8, intermediate_size=16))
+        "bert_core", pooling=pooling, pooling_options={"last": 2} if pooling == "concat_last" else None,
+        config=dict(vocab_size=20, hidden_size=8, intermediate_size=16))
     core.save_pretrained(tmp_path)
     again = create_model("bert_core", pretrained=tmp_path)
     assert mx.array_equal(core.eval().embed(IDS, MASK), again.eval().embed(IDS, MASK))
