@@ -17,16 +17,16 @@ from ..declaration.editing import defaults
 from ..declaration.load import list_presets
 from ..declaration.options import Unfit, options
 from ..declaration.problems import ConfigError, show
-from ..declaration.whole import ABSENT, ConfigDiff, root
+from ..declaration.whole import ABSENT, ConfigDiff, optional_sections, root
 from ..declaration.yaml_io import read_document
 from ..errors import MLXBertError, missing_extra
 from .controls import someone_may_look
 from .form import OPTIONS, Form, bounds, from_text, is_nested, offers, to_text, words
 
 # %% auto #0
-__all__ = ['STYLE', 'BUTTONS', 'HOW', 'empty_means', 'field_notes', 'count', 'tab_title', 'state_line', 'difference_table',
-           'text_block', 'file_pane', 'FieldRow', 'SectionTabs', 'FileBar', 'base_preset', 'EditorView',
-           'EditorActions', 'static_bundle', 'ConfigEditor']
+__all__ = ['STYLE', 'BUTTONS', 'SECTIONS', 'HOW', 'empty_means', 'field_notes', 'count', 'tab_title', 'state_line',
+           'difference_table', 'text_block', 'file_pane', 'FieldRow', 'SectionTabs', 'FileBar', 'base_preset',
+           'EditorView', 'EditorActions', 'static_bundle', 'ConfigEditor']
 
 # %% ../../nbs/widgets/09_config_editor.ipynb #446a7ab9
 def _ipywidgets() -> Any:
@@ -212,7 +212,8 @@ class SectionTabs:
 
     def refresh(self) -> None:
         "Show what the form says."
-        shown = [section for section in self.pages if section != "kaggle" or self.form.competition]
+        left_out = set(optional_sections()) - set(self.form.sections)
+        shown = [section for section in self.pages if section not in left_out]
         children = tuple(self.pages[section] for section in shown)
         if self.tab.children != children: self.tab.children = children
         self.tab.titles = [tab_title(self.form, section) for section in shown]
@@ -221,6 +222,7 @@ class SectionTabs:
 # %% ../../nbs/widgets/09_config_editor.ipynb #87c135d0
 BUTTONS = {"Start from it": "Fill the form from this preset", "Load": "Fill the form from this file",
            "Save": "Write this file and keep its comments", "Reset": "Go back to what was loaded or saved"}
+SECTIONS = {"kaggle": "A competition", "search": "A search"}    # what an optional section makes of a run
 
 
 class FileBar:
@@ -231,14 +233,16 @@ class FileBar:
         style, layout = {"description_width": "90px"}, w.Layout(width="360px")
         self.preset = w.Dropdown(options=list(list_presets()), description="Preset", style=style, layout=layout)
         self.path = w.Text(description="File", placeholder="run.yaml", style=style, layout=layout)
-        self.competition = w.Checkbox(description="A competition (section kaggle)", indent=False,
-                                      layout=w.Layout(width="auto", margin="2px 0 2px 98px"))
+        self.sections = {name: w.Checkbox(description=f"{SECTIONS.get(name, 'More')} (section {name})", indent=False,
+                                          layout=w.Layout(width="auto", margin="2px 0 2px 98px"))
+                         for name in optional_sections()}
         size = w.Layout(width="auto", min_width="80px", flex="0 0 auto")
         self.names = {w.Button(description=name, tooltip=tip, layout=size): name for name, tip in BUTTONS.items()}
         self.start, self.load, self.save, self.reset = self.names
         self.purpose, self.state = w.HTML(layout=w.Layout(margin="2px 0 2px 12px")), w.HTML()
         self.box = w.VBox([w.HBox([self.preset, self.start, self.purpose]),
-                           w.HBox([self.path, self.load, self.save, self.reset]), self.competition, self.state])
+                           w.HBox([self.path, self.load, self.save, self.reset]),
+                           *self.sections.values(), self.state])
         self.box.add_class("mbt-bar")
 
     def sure(self, button: Any, question: str) -> bool:
@@ -294,7 +298,8 @@ class EditorView:
         self.panes[0].value = difference_table(difference, preset)
         self.panes[1].value = file_pane(form, self.bar.path.value)
         self.results.titles = [f"Difference from {preset} ({len(difference)})", "File"]
-        self.bar.preset.value, self.bar.competition.value = preset, form.competition
+        self.bar.preset.value = preset
+        for name, box in self.bar.sections.items(): box.value = name in form.sections
         self.bar.purpose.value = f"<span class='mbt-help'>{escape(list_presets()[preset])}</span>"
         self.bar.calm()
         self.bar.say(state_line(form, preset), bool(form.problems))
@@ -321,7 +326,8 @@ class EditorActions:
     def __init__(self, view: EditorView):
         self.view, self.form, self.bar = view, view.form, view.bar
         self.bar.preset.observe(lambda change: self.compare(change["new"]), "value")
-        self.bar.competition.observe(lambda change: self.compete(change["new"]), "value")
+        for name, box in self.bar.sections.items():
+            box.observe(lambda change, name=name: self.include(name, change["new"]), "value")
         self.bar.start.on_click(lambda button: self.replace(button, lambda: self.bar.preset.value))
         self.bar.load.on_click(lambda button: self.replace(button, self.path))
         self.bar.save.on_click(self.save)
@@ -334,11 +340,11 @@ class EditorActions:
             self.view.preset = preset
             self.view.refresh()
 
-    def compete(self, competition: bool) -> None:
-        "Add or leave out the section of a competition."
+    def include(self, section: str, there: bool) -> None:
+        "Add or leave out an optional section; one that another needs stays."
         with self.view.lock:
-            if competition == self.form.competition: return
-            self.form.write({}, competition)
+            if there == (section in self.form.sections): return
+            self.form.write({}, **{section: there})
             self.view.refresh()
 
     def path(self) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from mlx_bert_training.declaration.editing import (
     write_value,
 )
 from ..declaration.load import locate, parse_overrides, preset_paths
-from ..declaration.options import Option, leaves, members, read_section
+from ..declaration.options import Option, leaves, members, options, read_section
 from ..declaration.problems import ConfigError, Problem
 from mlx_bert_training.declaration.whole import (
     ABSENT,
@@ -34,13 +34,14 @@ from mlx_bert_training.declaration.whole import (
     Difference,
     find_key,
     fitting,
+    optional_sections,
     root,
 )
 from ..errors import nearest
 
 # %% auto #0
 __all__ = ['OPTIONS', 'offers', 'is_nested', 'words', 'bounds', 'from_text', 'to_text', 'Unreadable', 'nested', 'read_values',
-           'Fields', 'Form']
+           'completed', 'read_texts', 'Fields', 'Form']
 
 # %% ../../nbs/widgets/08_form.ipynb #fa7f69b1
 OPTIONS = leaves(root())   # every option of a configuration, by dotted key
@@ -130,7 +131,7 @@ def nested(
 
 
 def read_values(
-    values: Mapping[str, Any],  # by dotted key; for a competition, those of `kaggle.` too
+    values: Mapping[str, Any],  # by dotted key; those of an optional section only if it is there
 ) -> tuple[BaseTrainerConfig, list[Problem]]:
     "The configuration that flat values make, and all that is wrong with it, in the order of the options."
     tree = nested(values)
@@ -141,28 +142,52 @@ def read_values(
     places = {key: place for place, key in enumerate(OPTIONS)}
     return config, sorted(problems, key=lambda problem: places.get(problem.key, len(places)))
 
+# %% ../../nbs/widgets/08_form.ipynb #88d6facf
+def completed(
+    asked: Iterable[str],   # names of optional sections
+) -> tuple[str, ...]:
+    "The optional sections of a declaration that names these. Raises `ConfigError` for a name that is none of them."
+    known, named = optional_sections(), list(asked)
+    for name in named:
+        if name not in known: raise ConfigError(Problem(key=name, message="there is no such optional section",
+                                                        allowed=", ".join(known),
+                                                        suggestion=nearest(name[:64], known) or ""))
+    there = options(fitting(dict.fromkeys(named)))
+    return tuple(name for name in known if name in there)
+
+
+def read_texts(
+    texts: Mapping[str, str],   # by dotted key
+) -> dict[str, Any]:
+    "What the texts of fields mean, with `Unreadable` for what should be YAML and is not."
+    values: dict[str, Any] = {}
+    for key, text in texts.items():
+        try: values[key] = from_text(key, text)
+        except ConfigError as error: values[key] = Unreadable(error.problems)
+    return values
+
 # %% ../../nbs/widgets/08_form.ipynb #79f662c1
 class Fields:
     "The texts in the fields of a form, and what they say."
 
     def __init__(self, values: Mapping[str, Any]):  # by dotted key, as `settings` returns them
         texts = {key: to_text(key, values.get(key, defaults()[key])) for key in OPTIONS}
-        self._take(texts, texts, {}, "kaggle.cv_folds" in values)
+        self._take(texts, read_texts(texts), {key.partition(".")[0] for key in values} & set(optional_sections()))
 
-    def write(self, texts: Mapping[str, str], competition: bool | None = None) -> None:
-        "Put texts into fields, by dotted key, and read the whole."
-        competition = self.competition if competition is None else competition
-        self._take(texts, {**self.texts, **texts}, self._values, competition)
+    def write(self, texts: Mapping[str, str], competition: bool | None = None, **sections: bool) -> None:
+        "Put texts into fields, by dotted key, add or leave out optional sections by name, and read the whole."
+        if competition is not None: sections["kaggle"] = competition
+        asked = self._asked | {name for name in sections if sections[name]}
+        asked -= {name for name in sections if not sections[name]}
+        self._take({**self.texts, **texts}, {**self._values, **read_texts(texts)}, asked)
 
-    def _take(self, new: Mapping[str, str], texts: dict[str, str], old: dict[str, Any], competition: bool) -> None:
-        every = dict(old)
-        for key, text in new.items():
-            try: every[key] = from_text(key, text)
-            except ConfigError as error: every[key] = Unreadable(error.problems)
-        values = {key: every[key] for key in OPTIONS if competition or not key.startswith("kaggle.")}
+    def _take(self, texts: dict[str, str], every: dict[str, Any], asked: set[str]) -> None:
+        sections = completed(asked)
+        left_out = set(optional_sections()) - set(sections)
+        values = {key: every[key] for key in OPTIONS if key.partition(".")[0] not in left_out}
         config, problems = read_values(values)
-        self.texts, self._values, self._config = texts, every, config
-        self.competition = competition              # whether there is a section `kaggle`
+        self.texts, self._values, self._config, self._asked = texts, every, config, asked
+        self.sections = sections                    # the optional sections that are there
         self.values = values                        # what the fields say, by dotted key; not checked
         self.problems = problems                    # all that is wrong with it
 
@@ -170,6 +195,11 @@ class Fields:
         "What the fields say, by dotted key. Raises `ConfigError` with all that is wrong."
         if self.problems: raise ConfigError(self.problems)
         return self.values
+
+    @property
+    def competition(self) -> bool:
+        "Whether there is a section `kaggle`."
+        return "kaggle" in self.sections
 
     @property
     def config(self) -> BaseTrainerConfig:
@@ -224,10 +254,10 @@ class Form(Fields):
         mine = {key: self.texts[key] if isinstance(value, Unreadable) else value for key, value in self.values.items()}
         theirs = settings(source)
         found = find_changes(mine, source)
-        if (value := found.pop("kaggle", None)) is not None:
-            return ConfigDiff([*(Difference(key, mine[key], theirs[key]) for key in found),
-                               Difference("kaggle", *((ABSENT, {}) if value is REMOVED else ({}, ABSENT)))])
-        return ConfigDiff(Difference(key, mine[key], theirs.get(key, ABSENT)) for key in found)
+        whole = {name: found.pop(name) for name in optional_sections() if name in found}
+        return ConfigDiff([*(Difference(key, mine[key], theirs.get(key, ABSENT)) for key in found),
+                           *(Difference(name, *((ABSENT, {}) if value is REMOVED else ({}, ABSENT)))
+                             for name, value in whole.items())])
 
     def text(self, path: str | os.PathLike[str] | None = None) -> str:
         "What `save` would write. Raises `ConfigError` if something is wrong."

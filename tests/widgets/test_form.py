@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from nbclient import NotebookClient
 
 from mlx_bert_training import ConfigEditor, create_trainer
-from mlx_bert_training.core.config import BaseTrainerConfig, KaggleTrainerConfig
+from mlx_bert_training.core.config import BaseTrainerConfig, KaggleTrainerConfig, SearchTrainerConfig
 from mlx_bert_training.declaration.editing import settings as read_settings
 from mlx_bert_training.declaration.load import load_config, preset_paths
 from mlx_bert_training.declaration.options import is_section, members, options
 from mlx_bert_training.declaration.problems import ConfigError
+from mlx_bert_training.declaration.whole import optional_sections, root
 from mlx_bert_training.errors import MissingExtraError
 from mlx_bert_training.widgets.config_editor import tab_title
 from mlx_bert_training.widgets.form import OPTIONS, Form, bounds, from_text, is_nested, offers, to_text, words
 
+EVERYTHING = {name: {} for name in optional_sections()}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -34,7 +36,7 @@ def test_a_preset_in_a_form_is_the_preset(name):
 
 def test_every_option_has_a_field_with_a_kind_of_its_own():
     leaves = [key for key, option in OPTIONS.items() if not is_section(option.hint)]
-    assert len(leaves) == len(OPTIONS) == len(read_settings({"kaggle": {}}))
+    assert len(leaves) == len(OPTIONS) == len(read_settings(EVERYTHING))
     for option in OPTIONS.values():
         assert not (words(option) and is_nested(option))
         if option.choices and not is_nested(option): assert set(option.choices) <= {*words(option), *offers(option)}
@@ -45,7 +47,7 @@ def test_every_option_has_a_field_with_a_kind_of_its_own():
 @pytest.mark.parametrize("key", OPTIONS)
 def test_defaults_and_words_survive_the_way_through_a_text(key):
     option = OPTIONS[key]
-    default = read_settings({"kaggle": {}})[key]
+    default = read_settings(EVERYTHING)[key]
     for value in [default, *(from_text(key, word) for word in words(option))]:
         assert from_text(key, to_text(key, value)) == value == option.read(value)
 
@@ -122,6 +124,41 @@ def test_the_section_of_a_competition_comes_and_goes():
     assert type(form.config) is BaseTrainerConfig and ("kaggle", "(absent)", {}) in form.difference()
 
 
+def test_the_section_of_a_search_comes_with_that_of_a_competition_and_goes(tmp_path):
+    form = Form("production")
+    form.write({"search.trials": "0"})
+    assert not form.problems and form.sections == ()
+    form.write({}, search=True)
+    assert form.sections == ("kaggle", "search") and form.competition and form.messages("search.trials")
+    space = {"optimizer.learning_rate": {"low": 1e-5, "high": 1e-4, "log": True}}
+    form.set(trials=5, space=space)
+    assert type(form.config) is SearchTrainerConfig and form.config.search.space == space
+    form.write({}, competition=False)
+    assert form.competition, "a search has the section of a competition"
+    saved = form.save(tmp_path / "search.yaml")
+    assert load_config(saved) == form.config and Form(saved).sections == ("kaggle", "search")
+    form.write({}, search=False)
+    assert type(form.config) is KaggleTrainerConfig
+    assert [tuple(row) for row in form.difference()] == [("search", "(absent)", {})]
+    assert type(load_config(form.save())) is KaggleTrainerConfig
+    with pytest.raises(ConfigError, match="search"): form.write({}, serch=True)
+    assert form.sections == ("kaggle",)
+
+
+def test_a_search_that_is_added_and_left_out_again_leaves_no_trace():
+    form = Form("production")
+    form.write({}, search=True)
+    assert [tuple(row) for row in form.difference()] == [("kaggle", {}, "(absent)"), ("search", {}, "(absent)")]
+    form.write({}, search=False)
+    assert form.sections == () and not form.difference() and form.config == load_config("production")
+
+
+def test_a_configuration_with_a_search_alone_is_the_same_in_a_form():
+    said = {"search": {"trials": 3}}
+    form = Form(said)
+    assert form.config == load_config(said) and not form.difference()
+
+
 def test_what_fails_leaves_the_form_as_it_was(tmp_path):
     form = Form("production")
     form.set(learning_rate=1e-4)
@@ -169,7 +206,7 @@ def test_the_editor_in_code():
     assert editor.config.optimizer.learning_rate == 1e-4 and "learning_rate: 1e-4" in str(editor)
     rows = editor.view.sections.rows
     assert {section: len(fields) for section, fields in rows.items()} == {
-        section: sum(key.partition(".")[0] == section for key in OPTIONS) for section in options(KaggleTrainerConfig)}
+        section: sum(key.partition(".")[0] == section for key in OPTIONS) for section in options(root())}
     editor.set(num_epochs="many", **{"scheduler.type": "cosin"})
     assert "Not valid: 2 errors in scheduler, training." in repr(editor) and "Did you mean cosine?" in str(editor)
     with pytest.raises(ConfigError): _ = editor.config
@@ -203,6 +240,20 @@ def test_controls_write_into_the_form_and_show_what_it_says():
     assert fields["scheduler.type"].control.value == "<cosin>"
     everything = " ".join(pane.value for pane in editor.view.panes) + editor.view.bar.state.value
     assert "<b>" not in everything and "<cosin>" not in everything and html.escape("<cosin>") in everything
+
+
+def test_a_box_adds_or_leaves_out_a_section_with_its_tab():
+    view = ConfigEditor("production").view
+    without = len(view.sections.tab.titles)
+    boxes = view.bar.sections
+    assert list(boxes) == list(optional_sections()) and not any(box.value for box in boxes.values())
+    boxes["kaggle"].value = True
+    assert view.sections.tab.titles[without:] == ("kaggle",) and view.form.competition
+    boxes["search"].value = True
+    boxes["kaggle"].value = False
+    assert view.sections.tab.titles[without:] == ("kaggle", "search") and boxes["kaggle"].value
+    boxes["search"].value = False
+    assert len(view.sections.tab.titles) == without and not any(box.value for box in boxes.values())
 
 
 def test_under_nbclient_there_is_text_and_no_widget(tmp_path):
