@@ -537,7 +537,7 @@ def test_runs_are_compared_by_folds_where_they_have_the_same(validated, capsys):
     first, second = (json.loads((place / name / "cv.json").read_text())["folds"] for name in ("run", "shorter"))
     difference = np.array(second) - np.array(first)
     assert frame.loc["shorter", "gain"] == pytest.approx(difference.mean())
-    assert frame.loc["shorter", "error of gain"] == pytest.approx(difference.std(ddof=1) / 3 ** 0.5)
+    assert frame.loc["shorter", "error of gain"] == pytest.approx(difference.std(ddof=1) * (1 / 3 + 1 / 2) ** 0.5)
     assert "optimizer.learning_rate 0.001 instead of 0.01" in frame.loc["shorter", "different"]
     assert "training.num_epochs 1 instead of 4" in str(table) and "shorter" in table._repr_html_()
     assert main(["runs", str(place), "--against", "shorter", "--run", "run"]) == 0
