@@ -174,6 +174,7 @@ def text_vectors(
         raise DataError("ensemble_members: vectors need pretrained weights; set model.pretrained")
     model = create_model("bert_core", pretrained=name, pooling="mean")
     tokenizer = data.tokenizer if pretrained is None else Tokenizer.load(resolve_pretrained(name))
+    model.check_tokenizer(tokenizer.vocab_size)
     parts = [tokenizer.encode(*data.texts[part], max_length=data.config.data.max_length)
              for part in ("train", "test") if part in data.texts]
     return np.concatenate([embed_texts(model, part) for part in parts])

@@ -11,6 +11,8 @@ from mlx_bert_training.data.prepare import prepare
 from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.ensemble.partners import make_partner
 from mlx_bert_training.errors import DataError, MissingExtraError, UnknownNameError
+from mlx_bert_training.models import create_model
+from mlx_bert_training.models.layers import ModelError
 from mlx_bert_training.validation.folds import make_folds
 from mlx_bert_training.validation.oof import OOF
 
@@ -79,8 +81,14 @@ def test_targets_of_a_fold_cannot_change_its_predictions(partner, tmp_path):
 def test_vectors_of_a_frozen_encoder(kind, tmp_path):
     data, folds, like = competition(tmp_path)
     with pytest.raises(DataError, match="pretrained weights"): make_partner(kind).member(like, data, folds, "none")
-    data.config.model.pretrained = TINY
-    member = make_partner(kind).member(like, data, folds, "none")
+    with pytest.raises(ModelError, match="the tokenizer has"):      # its ids would read beyond the embeddings
+        data.config.model.pretrained = TINY
+        make_partner(kind).member(like, data, folds, "none")
+    small = {"vocab_size": data.tokenizer.vocab_size, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    create_model("bert_core", config=small).save_pretrained(tmp_path / "encoder")
+    data.tokenizer.save(tmp_path / "encoder")
+    options = {"pretrained": str(tmp_path / "encoder")}
+    member = make_partner({"type": kind, "options": options}).member(like, data, folds, "none")
     assert np.isfinite(member.predictions).all() and np.allclose(member.predictions.sum(1), 1)
 
 
