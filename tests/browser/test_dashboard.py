@@ -108,7 +108,7 @@ def tops(notebook: NotebookPage, *places: str) -> list[float]:
     return [round(notebook.output(1).locator(place).first.bounding_box()["y"] - first) for place in places]
 
 
-@pytest.mark.parametrize("width", [1800, 800])
+@pytest.mark.parametrize("width", [1800])
 def test_nothing_moves_before_during_and_after(open_notebook, width):
     notebook = open_notebook("place", SETUP, START.replace("declare()", "declare(num_epochs=9)"))
     notebook.page.set_viewport_size({"width": width, "height": 1000})
