@@ -84,7 +84,8 @@ def test_vectors_of_a_frozen_encoder(kind, tmp_path):
     with pytest.raises(ModelError, match="the tokenizer has"):      # its ids would read beyond the embeddings
         data.config.model.pretrained = TINY
         make_partner(kind).member(like, data, folds, "none")
-    small = {"vocab_size": data.tokenizer.vocab_size, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small = {"vocab_size": data.tokenizer.vocab_size, "hidden_size": 32, "num_hidden_layers": 1,
+             "num_attention_heads": 2}
     create_model("bert_core", config=small).save_pretrained(tmp_path / "encoder")
     data.tokenizer.save(tmp_path / "encoder")
     options = {"pretrained": str(tmp_path / "encoder")}
