@@ -13,7 +13,7 @@ from mlx_bert_training.errors import DataError
 from mlx_bert_training.validation.folds import make_folds
 
 PACKAGE = Path(mlx_bert_training.__file__).parent
-SECTIONS = load_config({"kaggle": {}, "search": {}}).to_dict()
+SECTIONS = load_config({"kaggle": {}}).to_dict()
 NAMED = re.compile(r"(?<![\w./:])(" + "|".join(sorted(SECTIONS)) + r")\.([a-z][a-z_]+)\b(?!\()")
 OTHERS = {"pkl", "bundle_inference", "api", "py", "yaml", "json", "ipynb", "com", "safetensors", "csv", "onnx"}
 
