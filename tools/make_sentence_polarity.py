@@ -4,10 +4,11 @@ The source is the sentence polarity dataset v1.0 of Bo Pang and Lillian Lee, rt-
 UTF-8 with the header text,label; its sha256 is checked. Writes train.csv, test.csv and sample_submission.csv into the
 package and the answers into tests/fixtures/.
 """
-import csv
 import hashlib
 import sys
 from pathlib import Path
+
+from tables import read_rows, write_rows
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "mlx_bert_training/demo/sentence_polarity"
@@ -23,28 +24,17 @@ def shuffled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return sorted(once.values(), key=lambda row: keys[row["text"]])
 
 
-def write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main(source: Path) -> None:
-    data = source.read_bytes()
-    if hashlib.sha256(data).hexdigest() != SHA256:
-        raise SystemExit(f"{source} is not the expected file: its sha256 is not {SHA256}")
-    rows = shuffled(list(csv.DictReader(data.decode("utf-8").splitlines())))
+    rows = shuffled(read_rows(source, SHA256))
     half = (TRAIN + TEST) // 2
     balanced = [[row for row in rows if row["label"] == label][:half] for label in ("0", "1")]
     mixed = [row for pair in zip(*balanced, strict=True) for row in pair]
     train, test = shuffled(mixed[:TRAIN]), shuffled(mixed[TRAIN:])
     for number, row in enumerate([*train, *test], 1): row.update(id=str(number), positive=row["label"])
-    write(DEMO / "train.csv", ["id", "text", "positive"], train)
-    write(DEMO / "test.csv", ["id", "text"], test)
-    write(DEMO / "sample_submission.csv", ["id", "positive"], [{**row, "positive": "0"} for row in test])
-    write(SOLUTION, ["id", "positive"], test)
+    write_rows(DEMO / "train.csv", ["id", "text", "positive"], train)
+    write_rows(DEMO / "test.csv", ["id", "text"], test)
+    write_rows(DEMO / "sample_submission.csv", ["id", "positive"], [{**row, "positive": "0"} for row in test])
+    write_rows(SOLUTION, ["id", "positive"], test)
     print(f"{len(train)} training rows, {len(test)} test rows")
 
 

@@ -32,7 +32,7 @@ from ..validation.oof import OOF
 
 # %% auto #0
 __all__ = ['FoldTask', 'fold_member', 'whole_texts', 'linear_predictions', 'Chars', 'log_count_ratio', 'NBSVM', 'embed_texts',
-           'text_vectors', 'Embedding', 'neighbour_mean', 'KNN']
+           'text_vectors', 'vector_member', 'Embedding', 'neighbour_mean', 'KNN']
 
 # %% ../../nbs/ensemble/13_text_partners.ipynb #3dd9a3ee
 @dataclass(frozen=True)
@@ -180,23 +180,37 @@ def text_vectors(
     return np.concatenate([embed_texts(model, part) for part in parts])
 
 # %% ../../nbs/ensemble/13_text_partners.ipynb #fb14c37f
+def vector_member(
+    partner: Any,                   # has a name, the name of pretrained weights, and `predict(fold, vectors, others)`
+    like: OOF,                      # the run's model
+    data: PreparedData | None,
+    folds: Folds,
+    transform: str,                 # of a regression's targets
+) -> OOF:
+    "Out-of-fold and test predictions from vectors of texts. Raises `DataError` without data or weights."
+    if data is None: raise DataError(f"ensemble_members: {partner.name} needs the data, not only a loader")
+    vectors, n = text_vectors(data, partner.pretrained), len(like)
+
+    def predict(fold: FoldTask) -> np.ndarray:
+        return partner.predict(fold, vectors[fold.rows], np.concatenate([vectors[fold.held], vectors[n:]]))
+    return fold_member(partner.name, like, data, folds, transform, predict)
+
+
 @dataclass(frozen=True)
 class Embedding:
     "A logistic or ridge regression on the vectors of a frozen encoder."
     pretrained: str | None = None   # None: what the run starts from
     name: str = "embedding"
 
+    def predict(self, fold: FoldTask, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+        "Predictions of the other rows of a fold."
+        scaler = StandardScaler().fit(vectors)
+        return linear_predictions(fold, scaler.transform(vectors), scaler.transform(others))
+
     def member(self, like: OOF, data: PreparedData | None, folds: Folds, transform: str,
                folder: Path | None = None) -> OOF:
-        "Its out-of-fold and test predictions. Raises `DataError` without weights."
-        if data is None: raise DataError(f"ensemble_members: {self.name} needs the data, not only a loader")
-        vectors, n = text_vectors(data, self.pretrained), len(like)
-
-        def predict(fold: FoldTask) -> np.ndarray:
-            scaler = StandardScaler().fit(vectors[fold.rows])
-            others = np.concatenate([vectors[fold.held], vectors[n:]])
-            return linear_predictions(fold, scaler.transform(vectors[fold.rows]), scaler.transform(others))
-        return fold_member(self.name, like, data, folds, transform, predict)
+        "Its out-of-fold and test predictions."
+        return vector_member(self, like, data, folds, transform)
 
 # %% ../../nbs/ensemble/13_text_partners.ipynb #ec626994
 def neighbour_mean(
@@ -220,15 +234,13 @@ class KNN:
     pretrained: str | None = None   # None: what the run starts from
     name: str = "knn"
 
+    def predict(self, fold: FoldTask, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+        "Predictions of the other rows of a fold."
+        y = np.eye(fold.outputs)[fold.targets.astype(int)] if fold.task.targets == "classes" else fold.targets
+        found = neighbour_mean(vectors, y.reshape(len(y), -1), others, self.neighbours)
+        return found[:, 0] if fold.task.targets == "values" else np.clip(found, 1e-6, 1 - 1e-6)
+
     def member(self, like: OOF, data: PreparedData | None, folds: Folds, transform: str,
                folder: Path | None = None) -> OOF:
-        "Its out-of-fold and test predictions. Raises `DataError` without weights."
-        if data is None: raise DataError(f"ensemble_members: {self.name} needs the data, not only a loader")
-        vectors, n = text_vectors(data, self.pretrained), len(like)
-
-        def predict(fold: FoldTask) -> np.ndarray:
-            y = np.eye(fold.outputs)[fold.targets.astype(int)] if fold.task.targets == "classes" else fold.targets
-            others = np.concatenate([vectors[fold.held], vectors[n:]])
-            found = neighbour_mean(vectors[fold.rows], y.reshape(len(y), -1), others, self.neighbours)
-            return found[:, 0] if fold.task.targets == "values" else np.clip(found, 1e-6, 1 - 1e-6)
-        return fold_member(self.name, like, data, folds, transform, predict)
+        "Its out-of-fold and test predictions."
+        return vector_member(self, like, data, folds, transform)
