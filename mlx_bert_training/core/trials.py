@@ -5,8 +5,8 @@
 # %% ../../nbs/core/20_trials.ipynb #2691333d
 from __future__ import annotations
 
+import gc
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +21,7 @@ from .weights import model_weights
 from ..errors import MLXBertError
 from ..figures import new_figure
 from ..protocols import Batch, DataLoader
+from ..runtime.device import total_memory
 
 # %% auto #0
 __all__ = ['FirstBatches', 'shortened', 'LearningRateSweep', 'find_learning_rate', 'BatchMemory', 'find_batch_size']
@@ -148,26 +149,28 @@ class BatchMemory:
 
 def find_batch_size(
     trainer: Any,                   # with a loader to train on; it is left as it was
-    limit: float | None = None,     # bytes; None: four fifths of the memory of this machine
+    limit: float | None = None,     # bytes; None: four fifths of the memory of this machine or container
     sizes: tuple[int, int] = (2, 8),    # of the two batches that are measured
 ) -> BatchMemory:
     "How large a batch of the longest texts may be. Memory that other programs need is not looked at."
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     before = model_weights(trainer.model)
     trainer.prepare_training(trainer.train_loader, trainer.val_loader)
     optimizer = dict(optimizer_arrays(trainer.optimizer))
     widest = max(trainer.train_loader.batches(0), key=lambda batch: batch["input_ids"].shape[1])
-    first, second = (_peak(trainer, widest, size) for size in sizes)
+    first, second = (_passing(trainer, widest, size) for size in sizes)
+    kept = mx.get_active_memory()
     trainer.go_back(before, optimizer)
     each = max(second - first, 0) / (sizes[1] - sizes[0])
-    return BatchMemory(first - sizes[0] * each, each, 0.8 * memory if limit is None else limit)
+    return BatchMemory(kept + first - sizes[0] * each, each, 0.8 * total_memory() if limit is None else limit)
 
 
-def _peak(trainer: Any, batch: Batch, size: int) -> int:
-    "The most bytes that are in use during an update on so many copies of a row."
+def _passing(trainer: Any, batch: Batch, size: int) -> int:
+    "The most bytes that an update on so many copies of a row needs beside those that stay."
     rows = {name: np.repeat(np.asarray(values)[:1], size, axis=0) for name, values in batch.items()}
     mx.eval(trainer.step.update(rows, 0.0), trainer.model.parameters(), trainer.optimizer.state)    # compiles
+    gc.collect()                    # what others have left must not go in the middle of the measurement
     mx.clear_cache()
     mx.reset_peak_memory()
+    before = mx.get_active_memory()
     mx.eval(trainer.step.update(rows, 0.0), trainer.model.parameters(), trainer.optimizer.state)
-    return int(mx.get_peak_memory())
+    return int(mx.get_peak_memory() - before)
