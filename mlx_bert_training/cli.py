@@ -43,7 +43,7 @@ def train(args: argparse.Namespace) -> int:
     print(done)
     return 128 + done.trainer.control.signal if done.trainer.control.signal else 0      # 130 after an interrupt
 
-
+# %% ../nbs/12_cli.ipynb #6b8e53b8
 def run(args: argparse.Namespace) -> None:
     "Run a competition: files, leak check, cross-validation, ensemble, submission."
     from mlx_bert_training.declaration.load import parse_overrides

@@ -36,7 +36,7 @@ class MLXBertError(Exception):
             return list(redact(list(shown.structured_traceback(type(self), self, self.__traceback__))))
         return [f"{type(self).__name__}: {self}", "(%xmode Verbose, and then %tb, shows where it was raised.)"]
 
-
+# %% ../nbs/01_errors.ipynb #4c642bbb
 class DataError(MLXBertError, ValueError):
     "A data file that cannot be used: names the file, the row and the column."
 

@@ -39,7 +39,7 @@ def is_class_with(
     "Whether something is a class with these methods, found out without calling it."
     return lambda found: isinstance(found, type) and all(callable(getattr(found, name, None)) for name in methods)
 
-
+# %% ../nbs/02_registry.ipynb #44684c88
 class Registry:
     "Names of one kind, and where each of them lives. Iterating gives the names."
 

@@ -178,7 +178,7 @@ class RunParts:
     best: BestTracker           # the best evaluation and its weights
     step: TrainingStep          # forward, backward, update
 
-
+# %% ../../nbs/core/19_base.ipynb #4595e64b
 def make_parts(
     evaluator: Evaluator,           # has the model, its declaration and its loss
     plan: TrainerState,             # says how many updates there will be

@@ -163,7 +163,7 @@ def read_delimited(
     decimal = form.decimal or ("," if frame.attrs.pop("commas") else ".")
     return frame, replace(form, decimal=decimal)
 
-
+# %% ../../nbs/data/02_delimited.ipynb #73349292
 def _typed_frame(names: list[str], columns: list[list[str]], form: TableFormat,
                  as_text: Collection[str]) -> pd.DataFrame:
     "The columns as numbers or text; `attrs['commas']` names those in which a decimal comma was found."

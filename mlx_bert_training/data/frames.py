@@ -48,7 +48,7 @@ def json_rows(file: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]
         if _ESCAPED.search(line): _check_letters(file, number, record)
         yield number, record
 
-
+# %% ../../nbs/data/03_frames.ipynb #551a6bea
 def _check_letters(file: Path, line: int, record: dict[str, Any]) -> None:
     "Raise `DataError` for half of a character, which no file and no tokenizer can take."
     for key, value in record.items():

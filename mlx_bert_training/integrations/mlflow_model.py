@@ -207,7 +207,7 @@ def make_signature(predictor: RowPredictor, example: pd.DataFrame) -> Any:
              for name, column in predictor.facts["columns"].items()]
     return ModelSignature(Schema(specs), infer_signature(None, predictor(example)).outputs)
 
-
+# %% ../../nbs/integrations/04_mlflow_model.ipynb #f499753d
 def save_model(
     path: Path,                             # a new folder
     config: BaseTrainerConfig,              # of the run

@@ -279,7 +279,7 @@ def send_model(store: Store, op: Operation) -> None:
     if op["register"]: register_model(store, op, run_id, model)
     _clear(op)
 
-
+# %% ../../nbs/integrations/03_mlflow_store.ipynb #27b853af
 def register_model(store: Store, op: Operation, run_id: str, model: Any) -> None:
     "Make a version of a registered model, once, and give it the alias."
     from mlflow.exceptions import MlflowException

@@ -164,7 +164,7 @@ def describe_differences(found: Mapping[str, tuple[str, str]]) -> str:
     more = f", and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
     return ", ".join(words[:_SHOWN]) + more if words else "nothing"
 
-
+# %% ../../nbs/integrations/07_runs.ipynb #4d6ad63d
 @dataclass(frozen=True)
 class RunTable:
     "Runs and their differences. Shows itself as a table."

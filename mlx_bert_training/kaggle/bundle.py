@@ -29,6 +29,14 @@ from ..core.config import KaggleTrainerConfig
 from ..core.results import Predictions
 from ..core.run_folder import RunFolder
 from ..data.files import DEMO
+
+# %% auto #0
+__all__ = ['log', 'MODEL_FILES', 'WEIGHTED', 'ALONE', 'PLATFORMS', 'CODE', 'BundleError', 'FinishedRun', 'find_shares',
+           'read_run', 'describe_texts', 'choose_sample', 'describe_submission', 'describe', 'default_wheels',
+           'write_own_wheel', 'download_wheels', 'inference_notebook', 'Bundle', 'package_sources', 'write_code',
+           'check_target', 'bundle']
+
+# %% ../../nbs/kaggle/08_bundle.ipynb #b8b59123
 from ..data.frames import read_frame
 from ..data.labels import LabelMap
 from ..data.prepare import text_source
@@ -55,12 +63,6 @@ from ..validation.folds import Folds
 from ..validation.oof import load_oof
 
 log = get_logger(__name__)
-
-# %% auto #0
-__all__ = ['log', 'MODEL_FILES', 'WEIGHTED', 'ALONE', 'PLATFORMS', 'CODE', 'BundleError', 'FinishedRun', 'find_shares',
-           'read_run', 'describe_texts', 'choose_sample', 'describe_submission', 'describe', 'default_wheels',
-           'write_own_wheel', 'download_wheels', 'inference_notebook', 'Bundle', 'package_sources', 'write_code',
-           'check_target', 'bundle']
 
 # %% ../../nbs/kaggle/08_bundle.ipynb #741170b9
 class BundleError(MLXBertError, RuntimeError):
@@ -91,7 +93,7 @@ class FinishedRun:
         "Of the competition."
         return str(self.cv.get("metric") or competition_metric(self.config, self.labels.task))
 
-
+# %% ../../nbs/kaggle/08_bundle.ipynb #6d515fc5
 def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:
     "The models of all folds. Raises `BundleError` unless each fold kept one."
     if "score" not in cv:
@@ -190,7 +192,7 @@ def describe_texts(run: FinishedRun) -> dict[str, Any]:
                          "template_defaults of the run name nothing that stands for it")
     return {"template": source.text, "defaults": source.defaults}
 
-
+# %% ../../nbs/kaggle/08_bundle.ipynb #c26c124b
 def _plain_sample(run: FinishedRun) -> pd.DataFrame:
     "A sample for a competition that came without one, as `create_submission` makes it."
     labels, target = run.labels, run.config.data.target_column
@@ -320,7 +322,7 @@ def write_own_wheel(
         wheel.writestr(zipfile.ZipInfo(f"{info}/RECORD", (1980, 1, 1, 0, 0, 0)), listing)
     return path
 
-
+# %% ../../nbs/kaggle/08_bundle.ipynb #efda7653
 def download_wheels(
     folder: Path,                           # where to
     requirements: Iterable[str],            # such as "mlx==0.32.4"; what they depend on is not followed
@@ -365,6 +367,7 @@ if wheels.is_dir():
     done = subprocess.run([sys.executable, "-m", "pip", "install", "-q", *offline], capture_output=True, text=True)
     print("MLX is installed" if done.returncode == 0 else f"torch predicts, MLX does not fit: {done.stderr[-500:]}")'''
 
+# %% ../../nbs/kaggle/08_bundle.ipynb #f0f7c447
 _PREDICT = '''sys.path.insert(0, str(bundle))
 import bundle_inference
 
@@ -423,7 +426,7 @@ class Bundle:
 
     def _repr_html_(self) -> str: return f"<pre>{escape(repr(self))}</pre>"
 
-
+# %% ../../nbs/kaggle/08_bundle.ipynb #20ce5244
 def _write_json(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -145,7 +145,7 @@ def _trusted(predictions: Predictions, wanted: SampleFormat, trust: str | None) 
     kept = np.flatnonzero(np.isin(np.array([str(i) for i in predictions.row_ids]), wanted.ids))
     return replace(predictions, row_ids=predictions.row_ids[kept], values=predictions.values[kept]), None
 
-
+# %% ../../nbs/kaggle/05_delivery.ipynb #439ebb64
 def _ledger_entry(result: CVResult, config: KaggleTrainerConfig, copy: Path) -> LedgerEntry:
     "What the ledger will say of a file that is written."
     return LedgerEntry(
@@ -241,7 +241,7 @@ def _send_once(ledger: Ledger, entry: LedgerEntry, competition: str, file: Path,
     made = client.submit(competition, file, entry.message, tag)
     return ledger.append(replace(entry, tag=tag, ref=made.ref))     # on the disk before anything else can fail
 
-
+# %% ../../nbs/kaggle/05_delivery.ipynb #c821e262
 def send_final(
     submission: SubmissionFile,     # written and checked
     config: KaggleTrainerConfig,    # says where to, and how long to wait

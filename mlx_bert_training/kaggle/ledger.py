@@ -276,7 +276,7 @@ class LedgerSummary:
 
     def _repr_html_(self) -> str: return "<br>".join(escape(line) for line in str(self).split("\n"))
 
-
+# %% ../../nbs/kaggle/06_ledger.ipynb #e0d6c571
 def summarize(
     frame: pd.DataFrame,        # with cv_mean, cv_error, public_score; one competition, one metric
     maximize: bool = True,      # whether more is better

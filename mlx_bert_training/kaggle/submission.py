@@ -66,7 +66,7 @@ class _Table:
 
 _WRITTEN = TableFormat("utf-8", ",", ".", "standard")     # how a submission is written
 
-
+# %% ../../nbs/kaggle/04_submission.ipynb #aa536fba
 def _table(source: str | Path | pd.DataFrame, what: str, name: str = "", form: TableFormat = _WRITTEN) -> _Table:
     "Read a delimited file, or take a frame, as text."
     if isinstance(source, pd.DataFrame):

@@ -76,7 +76,7 @@ def read_description(
         return SavedModel(architecture, config, values.get("pooling"), None, options)
     return SavedModel(architecture, config, values.get("pooling") or "cls", saved_head(values, labels), options)
 
-
+# %% ../../nbs/models/09_create.ipynb #36058232
 def saved_head(
     values: Mapping[str, Any],              # of a config.json
     labels: Sequence[tuple[int, str]],      # its labels, by number
@@ -197,7 +197,7 @@ def fill(
     if folder: model.report = load(model, folder, saved, new_head)
     mx.eval(model.parameters())
 
-
+# %% ../../nbs/models/09_create.ipynb #2389b69a
 def load(model: TextModel, folder: Path, saved: SavedModel, new_head: bool) -> WeightsReport:
     "Load what the folder has; a head may be new, the encoder and its pooler may not."
     architecture = model.architecture

@@ -33,6 +33,7 @@ def _is_adapter(found: Any) -> bool:
 
 _HERE = "mlx_bert_training.models.architectures"
 
+# %% ../../nbs/models/00_registry.ipynb #fa8d6723
 ARCHITECTURES = Registry("architecture", {
     "bert": f"{_HERE}.bert:ARCHITECTURE",
     "roberta": f"{_HERE}.roberta:ARCHITECTURE",

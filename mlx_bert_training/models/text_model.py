@@ -221,7 +221,7 @@ def summary(
     shown["weights"] = folder.name if folder else "random"
     return shown
 
-
+# %% ../../nbs/models/08_text_model.ipynb #2d2d2c5e
 def trained_part(
     model: ModelFacts,
     count: int,                 # of all its parameters

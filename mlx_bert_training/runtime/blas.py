@@ -77,7 +77,7 @@ class BlasPatch:
         "A function of the other library, such as `openblas_set_num_threads`, if it has it."
         return getattr(self.handle, self.prefix + name, None)
 
-
+# %% ../../nbs/runtime/03_blas.ipynb #25a2fffa
 def _is_blas_name(name: str) -> bool:
     "Is `name` a routine of BLAS or LAPACK, such as `cblas_sgemm` or `sgetrf_`?"
     return name.startswith("cblas_") or (name.endswith("_") and name[:1] in "sdcz" and name[:-1].isalnum())

@@ -19,7 +19,7 @@ _PT_LOAD, _PT_DYNAMIC = 1, 2
 _DT_PLTRELSZ, _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ, _DT_JMPREL = 2, 5, 6, 7, 8, 23
 _SLOT_RELOCATIONS = {62: (6, 7), 183: (1025, 1026)}  # ELF machine -> GLOB_DAT, JUMP_SLOT: x86-64 and aarch64
 
-
+# %% ../../nbs/runtime/02_elf.ipynb #e4ada552
 class ElfFile:
     "The import slots of a shared library, read from its file."
 
@@ -84,7 +84,7 @@ def memory_maps() -> list[MemoryMap]:
         maps.append(MemoryMap(start, end, protection, int(offset, 16), path[0] if path else ""))
     return maps
 
-
+# %% ../../nbs/runtime/02_elf.ipynb #55e29a9e
 def loaded_library(name: str) -> MemoryMap | None:
     "The first mapping of the loaded library whose file name begins with `name`."
     return next((m for m in memory_maps() if m.offset == 0 and Path(m.path).name.startswith(name)), None)

@@ -70,7 +70,7 @@ def sorted_classes(values: Sequence[Any]) -> tuple[Any, ...]:
     "The different values: numbers by size, then texts by their characters."
     return tuple(sorted(set(values), key=lambda value: (isinstance(value, str), value)))
 
-
+# %% ../../nbs/tasks/01_columns.ipynb #bdb484d0
 def numbers(column: TargetColumn) -> np.ndarray:
     "A column of finite numbers, float32 (N,)."
     read = np.empty(len(column.values), dtype=np.float32)

@@ -23,7 +23,7 @@ __all__ = ['FILE', 'TargetTransform', 'TransformedLoader', 'transformed', 'fit_t
 # %% ../../nbs/tasks/10_targets.ipynb #e89ff0c7
 FILE = "targets.json"
 
-
+# %% ../../nbs/tasks/10_targets.ipynb #91181a91
 @dataclass(frozen=True)
 class TargetTransform:
     "From the values of a file to what a regression is trained on, and back."

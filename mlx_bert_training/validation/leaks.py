@@ -227,7 +227,7 @@ def _compare(texts: Sequence[str], test_texts: Sequence[str], near: float | None
     same, different = pd.factorize(np.array([t if exactly else normalize_text(t) for t in every], dtype=object))
     return _Texts(every, len(texts), same, near_duplicates(list(different) if near is not None else [], near or 1))
 
-
+# %% ../../nbs/validation/04_leaks.ipynb #829b77dd
 def _exact_findings(texts: _Texts, targets: pd.DataFrame | None) -> list[Finding]:
     "Copies among the training rows, copies with different answers, and training rows in the test file."
     found, n = [], texts.n
@@ -385,7 +385,7 @@ def _token_findings(texts: Sequence[str], targets: pd.DataFrame) -> list[Finding
                              f"row {rows[0] + 1}: {_cut(texts[rows[0]])!r}", tuple(rows.tolist())))
     return found
 
-
+# %% ../../nbs/validation/04_leaks.ipynb #b56c4edc
 def _numbers_inside(numbers: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     "Whether each number, of three characters or more, stands in its text (N,)."
     return np.array([len(v) > 2 and v in t and re.search(rf"(?<![\d.]){re.escape(v)}(?![\d.]*\d)", t) is not None

@@ -234,7 +234,7 @@ def save_adapter(
         part.replace(folder / "adapter_model.safetensors")
     return folder
 
-
+# %% ../../../nbs/models/adapters/01_lora.ipynb #7947b168
 def adapted(
     model: nn.Module,
 ) -> dict[str, LoraLinear]:         # by path

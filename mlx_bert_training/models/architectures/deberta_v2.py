@@ -384,7 +384,7 @@ class DebertaV2Stack(nn.Module):
         rows = self.rel_embeddings.weight
         return self.LayerNorm(rows) if "LayerNorm" in self else rows
 
-
+# %% ../../../nbs/models/architectures/07_deberta_v2.ipynb #88746064
 class DebertaV2Encoder(nn.Module):
     "The encoder: token ids (B, T) to hidden states (B, T, H), or (B, 1, H) with `first_token_only`."
 

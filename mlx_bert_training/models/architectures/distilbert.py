@@ -79,7 +79,7 @@ class DistilBertEmbeddings(nn.Module):
         x = self.LayerNorm(self.word_embeddings(input_ids) + self.position_embeddings.weight[: input_ids.shape[1]])
         return dropout(x, self.rate, key=key) if self.training else x
 
-
+# %% ../../../nbs/models/architectures/03_distilbert.ipynb #f7cf8d68
 class DistilBertAttention(nn.Module):
     "Multi-head attention of `x` on `context`."
 
