@@ -152,7 +152,7 @@ def test_twenty_kills_over_folds(files):
     plain = create_kaggle_trainer(config=quiet).train_with_cv()
     heard = Heard()
     executor = Processes(workers=2, retries=50)
-    thread, left = killed_at_random(executor, heard, kills=20, spread=(2.0, 4.5))
+    thread, left = killed_at_random(executor, heard, kills=20, spread=(0.8, 2.4))
     thread.start()
     trainer = create_kaggle_trainer(config=config_of(files, **sections))
     trainer.executor = executor
