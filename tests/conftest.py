@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from mlx_bert_training.registry import Registry
+
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
@@ -13,6 +15,16 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def names_of_before():
+    "A name that a test gives to a part is gone after it."
+    places = [module for name, module in sys.modules.items() if name.startswith("mlx_bert_training.")]
+    registries = {id(value): value for place in places for value in vars(place).values() if isinstance(value, Registry)}
+    before = {key: dict(registry.entries) for key, registry in registries.items()}
+    yield
+    for key, registry in registries.items(): registry.entries = before[key]
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from statistics import median
 from typing import Any
 
 import mlx.core as mx
@@ -152,15 +153,20 @@ def find_batch_size(
     limit: float | None = None,     # bytes; None: four fifths of the memory of this machine or container
     sizes: tuple[int, int] = (2, 8),    # of the two batches that are measured
 ) -> BatchMemory:
-    "How large a batch of the longest texts may be. Memory that other programs need is not looked at."
+    """How large a batch of the longest texts may be. Memory that other programs need is not looked at.
+
+    Raises `MLXBertError` where the larger batch does not need more: then something else disturbs the measurement.
+    """
     before = model_weights(trainer.model)
     trainer.prepare_training(trainer.train_loader, trainer.val_loader)
     optimizer = dict(optimizer_arrays(trainer.optimizer))
     widest = max(trainer.train_loader.batches(0), key=lambda batch: batch["input_ids"].shape[1])
-    first, second = (_passing(trainer, widest, size) for size in sizes)
+    first, second = (median(_passing(trainer, widest, size) for _ in range(3)) for size in sizes)
     kept = mx.get_active_memory()
     trainer.go_back(before, optimizer)
-    each = max(second - first, 0) / (sizes[1] - sizes[0])
+    each = (second - first) / (sizes[1] - sizes[0])
+    if each <= 0: raise MLXBertError(f"{sizes[0]} examples and {sizes[1]} need the same {first:,.0f} bytes: something "
+                                     "else in this process takes and frees memory. Measure in a fresh one")
     return BatchMemory(kept + first - sizes[0] * each, each, 0.8 * total_memory() if limit is None else limit)
 
 

@@ -154,7 +154,7 @@ def open_study(config: SearchTrainerConfig, folder: StudyFolder, direction: str,
     make_folder(folder.path)
     storage = optuna.storages.RDBStorage(
         f"sqlite:///{folder.database.resolve()}", heartbeat_interval=beat, grace_period=3 * beat,
-        heartbeat_stale_trial_callback=optuna.storages.RetryFailedTrialCallback(max_retry=3))
+        heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=3))
     pruner = optuna.pruners.NopPruner()
     if search.pruner == "wilcoxon":
         pruner = optuna.pruners.WilcoxonPruner(p_threshold=search.prune_below, n_startup_steps=2)

@@ -55,10 +55,19 @@ def test_the_batch_size_follows_the_limit(tmp_path):
     trainer = Trainer(ToyModel(), toy_config(tmp_path))
     trainer.train_loader = ToyLoader()
     before = model_weights(trainer.model)
-    found = find_batch_size(trainer, limit=1e8)
-    assert found.per_example > 0 and found.fixed > 0
-    assert found.fixed + found.largest * found.per_example <= 1e8 < found.fixed + 2 * found.largest * found.per_example
+    limit = mx.get_active_memory() + 1e8
+    found = find_batch_size(trainer, limit, sizes=(2, 128))
+    assert 0 < found.per_example < 1e5 and found.fixed > 0
+    assert (found.fixed + found.largest * found.per_example <= limit
+            < found.fixed + 2 * found.largest * found.per_example)
     assert all(mx.array_equal(before[name], value) for name, value in model_weights(trainer.model).items())
+
+
+def test_a_measurement_that_was_disturbed_is_an_error(tmp_path, monkeypatch):
+    trainer = Trainer(ToyModel(), toy_config(tmp_path))
+    trainer.train_loader = ToyLoader()
+    monkeypatch.setattr("mlx_bert_training.core.trials._passing", lambda *_: 1000)
+    with pytest.raises(MLXBertError, match="in a fresh one"): find_batch_size(trainer)
 
 
 def balanced_loader(labels, **options):
