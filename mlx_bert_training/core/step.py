@@ -90,6 +90,7 @@ class Backward:
                  clip_value: float | None = None):
         self.model, self.optimizer = model, optimizer
         self.max_grad_norm, self.clip_value = max_grad_norm, clip_value
+        self.skips_empty = False    # a window without weight changes nothing
 
     def _finish(self, gradients: Any, weight: mx.array) -> mx.array:
         scale = 1 / mx.maximum(weight, 1e-12)
@@ -97,8 +98,21 @@ class Backward:
         if self.max_grad_norm: scale = scale * mx.minimum(self.max_grad_norm / (norm + 1e-6), 1.0)
         gradients = tree_map(lambda g: g * scale, gradients)
         if self.clip_value: gradients = tree_map(lambda g: mx.clip(g, -self.clip_value, self.clip_value), gradients)
+        kept = self._values() if self.skips_empty else None
         self.optimizer.update(self.model, gradients)
+        if kept is not None: self._keep(kept, weight > 0)
         return norm
+
+    def _values(self) -> tuple[Any, Any]:
+        "Weights and optimizer as they are."
+        same = lambda value: value      # noqa: E731  # the tree is copied, the arrays are not
+        return tree_map(same, self.model.trainable_parameters()), tree_map(same, dict(self.optimizer.state))
+
+    def _keep(self, kept: tuple[Any, Any], full: mx.array) -> None:
+        "Undo an update by a window that held nothing, which would still follow the momentum."
+        chosen = tree_map(lambda now, was: mx.where(full, now, was), self._values(), kept)
+        self.model.update(chosen[0])
+        for name, value in chosen[1].items(): self.optimizer.state[name] = value
 
 # %% ../../nbs/core/09_step.ipynb #83487566
 class TrainingStep(Backward):
@@ -109,6 +123,7 @@ class TrainingStep(Backward):
                  techniques: Sequence[Any] = ()):    # may change the passes, see `Passes`
         super().__init__(model, optimizer, max_grad_norm, clip_value)
         self.loss, self.dtype, self.techniques = loss, dtype, techniques
+        self.skips_empty = any(getattr(technique, "leaves_out", False) for technique in techniques)
         self.window: tuple[Any, mx.array] | None = None     # gradient sum and weight so far
         self._rule, self._compile = optimizer.state, _compiler(compiled)
         self._made: dict[tuple[int, ...], tuple[Callable[..., Any], Callable[..., Any]]] = {}
