@@ -5,11 +5,11 @@
 # %% ../../nbs/core/09_step.ipynb #bd9704bf
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from ..protocols import Batch, Loss, Model
 
@@ -83,6 +83,15 @@ class Passes:
         return gradients, loss, weight
 
 # %% ../../nbs/core/09_step.ipynb #0a3a4f3e
+def _assign(tree: Any, values: Iterable[tuple[str, mx.array]]) -> None:
+    "Put arrays into a tree, in place, by their dotted names."
+    for name, value in values:
+        *path, last = name.split(".")
+        place = tree
+        for part in path: place = place[int(part)] if isinstance(place, list) else place[part]
+        place[int(last) if isinstance(place, list) else last] = value
+
+
 class Backward:
     "What is made of the gradient of a window."
 
@@ -110,9 +119,12 @@ class Backward:
 
     def _keep(self, kept: tuple[Any, Any], full: mx.array) -> None:
         "Undo an update by a window that held nothing, which would still follow the momentum."
-        chosen = tree_map(lambda now, was: mx.where(full, now, was), self._values(), kept)
-        self.model.update(chosen[0])
-        for name, value in chosen[1].items(): self.optimizer.state[name] = value
+        was = dict(tree_flatten(kept))
+        for group, now in (("0", self.model.trainable_parameters()), ("1", self.optimizer.state)):
+            chosen = [(name, mx.where(full, value, was.get(f"{group}.{name}", value)))
+                      for name, value in tree_flatten(now)]
+            if group == "0": self.model.update(tree_unflatten(chosen))
+            else: _assign(now, chosen)
 
 # %% ../../nbs/core/09_step.ipynb #83487566
 class TrainingStep(Backward):

@@ -200,8 +200,8 @@ def _choose(option: Option, word: str) -> str:
     if word in option.words: return word
     if option.registry is not None and is_place(word):
         if (library := word.partition(":")[0].partition(".")[0]) not in sys.stdlib_module_names: return word
-        raise Unfit(f"no {option.registry.kind}: {library} is of Python's own library; {option.registry.kind}s are "
-                    f"{', '.join(option.words)}, or module:Name of yours", "")
+        raise Unfit(f"{word!r} is not a {option.registry.kind}: {library} is of Python's own library, and module:Name "
+                    f"is a part of yours. Known: {', '.join(option.words)}", "")
     if option.open or option.suffix and word.endswith(option.suffix): return word
     if word in option.later: raise Unfit("not part of this release yet", "")
     raise Unfit("not a known value", nearest(word[:50], [*option.words, *option.aliases]) or "")

@@ -31,18 +31,22 @@ from .architecture import Architecture
 from .pickles import PickleError, read_pickled_tensors
 
 # %% auto #0
-__all__ = ['WEIGHT_NAMES', 'KNOWN_WEIGHTS', 'TOKENIZER_FILES', 'WeightsError', 'cache_folder', 'weight_files', 'shards',
+__all__ = ['MOST', 'WEIGHT_NAMES', 'KNOWN_WEIGHTS', 'TOKENIZER_FILES', 'WeightsError', 'cache_folder', 'weight_files', 'shards',
            'KnownWeights', 'verified', 'fetch_pretrained', 'package_folder', 'hub_folder', 'resolve_pretrained',
            'read_safetensors', 'read_tensors', 'WeightsReport', 'load_weights', 'near', 'write_model_folder',
            'write_text_files']
 
 # %% ../../nbs/models/08_weights.ipynb #e9dc50de
+MOST = 12       # problems that a message lists
+
+
 class WeightsError(MLXBertError, ValueError):
     "Weights that cannot be found, read or fitted; `problems` lists each reason."
 
     def __init__(self, summary: str, problems: Iterable[str] = ()):
         self.problems = list(problems)
-        super().__init__("\n".join([summary, *(f"  - {p}" for p in self.problems)]))
+        more = [f"and {len(self.problems) - MOST} more"] if len(self.problems) > MOST else []
+        super().__init__("\n".join([summary, *(f"  - {p}" for p in [*self.problems[:MOST], *more])]))
 
 # %% ../../nbs/models/08_weights.ipynb #9de501f6
 def cache_folder() -> Path:
@@ -290,6 +294,10 @@ def load_weights(
                  if found[n].shape != wanted[n][1]]
     problems += [f"{original[n]}: found {found[n].dtype}, expected numbers with a fraction" for n in both
                  if not mx.issubdtype(found[n].dtype, mx.floating)]
+    if not problems:
+        whole = {n: mx.isfinite(found[n]).all() for n in both}      # asked all at once
+        mx.eval(list(whole.values()))
+        problems = [f"{original[n]}: not all of its values are finite numbers" for n in both if not whole[n].item()]
     if problems: raise WeightsError(f"the weights in {folder} do not fit this model", problems)
     model.load_weights([(wanted[n][0], found[n]) for n in both], strict=False)
     return WeightsReport(folder, tuple(both), tuple(new), {original[n]: why for n, why in ignored.items()})

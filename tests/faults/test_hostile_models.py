@@ -49,8 +49,10 @@ def safetensors(header, body=b"", size=None):
 
 NAME = "bert.embeddings.word_embeddings.weight"
 FILES = {
-    "empty": b"", "short": b"\x05\0\0", "header of 2^60": safetensors({}, size=2**60), "header of 2^64 - 1": b"\xff" * 8,
-    "no json": safetensors(b"not json"), "a list": safetensors([]), "deep": safetensors(b'{"a":' * 50_000),
+    "empty": b"", "short": b"\x05\0\0", "header of 2^60": safetensors({}, size=2**60),
+    "header of 2^64 - 1": b"\xff" * 8,
+    "no json": safetensors(b"not json"),
+    "a list": safetensors([]), "deep": safetensors(b'{"a":' * 50_000),
     "not utf-8": safetensors(b'{"\xff": 1}'), "no offsets": safetensors({NAME: {"dtype": "F32", "shape": [1]}}),
     "wrong dtype": safetensors({NAME: {"dtype": "F3", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
     "dtype a number": safetensors({NAME: {"dtype": 3, "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
@@ -89,9 +91,11 @@ def test_tensors_of_another_model(folder, count, change):
 
 CONFIG = [
     "", "null", "[]", "3", '"x"', "{", "[" * 100_000, '{"a": 1, "a": 2', "\0", "{}",
-    {"model_type": None}, {"model_type": 3}, {"model_type": "nonsense"}, {"model_type": ["bert"]}, {"model_type": "x" * 5000},
+    {"model_type": 3}, {"model_type": "nonsense"}, {"model_type": ["bert"]},
+    {"model_type": "x" * 5000},
     {"hidden_size": None}, {"hidden_size": "16"}, {"hidden_size": -1}, {"hidden_size": 0}, {"hidden_size": 10**9},
-    {"hidden_size": 16.5}, {"hidden_size": [16]}, {"hidden_size": {"a": 1}}, {"hidden_size": 2**70}, {"hidden_size": True},
+    {"hidden_size": 16.5},
+    {"hidden_size": [16]}, {"hidden_size": {"a": 1}}, {"hidden_size": 2**70}, {"hidden_size": True},
     {"num_hidden_layers": -1}, {"num_hidden_layers": 10**7}, {"num_hidden_layers": None}, {"num_hidden_layers": "many"},
     {"num_attention_heads": 0}, {"num_attention_heads": 3}, {"num_attention_heads": -2}, {"num_attention_heads": None},
     {"vocab_size": -5}, {"vocab_size": 10**12}, {"vocab_size": "40"}, {"max_position_embeddings": 0},
@@ -109,7 +113,8 @@ def test_hostile_config(folder, count, content):
 
 
 TOKENIZER = [
-    "", "null", "[]", "3", "{", "{}", "[" * 100_000, "\0", {"model": None}, {"model": []}, {"model": {}}, {"model": "x"},
+    "", "null", "[]", "3", "{", "{}", "[" * 100_000, "\0", {"model": None}, {"model": []}, {"model": {}},
+    {"model": "x"},
     {"model": {"type": "nonsense"}}, {"model": {"type": None, "vocab": None}}, {"added_tokens": 3},
     {"added_tokens": [None]}, {"added_tokens": [{"id": -1, "content": "x"}]}, {"added_tokens": [{"id": "a"}]},
     {"normalizer": 3}, {"normalizer": {"type": "nonsense"}}, {"pre_tokenizer": []}, {"post_processor": {"type": 3}},
