@@ -91,7 +91,7 @@ def _assign(tree: Any, values: Iterable[tuple[str, mx.array]]) -> None:
         for part in path: place = place[int(part)] if isinstance(place, list) else place[part]
         place[int(last) if isinstance(place, list) else last] = value
 
-
+# %% ../../nbs/core/09_step.ipynb #4318795b
 class Backward:
     "What is made of the gradient of a window."
 

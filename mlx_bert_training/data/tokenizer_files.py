@@ -80,7 +80,7 @@ def check_words(
             raise DataError(f"{file}, line {number + 1}: the token {token!r} stands here again, after line "
                             f"{first[token] + 1}. A vocabulary has each token once: take the file of the model anew.")
 
-
+# %% ../../nbs/data/08_tokenizer_files.ipynb #c2750a5e
 def word_backend(
     folder: Path,                       # with vocab.txt, or with vocab.json and merges.txt
     settings: dict[str, Any],           # of tokenizer_config.json

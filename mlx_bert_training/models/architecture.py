@@ -149,7 +149,7 @@ def check_rates(
         if wanted and not number:
             raise ModelError(f"this model is not supported: {known.name} is {value!r:.80}, which is no number")
 
-
+# %% ../../nbs/models/04_architecture.ipynb #1d823568
 def config_from_file(
     values: Mapping[str, Any],                  # the contents of a config.json
     architecture: Architecture | None = None,   # None: the one that the file names
