@@ -264,7 +264,8 @@ def _otherwise(ids: Iterable[str], others: Iterable[str]) -> str:
     mine, theirs = ({plain(text): text for text in group} for group in (ids, others))
     odd = next((key for key in mine if key in theirs and mine[key] != theirs[key]), None)
     if odd is None or mine.keys() != theirs.keys(): return ""
-    return f": they are the same ids written otherwise, {mine[odd]!r} and {theirs[odd]!r}. Write them alike in the files"
+    return (f": they are the same ids written otherwise, {mine[odd]!r} and {theirs[odd]!r}. Write them alike in the "
+            "files")
 
 # %% ../../nbs/kaggle/05_submission.ipynb #741757b1
 def build_submission(
@@ -300,7 +301,8 @@ def build_submission(
         known = set(order)
         extra = next(r for r in have if r not in known)
         more = len(have) - len(order)
-        raise SubmissionError(f"{wanted.name}: the predictions have {more} row{'s' * (more != 1)} that the sample lacks, the "
+        rows = f"{more} row{'s' * (more != 1)}"
+        raise SubmissionError(f"{wanted.name}: the predictions have {rows} that the sample lacks, the "
                               f"first is {wanted.id_column} = {extra!r}")
     frame = pd.DataFrame({wanted.id_column: have} | _target_cells(predictions, wanted, style, threshold))
     return frame.iloc[[place[row_id] for row_id in order]].reset_index(drop=True)
