@@ -9,24 +9,26 @@ import io
 import os
 import random
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..errors import MLXBertError, missing_extra
+from .streams import fetch_file, length, send_file
+from ..runtime.transfer import Transfer, TransferError, TransferLimits
 from ..secrets import Secrets, find_secrets, get_logger, kaggle_folder
 
 log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MAKE_A_TOKEN', 'TRANSIENT', 'KaggleError', 'KaggleCredentialsError', 'KaggleRulesError', 'KaggleNotFoundError',
-           'KaggleLimitError', 'KaggleUnavailableError', 'credential_places', 'no_credentials', 'RetryPolicy',
-           'explain', 'import_client', 'make_api', 'Connection']
+           'KaggleLimitError', 'KaggleUnavailableError', 'KaggleTransferError', 'credential_places', 'no_credentials',
+           'RetryPolicy', 'explain', 'import_client', 'Streams', 'make_api', 'Connection']
 
 # %% ../../nbs/kaggle/01_connection.ipynb #759924cb
 class KaggleError(MLXBertError, RuntimeError):
@@ -55,6 +57,10 @@ class KaggleLimitError(KaggleError):
 
 class KaggleUnavailableError(KaggleError):
     "The site or the network did not answer, after several attempts: try again later. `request` is what it was asked."
+
+
+class KaggleTransferError(KaggleError, TransferError):
+    "A file that broke too often on its way, or took too long; the message says what is kept and how to go on."
 
 # %% ../../nbs/kaggle/01_connection.ipynb #6a405567
 def credential_places() -> dict[str, bool]:
@@ -177,10 +183,44 @@ def import_client() -> Any:
     return import_module("kaggle.api.kaggle_api_extended")
 
 # %% ../../nbs/kaggle/01_connection.ipynb #a9f36bdf
+class Streams:
+    "What replaces the client's own loops; `timeout` and `limits` are set by `make_api`."
+    timeout: float
+    limits: TransferLimits
+
+    def upload_complete(self, path: Any, url: str, quiet: bool, resume: bool = False) -> Any:
+        "Send a file. The client asks for this once it has an address to send it to."
+        put = partial(import_module("requests").put, timeout=self.timeout)
+        kept = "What has arrived is kept for six days; the same call goes on from there. Nothing was made of it yet."
+        transfer = Transfer(f"upload {os.path.basename(path)}", os.path.getsize(path), kept, self.limits)
+        results: Any = import_client().ResumableUploadResult
+        return getattr(results, send_file(path, url, put, transfer, resume).upper())
+
+    def download_file(self, response: Any, outfile: str, http_client: Any, quiet: bool = True, resume: bool = False,
+                      **_: Any) -> None:
+        "Write a file that the client has asked for, behind the part of it that an earlier call left."
+        client, size, headers = cast(Any, self), length(response.headers), response.headers
+        name = headers.get("ETag") or headers.get("Last-Modified")      # of this version of the file
+        parts = client._can_resume_partial(outfile, resume, headers.get("Accept-Ranges") == "bytes", name, size)
+        transfer = Transfer(f"download {os.path.basename(outfile)}", size, f"What has come is kept in {outfile}; the "
+                            "same call goes on from there.", self.limits, os.path.getsize(outfile) if parts else 0)
+
+        def ask(start: int) -> Any:
+            sent = {**response.request.headers, "Range": f"bytes={start}-", **({"If-Range": name} if name else {})}
+            got = import_module("requests").get(response.url, headers=sent, stream=True, timeout=self.timeout)
+            got.raise_for_status()
+            return got
+
+        client._write_resume_marker(outfile, name, size)
+        fetch_file(response, outfile, ask, transfer, transfer.done)
+        client._clear_resume_marker(outfile)
+
+# %% ../../nbs/kaggle/01_connection.ipynb #f9674fbe
 def make_api(
     timeout: float,     # s without a byte before a call is given up
+    limits: TransferLimits = TransferLimits(),      # noqa: B008 - immutable; of uploads and downloads
 ) -> Any:               # a KaggleApi, not yet authenticated
-    "Kaggle's own API class with time-outs and without its verbose mode."
+    "Kaggle's own API class with time-outs, limits of transfers, and without its verbose mode."
     client: Any = import_client()
     adapters: Any = import_module("requests.adapters")
 
@@ -188,7 +228,7 @@ def make_api(
         def send(self, request: Any, **options: Any) -> Any:
             return super().send(request, **{**options, "timeout": options.get("timeout") or timeout})
 
-    class Api(client.KaggleApi):
+    class Api(Streams, client.KaggleApi):
         args = ["--local"] if os.environ.get("KAGGLE_API_ENVIRONMENT") == "LOCALHOST" else []
 
         def build_kaggle_client(self) -> Any:
@@ -198,24 +238,22 @@ def make_api(
             for scheme in ("https://", "http://"): http._session.mount(scheme, Adapter())
             return built
 
-        def upload_complete(self, path: Any, url: str, quiet: bool, resume: bool = False) -> Any:
-            limit, done = 10 * timeout + os.path.getsize(path) / 20_000, []
-            upload = super().upload_complete
-            worker = threading.Thread(target=lambda: done.append(upload(path, url, quiet, resume)), daemon=True)
-            worker.start()
-            worker.join(limit)
-            if not done:
-                raise KaggleUnavailableError(f"the upload did not end within {limit:.0f} s", request="upload")
-            return done[0]
+        def with_retry(self, func: Any, max_retries: int = 3, **options: Any) -> Any:
+            if getattr(func, "__name__", "").startswith("create"): return func
+            return super().with_retry(func, max_retries, **options)
 
-    return Api()
+    api = Api()
+    api.timeout, api.limits = timeout, limits
+    return api
 
 # %% ../../nbs/kaggle/01_connection.ipynb #0a2cfdb2
 class Connection:
     "The Kaggle client, connected on the first call."
 
-    def __init__(self, timeout: float = 60.0, policy: RetryPolicy | None = None):
+    def __init__(self, timeout: float = 60.0, policy: RetryPolicy | None = None,
+                 limits: TransferLimits | None = None):
         self.timeout, self.policy = timeout, policy or RetryPolicy()
+        self.limits = limits or TransferLimits(breaks=self.policy.attempts, pause=self.policy.backoff)
         self._api: Any = None
         self.secrets = Secrets()
 
@@ -227,6 +265,7 @@ class Connection:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()): return function()
         except SystemExit: error: KaggleError = no_credentials()
         except KaggleError as own: error = own
+        except TransferError as broken: error = KaggleTransferError(broken.message(), request="upload")
         except NameError as missing:    # in a notebook there is no exit(), with which the client ends a process
             error = no_credentials() if missing.name in ("exit", "quit") else explain(missing, what, competition)
         except Exception as other: error = explain(other, what, competition, self.secrets)
@@ -234,7 +273,7 @@ class Connection:
 
     def _authenticated(self) -> Any:
         "The API, authenticated."
-        self.secrets, api = find_secrets(), make_api(self.timeout)
+        self.secrets, api = find_secrets(), make_api(self.timeout, self.limits)
         api.authenticate()
         token, source = import_client().get_access_token_from_env()
         if token and not api.config_values.get("token"):
