@@ -41,9 +41,14 @@ def _columns(frame: pd.DataFrame) -> list[tuple[str, list[str], str]]:
     counted = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
     whole = frame if counted else frame.reset_index(names=str(frame.index.name or ""))
     numbers = [pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in whole.dtypes]
-    shares = [str(name).startswith(("share", "missing")) for name in whole.columns]
-    return [(str(name), [cell_text(value, shares[i]) for value in whole.iloc[:, i]], "right" if numbers[i] else "left")
-            for i, name in enumerate(whole.columns)]
+    return [(str(name), [_named_cell(str(name), value) for value in whole.iloc[:, i]],
+             "right" if numbers[i] else "left") for i, name in enumerate(whole.columns)]
+
+
+def _named_cell(name: str, value: Any) -> str:
+    "A value of a column, as the name of the column has it read."
+    if name.startswith("p-value") and value < 1e-4: return "< 0.0001"
+    return cell_text(value, name.startswith(("share", "missing")))
 
 
 def table_html(frame: pd.DataFrame) -> str:
