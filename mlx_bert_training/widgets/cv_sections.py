@@ -28,7 +28,8 @@ __all__ = ['leaks_section', 'folds_section', 'draw_correlations', 'ensemble_sect
 def leaks_section(report: LeakReport) -> Section:
     "What would make a score too good."
     table = report.to_frame()
-    return Section("Leaks", [str(report).split("\n")[0] + "."], {"Findings": table} if len(table) else {})
+    return Section("Leaks", [str(report).split("\n")[0] + "."], {"Findings": table} if len(table) else {},
+                   open=len(table) > 0)
 
 
 def folds_section(result: CVResult | OOF) -> Section:
@@ -58,7 +59,7 @@ def draw_correlations(table: pd.DataFrame) -> Any:
     fig.colorbar(image, ax=axes, label="correlation", shrink=0.8)
     return fig
 
-
+# %% ../../nbs/widgets/10_cv_sections.ipynb #6d309db6
 def ensemble_section(result: EnsembleResult) -> Section:
     "Scores and weights of the members, and how alike their predictions are."
     notes = [line.strip() for line in str(result).split("\n")]
@@ -70,7 +71,7 @@ def ensemble_section(result: EnsembleResult) -> Section:
     if result.fold_weights is not None: tables["Weights by fold"] = result.fold_weights.rename_axis("fold")
     return Section("Ensemble", notes, tables, {
         f"{result.metric} of members and ensemble by fold": result.plot,
-        "correlation of the members' predictions": partial(draw_correlations, correlations)})
+        "correlation of the members' predictions": partial(draw_correlations, correlations)}, open=False)
 
 # %% ../../nbs/widgets/10_cv_sections.ipynb #984e76e6
 def leaderboard_section(ledger: Ledger, competition: str | None = None, metric: str | None = None) -> Section:
@@ -81,4 +82,4 @@ def leaderboard_section(ledger: Ledger, competition: str | None = None, metric: 
     shown = table[["time", "cv_mean", "cv_error", "public_score", "private_score", "message"]]
     return Section("Leaderboard", str(summary).split("\n"), {"Submissions": shown},
                    {"cross-validated score against public score of the submissions":
-                    partial(ledger.plot, competition, metric)} if summary.n else {})
+                    partial(ledger.plot, competition, metric)} if summary.n else {}, open=False)

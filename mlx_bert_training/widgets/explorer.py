@@ -5,6 +5,8 @@
 # %% ../../nbs/widgets/11_explorer.ipynb #189e99f5
 from __future__ import annotations
 
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,13 @@ from ..validation.oof import OOF, load_oof
 from . import cv_sections, data_sections
 from .board import error_report
 from .error_report import ErrorReport
-from .section import Section, save_page, show
+from .keywords import keywords_section
+from .section import Section, folding_html, save_page, show_folding
+from .target_sections import chosen_section, columns_section
 
 # %% auto #0
-__all__ = ['PARTS', 'explored_data', 'training_texts', 'oof_errors', 'cv_errors', 'collect', 'leaks_of', 'drift_of',
-           'leaderboard_of', 'CompetitionExplorer']
+__all__ = ['PARTS', 'BEFORE', 'explored_data', 'training_texts', 'oof_errors', 'cv_errors', 'leaks_of', 'drift_of', 'id_columns',
+           'DataParts', 'leaderboard_of', 'ResultParts', 'collect', 'with_rest', 'report_title', 'CompetitionExplorer']
 
 # %% ../../nbs/widgets/11_explorer.ipynb #7ffb6e48
 def explored_data(
@@ -51,7 +55,7 @@ def explored_data(
     rows, name = all_rows(config) if isinstance(config, KaggleTrainerConfig) else config, config.model.pretrained
     return config, prepare(rows, resolve_pretrained(name) if name else None)
 
-
+# %% ../../nbs/widgets/11_explorer.ipynb #ac64b244
 def training_texts(
     data: PreparedData,
     row_ids: np.ndarray,        # (N,)
@@ -84,87 +88,40 @@ def cv_errors(result: CVResult, data: PreparedData) -> ErrorReport:
     return oof_errors(result.oof, data, rule.value if isinstance(rule, Threshold) else 0.5)
 
 # %% ../../nbs/widgets/11_explorer.ipynb #29a546e0
-PARTS = ("overview", "leaks", "targets", "lengths", "drift", "folds", "ensemble", "errors", "leaderboard")
-
-
-def collect(explorer: CompetitionExplorer) -> tuple[list[Section], list[str]]:
-    "All parts that can be had, and why the others cannot."
-    sections, missing = [], []
-    for name in PARTS:
-        try: part = getattr(explorer, name)()
-        except MLXBertError as error: missing.append(f"Without {name}: {error}.")
-        else: sections.append(part.section() if isinstance(part, ErrorReport) else part)
-    return sections, missing
-
-
-def leaks_of(explorer: CompetitionExplorer) -> Section:
+def leaks_of(config: Any, data: PreparedData, result: Any) -> Section:
     "The leaks that cross-validation looked for, or would."
-    found = getattr(explorer.result, "leaks", None)
+    found = getattr(result, "leaks", None)
     if found is None:
-        labels = explorer.data.labels
-        if "train" not in explorer.data.frames or labels is None:
+        labels = data.labels
+        if "train" not in data.frames or labels is None:
             raise MLXBertError("leaks are looked for in training rows with targets: set data.train_path")
-        try: found = look_for_leaks(explorer.data, as_kaggle_config(explorer.config), get_task(labels.head_type))
+        try: found = look_for_leaks(data, as_kaggle_config(config), get_task(labels.head_type))
         except LeakError as error: found = error.report
     return cv_sections.leaks_section(found)
 
-# %% ../../nbs/widgets/11_explorer.ipynb #9947c9d9
-def drift_of(explorer: CompetitionExplorer) -> Section:
+# %% ../../nbs/widgets/11_explorer.ipynb #7f51d6ab
+def drift_of(config: Any, data: PreparedData, result: Any) -> Section:
     "Drift, with the adversarial validation of the run, or one of its own where there are rows enough."
-    config, data = explorer.config, explorer.data
-    report, why = getattr(explorer.result, "adversarial", None), []
+    report, why = getattr(result, "adversarial", None), []
     if report is None and {"train", "test"} <= set(data.frames):
         try: report = look_for_shift(data, config.environment.seed if config else 42)
         except DataError as error: why = [f"No adversarial validation: {error}"]
-    ignore = (config.data.id_column,) if config and config.data.id_column else ()
-    section = data_sections.drift_section(data, report, ignore)
+    section = data_sections.drift_section(data, report, id_columns(config))
     section.notes += why
     return section
 
 
-def leaderboard_of(explorer: CompetitionExplorer) -> Section:
-    "The submissions of this competition, as `create_submission` enters them."
-    config = explorer.config
-    if explorer.ledger is None: raise MLXBertError("say ledger=..., the file of submissions")
-    if not isinstance(config, KaggleTrainerConfig): return cv_sections.leaderboard_section(explorer.ledger)
-    return cv_sections.leaderboard_section(
-        explorer.ledger, config.kaggle.competition_name or config.environment.experiment_name,
-        competition_metric(config, get_task(config.model.head_type)))
+def id_columns(config: Any) -> tuple[str, ...]:
+    "The id column, which says nothing of a row."
+    return (config.data.id_column,) if config and config.data.id_column else ()
 
-# %% ../../nbs/widgets/11_explorer.ipynb #3120ae89
-class CompetitionExplorer:
-    """Tables and pictures of a competition: each method gives a part that shows itself, the whole shows all of them.
-
-    A trainer brings the result of its `train_with_cv` along. A part that cannot be had yet raises `MLXBertError`; the
-    whole leaves it out and says why.
-    """
-
-    def __init__(
-        self,
-        source: Any,        # a preset, file, dictionary or configuration; a trainer; or a `PreparedData`
-        result: CVResult | OOF | str | Path | None = None,      # or a file of out-of-fold predictions
-        *,
-        ledger: Ledger | str | Path | None = None,      # None: that of kaggle.submission_dir
-        **overrides: Any,   # of a declaration, as for `get_trainer_config`
-    ):
-        self.config, self.data = explored_data(source, **overrides)
-        self._trainer = source if hasattr(source, "train_loader") else None
-        self._result = load_oof(result) if isinstance(result, (str, Path)) else result
-        if ledger is None and isinstance(self.config, KaggleTrainerConfig):
-            ledger = Path(self.config.kaggle.submission_dir) / LEDGER_FILE
-        self.ledger = Ledger(ledger) if isinstance(ledger, (str, Path)) else ledger
-        self._drift: Section | None = None      # trains models: once is enough
-
-    @property
-    def result(self) -> CVResult | OOF | None:
-        "What was passed, or the trainer's last cross-validation."
-        return self._result if self._result is not None else getattr(self._trainer, "cv", None)
-
-    @property
-    def title(self) -> str:
-        name = self.config.environment.experiment_name if self.config else "data"
-        kaggle = self.config.kaggle if isinstance(self.config, KaggleTrainerConfig) else None
-        return f"Exploring {(kaggle.competition_name if kaggle else None) or name}"
+# %% ../../nbs/widgets/11_explorer.ipynb #0896c2af
+class DataParts:
+    "What there is to know of the rows, whether or not anything was trained."
+    config: BaseTrainerConfig | None
+    data: PreparedData
+    result: CVResult | OOF | None
+    _drift: Section | None = None       # trains models: once is enough
 
     def overview(self) -> Section:
         "The parts, their columns, and what is missing."
@@ -172,11 +129,19 @@ class CompetitionExplorer:
 
     def leaks(self) -> Section:
         "What would make a score too good."
-        return leaks_of(self)
+        return leaks_of(self.config, self.data, self.result)
 
     def targets(self) -> Section:
         "Class balance, spread of values, or how labels occur together."
         return data_sections.targets_section(self.data)
+
+    def columns(self, *names: str) -> Section:
+        "The target by each column that goes with it; with names, by that column, or by those two together."
+        return chosen_section(self.data, names) if names else columns_section(self.data, id_columns(self.config))
+
+    def keywords(self) -> Section:
+        "Which words go with which class, or with high and low values."
+        return keywords_section(self.data, id_columns(self.config))
 
     def lengths(self) -> Section:
         "Tokens of the texts against `max_length`, and the length buckets."
@@ -184,8 +149,26 @@ class CompetitionExplorer:
 
     def drift(self) -> Section:
         "Whether training and test rows differ, and by what."
-        self._drift = self._drift or drift_of(self)
+        self._drift = self._drift or drift_of(self.config, self.data, self.result)
         return self._drift
+
+# %% ../../nbs/widgets/11_explorer.ipynb #5635e3ab
+def leaderboard_of(config: Any, ledger: Ledger | None) -> Section:
+    "The submissions of this competition, as `create_submission` enters them."
+    if ledger is None: raise MLXBertError("say ledger=..., the file of submissions")
+    if not isinstance(config, KaggleTrainerConfig): return cv_sections.leaderboard_section(ledger)
+    return cv_sections.leaderboard_section(
+        ledger, config.kaggle.competition_name or config.environment.experiment_name,
+        competition_metric(config, get_task(config.model.head_type)))
+
+# %% ../../nbs/widgets/11_explorer.ipynb #90d3803f
+class ResultParts:
+    "What came of training. A part that is not there yet raises `MLXBertError`."
+    config: BaseTrainerConfig | None
+    data: PreparedData
+    result: CVResult | OOF | None
+    ledger: Ledger | None
+    _trainer: Any
 
     def folds(self) -> Section:
         "The score of each fold and of everything that was tried."
@@ -206,7 +189,73 @@ class CompetitionExplorer:
 
     def leaderboard(self) -> Section:
         "CV against leaderboard, from the ledger of submissions."
-        return leaderboard_of(self)
+        return leaderboard_of(self.config, self.ledger)
+
+    @staticmethod
+    def _cv(result: Any) -> Any:
+        if result is None: raise MLXBertError("nothing was cross-validated yet: call train_with_cv()")
+        return result
+
+# %% ../../nbs/widgets/11_explorer.ipynb #106a03b6
+PARTS = ("overview", "leaks", "targets", "columns", "keywords", "lengths", "drift", "folds", "ensemble", "errors",
+         "leaderboard")
+BEFORE = ("overview", "targets", "columns", "keywords")     # folded once there is a result
+
+
+def collect(explorer: CompetitionExplorer) -> tuple[list[Section], list[str]]:
+    "All parts that can be had, and why the others cannot."
+    sections, missing = [], []
+    for name in PARTS:
+        try: part = getattr(explorer, name)()
+        except MLXBertError as error: missing.append(f"{name}: {error}.")
+        else:
+            section = part.section() if isinstance(part, ErrorReport) else part
+            known = explorer.result is not None and name in BEFORE
+            sections.append(replace(section, open=False) if known else section)
+    return sections, missing
+
+
+def with_rest(sections: list[Section], missing: list[str]) -> list[Section]:
+    "The sections, and as the last one, folded, what cannot be shown yet."
+    return [*sections, *([Section("Not here yet", missing, open=False)] if missing else [])]
+
+# %% ../../nbs/widgets/11_explorer.ipynb #3120ae89
+def report_title(config: BaseTrainerConfig | None) -> str:
+    "What the report is about."
+    name = config.environment.experiment_name if config else "data"
+    kaggle = config.kaggle if isinstance(config, KaggleTrainerConfig) else None
+    return f"Exploring {(kaggle.competition_name if kaggle else None) or name}"
+
+# %% ../../nbs/widgets/11_explorer.ipynb #d9ca507e
+class CompetitionExplorer(DataParts, ResultParts):
+    """Tables and pictures of a competition: each method gives a part that shows itself, the whole shows all of them.
+
+    A trainer brings the result of its `train_with_cv` along. A part that cannot be had yet raises `MLXBertError`; the
+    whole leaves it out and says why at its end.
+    """
+
+    def __init__(
+        self,
+        source: Any,        # a preset, file, dictionary or configuration; a trainer; or a `PreparedData`
+        result: CVResult | OOF | str | Path | None = None,      # or a file of out-of-fold predictions
+        *,
+        ledger: Ledger | str | Path | None = None,      # None: that of kaggle.submission_dir
+        **overrides: Any,   # of a declaration, as for `get_trainer_config`
+    ):
+        self.config, self.data = explored_data(source, **overrides)
+        self._trainer = source if hasattr(source, "train_loader") else None
+        self._result = load_oof(result) if isinstance(result, (str, Path)) else result
+        if ledger is None and isinstance(self.config, KaggleTrainerConfig):
+            ledger = Path(self.config.kaggle.submission_dir) / LEDGER_FILE
+        self.ledger = Ledger(ledger) if isinstance(ledger, (str, Path)) else ledger
+
+    @property
+    def result(self) -> CVResult | OOF | None:      # type: ignore[override]
+        "What was passed, or the trainer's last cross-validation."
+        return self._result if self._result is not None else getattr(self._trainer, "cv", None)
+
+    @property
+    def title(self) -> str: return report_title(self.config)
 
     def sections(self) -> tuple[list[Section], list[str]]:
         "All parts that can be had, and why the others cannot."
@@ -214,24 +263,13 @@ class CompetitionExplorer:
 
     def save_html(self, path: str | Path) -> Path:
         "Write one page with everything in it, to send around."
-        sections, missing = self.sections()
-        return save_page(path, self.title, sections, missing)
-
-    @staticmethod
-    def _cv(result: Any) -> Any:
-        if result is None: raise MLXBertError("nothing was cross-validated yet: call train_with_cv()")
-        return result
+        return save_page(path, self.title, with_rest(*self.sections()))
 
     def __repr__(self) -> str: return f"CompetitionExplorer({self.title!r}, {', '.join(self.data.frames)})"
 
-    def __str__(self) -> str:
-        sections, missing = self.sections()
-        return "\n\n".join([self.title, *map(str, sections), *missing])
+    def __str__(self) -> str: return "\n\n".join([self.title, *map(str, with_rest(*self.sections()))])
 
     def _repr_html_(self) -> str:
-        sections, missing = self.sections()
-        return "".join(section._repr_html_() for section in [Section(self.title, missing), *sections])
+        return f"<h2>{escape(self.title)}</h2>" + "".join(map(folding_html, with_rest(*self.sections())))
 
-    def _ipython_display_(self) -> None:
-        sections, missing = self.sections()
-        show(Section(self.title, missing), *sections)
+    def _ipython_display_(self) -> None: show_folding(self.title, with_rest(*self.sections()))
