@@ -27,7 +27,7 @@ from ..tasks.task import Task, get_task
 
 # %% auto #0
 __all__ = ['POOLED_CODE', 'PYTORCH_POOLINGS', 'HeadSpec', 'PoolingSpec', 'place', 'at', 'ModelFacts', 'HeadFacts', 'TextModel',
-           'summary', 'trained_part', 'check_tokenizer', 'described', 'pytorch_code', 'merged', 'save_model']
+           'trained_part', 'check_tokenizer', 'summary', 'described', 'pytorch_code', 'merged', 'save_model']
 
 # %% ../../nbs/models/09_text_model.ipynb #054c8f62
 @dataclass(frozen=True)
@@ -202,25 +202,6 @@ class TextModel(HeadFacts):
         rows = "".join(f"<tr><th>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in summary(self).items())
         return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
 
-# %% ../../nbs/models/09_text_model.ipynb #29e626bd
-def summary(
-    model: ModelFacts,
-) -> dict[str, str]:            # what to show, by name
-    "What a model is, in a few words."
-    n = model.num_parameters
-    layers, hidden, heads = (model.architecture.size(model.config, name)
-                             for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
-    shown = {"architecture": model.architecture.name, "layers": f"{layers} of size {hidden}, {heads} heads",
-             "parameters": f"{n / 1e6:.1f} million" if n >= 1e6 else f"{n:,}", **trained_part(model, n),
-             "pooling": model.pooling_name}
-    if head := model.head_spec:
-        names = ", ".join(head.label_names) if head.label_names else ""
-        shown["head"] = f"{head.task}, {head.outputs} output{'s' * (head.outputs > 1)}"
-        shown["head"] += f" ({names})" if names else ""
-    folder = model.report.folder
-    shown["weights"] = folder.name if folder else "random"
-    return shown
-
 # %% ../../nbs/models/09_text_model.ipynb #2d2d2c5e
 def trained_part(
     model: ModelFacts,
@@ -247,6 +228,25 @@ def check_tokenizer(
     if model.type_vocab_size and segments > model.type_vocab_size:
         raise ModelError(f"texts have {segments} segments and the model an embedding for {model.type_vocab_size} "
                          "(type_vocab_size); give both parts as one text, with a template")
+
+# %% ../../nbs/models/09_text_model.ipynb #29e626bd
+def summary(
+    model: ModelFacts,
+) -> dict[str, str]:            # what to show, by name
+    "What a model is, in a few words."
+    n = model.num_parameters
+    layers, hidden, heads = (model.architecture.size(model.config, name)
+                             for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    shown = {"architecture": model.architecture.name, "layers": f"{layers} of size {hidden}, {heads} heads",
+             "parameters": f"{n / 1e6:.1f} million" if n >= 1e6 else f"{n:,}", **trained_part(model, n),
+             "pooling": model.pooling_name}
+    if head := model.head_spec:
+        names = ", ".join(head.label_names) if head.label_names else ""
+        shown["head"] = f"{head.task}, {head.outputs} output{'s' * (head.outputs > 1)}"
+        shown["head"] += f" ({names})" if names else ""
+    folder = model.report.folder
+    shown["weights"] = folder.name if folder else "random"
+    return shown
 
 # %% ../../nbs/models/09_text_model.ipynb #4cd5726a
 POOLED_CODE = "modeling_pooled_bert"  # the PyTorch file, made from modeling_pooled_bert.py.txt for each architecture
