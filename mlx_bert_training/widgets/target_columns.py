@@ -200,7 +200,7 @@ def compared_columns(
         kind = column_kind(column)
         if name in ignore or kind in ("empty", "words"): continue
         if kind == "text":
-            lengths = column.dropna().map(str).str.split().str.len().reindex(column.index)
+            lengths = column.dropna().map(lambda text: len(str(text).split())).reindex(column.index)
             name, column = f"words in {name}", lengths
         groups = group_rows(column)
         if groups.nunique() > 1: grouped[str(name)] = groups.rename(str(name))
@@ -238,7 +238,7 @@ def crossed_table(
     "Rows and mean with its interval of an outcome, by two columns."
     names, others = first.cat.categories, second.cat.categories
     codes = first.cat.codes.to_numpy() * len(others) + second.cat.codes.to_numpy()
-    pairs = pd.Series(pd.Categorical.from_codes(codes, np.arange(len(names) * len(others)), ordered=True))
+    pairs = pd.Series(pd.Categorical(codes, range(len(names) * len(others)), ordered=True))
     table = outcome_table(pairs, [outcome])
     i, j = np.divmod(table.index.astype(int).to_numpy(), len(others))
     at = pd.DataFrame({str(first.name): names[i].astype(str), str(second.name): others[j].astype(str)})
