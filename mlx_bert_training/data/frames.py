@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .delimited import TableFormat, check_width, delimited_rows, read_delimited
@@ -22,7 +23,7 @@ from ..secrets import get_logger
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FORMATS', 'json_rows', 'require_columns', 'read_frame', 'where']
+__all__ = ['log', 'FORMATS', 'json_rows', 'written', 'require_columns', 'read_frame', 'where']
 
 # %% ../../nbs/data/03_frames.ipynb #85da0392
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -35,11 +36,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def json_rows(file: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
+class _Written(float):
+    "A number that knows how it stands in a file, where 1.10 is not 1.1."
+    text: str
+
+    def __new__(cls, text: str) -> _Written:
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+
+def json_rows(file: Path, encoding: str, quiet: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     "The objects of a JSON-lines file, each with its line; blank lines are skipped. Raises `DataError`."
-    for number, line in enumerate(read_text(file, encoding).split("\n"), 1):
+    for number, line in enumerate(read_text(file, encoding, quiet).split("\n"), 1):
         if not line.strip(): continue
-        try: record = json.loads(line, object_pairs_hook=_unique)
+        try: record = json.loads(line, object_pairs_hook=_unique, parse_float=_Written)
         except RecursionError: raise DataError(f"{file}, line {number}: nested too deeply to be data.") from None
         except ValueError as error: raise DataError(f"{file}, line {number}: not valid JSON: {error}") from error
         if not isinstance(record, dict):
@@ -49,6 +60,16 @@ def json_rows(file: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]
         yield number, record
 
 # %% ../../nbs/data/03_frames.ipynb #551a6bea
+def written(value: Any) -> str:
+    "A value as it stands in a file, or as people would write it there: a whole number without a point, a day alone."
+    if isinstance(value, _Written): return value.text
+    if isinstance(value, (bool, dict, list)): return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bytes): return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, (float, np.floating)) and float(value).is_integer(): return str(int(value))
+    if isinstance(value, pd.Timestamp) and value == value.normalize(): return str(value.date())
+    return str(value)
+
+# %% ../../nbs/data/03_frames.ipynb #20f51f9b
 def _check_letters(file: Path, line: int, record: dict[str, Any]) -> None:
     "Raise `DataError` for half of a character, which no file and no tokenizer can take."
     for key, value in record.items():
@@ -61,19 +82,31 @@ def _check_letters(file: Path, line: int, record: dict[str, Any]) -> None:
 def _read_jsonl(file: Path, encoding: str, max_rows: int | None, as_text: Collection[str]) -> pd.DataFrame:
     "A file with one JSON object a line."
     records: list[dict[str, Any]] = []
-    names: set[str] = set()
+    names: dict[str, None] = {}
     for _, record in islice(json_rows(file, encoding), max_rows):
-        names.update(record)
+        names.update(dict.fromkeys(record))
         check_width(file, len(names))
         records.append(record)
-    frame = pd.DataFrame(records)
-    return _with_text(frame, as_text)
+    frame = pd.DataFrame(dict(enumerate(_json_columns(records, names, set(as_text)))))
+    frame.columns = pd.Index(list(names))
+    return frame
+
+
+def _json_columns(records: list[dict[str, Any]], names: Iterable[str], as_text: set[str]) -> Iterator[list[Any]]:
+    "The columns of the objects, None where one does not have a key; quick where most do not have most keys."
+    columns: dict[str, list[Any]] = {name: [None] * len(records) for name in names}
+    for i, record in enumerate(records):
+        for name, value in record.items():
+            if value is None: continue
+            if name in as_text: columns[name][i] = value if isinstance(value, str) else written(value)
+            else: columns[name][i] = float(value) if isinstance(value, _Written) else value
+    return iter(columns.values())
 
 
 def _with_text(frame: pd.DataFrame, as_text: Collection[str]) -> pd.DataFrame:
-    "The frame with some columns as text; whole numbers have no point."
+    "The frame with some columns as text."
     wanted = [name for name in as_text if name in frame.columns and not pd.api.types.is_string_dtype(frame[name])]
-    columns: dict[str, Any] = {name: [None if pd.isna(value) else str(value) for value in frame[name].tolist()]
+    columns: dict[str, Any] = {name: [None if pd.isna(value) else written(value) for value in frame[name].array]
                                for name in wanted}
     return frame.assign(**columns) if columns else frame
 
@@ -106,15 +139,17 @@ def require_columns(
         if column in known: continue
         near = nearest(column, known)
         hint = f" Did you mean {near!r}?" if near else ""
-        if len(known) == 1 and re.search(r"[;\t|,:]", known[0]):
+        if len(known) == 1 and re.search(r"[;\t|,: ^~]", known[0]):
             hint = " Are the cells separated by something else? data.separator says by what."
+        elif known[0].startswith("#"):
+            hint = " Its first line looks like a comment: remove it, the header comes first."
         shown = ", ".join(known[:50]) + (f", ... ({len(known)} columns)" if len(known) > 50 else "")
         raise DataError(f"{frame.attrs.get('path', 'the frame')}: no column {column!r}.{hint} It has: {shown}.")
 
 
 def _describe(frame: pd.DataFrame, file: Path, form: TableFormat, declared: TableFormat) -> str:
     "The one line about a file that was read."
-    rows = f"{file}: {len(frame):,} row{'s' * (len(frame) != 1)}, {len(frame.columns):,} columns"
+    rows = f"{file}: {len(frame):,} row{'s' * (len(frame) != 1)}, {len(frame.columns):,} column{'s' * (len(frame.columns) != 1)}"
     usual = {".csv": ",", ".tsv": "\t"}.get(format_suffix(file))
     found = []
     if declared.separator is None and form.separator not in (None, usual):
@@ -129,7 +164,7 @@ def read_frame(
     *,
     encoding: str = "utf-8",            # of a text file
     separator: str | None = None,       # between the cells of a delimited file; None: found
-    decimal: str | None = None,         # "." or ","; None: found where cells are not separated by commas
+    decimal: str | None = None,         # "." or ","; None: found in the file
     quoting: str | None = None,         # standard, or none where a quote is a letter; None: found in a TSV file
     required: Sequence[str] = (),       # columns that must be there
     as_text: Collection[str] = (),      # columns that stay text, cell by cell, such as ids
@@ -146,7 +181,7 @@ def read_frame(
     elif suffix == ".parquet": frame = _read_parquet(file, max_rows, as_text)
     else: frame, form = read_delimited(file, declared, max_rows, as_text)
     twice = frame.columns[frame.columns.duplicated()]
-    if len(twice): raise DataError(f"{file}: column {twice[0]!r} appears twice.")
+    if len(twice): raise DataError(f"{file}: column {twice[0]!r} appears twice: name one of them otherwise.")
     if frame.empty: raise DataError(f"{file} has no rows below its header.")
     frame.columns = frame.columns.map(str)
     frame.index = pd.RangeIndex(len(frame))
@@ -168,7 +203,7 @@ def where(
     if path and (suffix := format_suffix(file := Path(path))) != ".parquet":
         form: TableFormat = frame.attrs["format"]
         rows: Iterator[tuple[int, Any]]
-        if suffix == ".jsonl": rows = json_rows(file, form.encoding)
-        else: rows = islice(delimited_rows(file, read_text(file, form.encoding), form), 1, None)
+        if suffix == ".jsonl": rows = json_rows(file, form.encoding, quiet=True)
+        else: rows = islice(delimited_rows(file, read_text(file, form.encoding, quiet=True), form), 1, None)
         place = f"{path}, line {next(islice(rows, row, None))[0]}"
     return place if column is None else f"{place}, column {column!r}"

@@ -18,8 +18,8 @@ __all__ = ['known_encoding', 'DataConfig']
 
 # %% ../../nbs/data/00_section.ipynb #9068a3f8
 def known_encoding(name: str) -> bool:
-    "Whether Python knows a character encoding."
-    try: return bool(codecs.lookup(name))
+    "Whether Python knows a character encoding; base64 and the like are none."
+    try: return codecs.lookup(name)._is_text_encoding and codecs.decode(b"", name) == ""   # type: ignore[attr-defined]
     except (LookupError, ValueError): return False
 
 # %% ../../nbs/data/00_section.ipynb #db852ea9
