@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import runtime
 from .config import BaseTrainerConfig, check_task
+from .ranks import inference_step
 from .results import Predictions
 from .step import InferenceStep
 from .weights import check_finite, model_weights
@@ -23,6 +24,7 @@ from ..declaration.kinds import split_kind
 from ..declaration.problems import ConfigError, Problem
 from ..errors import DataError, MLXBertError
 from ..protocols import DataLoader, Loss, Model
+from ..runtime.ranks import ALONE
 from ..tasks.losses import balanced_class_weights, create_loss
 from ..tasks.metrics import check_metrics, compute_metrics, default_metrics
 from ..tasks.targets import TargetTransform, fit_transform, transformed
@@ -173,7 +175,7 @@ class Evaluator:
         self.config.validate()
         runtime.select_device(self.config.environment.device)
         self.model, self.data, self.loss = model, data, loss
-        self.transform = transform or TargetTransform()
+        self.transform, self.ranks = transform or TargetTransform(), ALONE      # a trainer may be one of several
         settled = settle_evaluation(model, self.config)
         self.task, self.metric_names = settled.task, settled.metric_names
         self.dtype, self.compiled = settled.dtype, settled.compiled
@@ -215,7 +217,7 @@ def model_outputs(
     runtime.claim_mlx()
     if loss is None: check_finite(model_weights(model), "in the weights to predict with")
     model.eval()
-    step = InferenceStep(model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
+    step = inference_step(evaluator.ranks, model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
     try: outputs = run_all(step, transformed(loader, evaluator.transform), seen)
     finally: model.train()
     return in_file_units(outputs, evaluator.transform)
