@@ -151,9 +151,9 @@ class Predictions(Predicted):
     "Predictions in the order of the rows of the data."
 
     def to_frame(self, probabilities: bool = True) -> pd.DataFrame:
-        "Ids, decided labels and, for classification, one probability column a class."
+        "Ids, decided labels and, for classification, one probability column a class; or a column a value."
         frame = pd.DataFrame({self.id_column: self.row_ids})
-        if self.task.targets == "columns":
+        if self.task.several:
             names = [str(name) for name in self.class_names or range(self.values.shape[1])]
             return frame.join(pd.DataFrame(self.values if probabilities else self.labels(), columns=names))
         frame[self.target_column if isinstance(self.target_column, str) else self.target_column[0]] = self.labels()

@@ -130,13 +130,13 @@ class ValueBaselines:
     linear_name: ClassVar[str] = "ridge regression"
 
     def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
-        "One value ()."
-        return np.asarray(labels.mean(), np.float64)
+        "One value (), or one each (C,)."
+        return np.asarray(labels.mean(axis=0), np.float64)
 
     def fit(self, features: Any, labels: np.ndarray, outputs: int) -> tuple[np.ndarray, np.ndarray]:
-        "Weights (F, 1) and bias (1,)."
+        "Weights (F, C) and bias (C,); of a single value C is 1."
         ridge = Ridge().fit(features, labels)
-        return ridge.coef_.reshape(-1, 1), np.atleast_1d(ridge.intercept_)
+        return np.atleast_2d(ridge.coef_).T, np.atleast_1d(ridge.intercept_)
 
     def bounded(self, logits: np.ndarray) -> np.ndarray:
         "The values as they are."

@@ -23,9 +23,11 @@ TASKS = Registry("task", {
     "multilabel_classification": f"{_HERE}.multilabel:Multilabel",
     "regression": f"{_HERE}.regression:Regression",
     "ordinal_regression": f"{_HERE}.ordinal:Ordinal",
+    "multi_target_regression": f"{_HERE}.multi_regression:MultiRegression",
 })
 TASK_ALIASES = {"binary": "binary_classification", "multiclass": "multiclass_classification",
-                "multilabel": "multilabel_classification", "ordinal": "ordinal_regression"}
+                "multilabel": "multilabel_classification", "ordinal": "ordinal_regression",
+                "multi_regression": "multi_target_regression"}
 
 # %% ../../nbs/tasks/00_registry.ipynb #2f748da0
 LOSS_TARGETS = {   # what a loss takes, see `Task.loss_form`
@@ -49,5 +51,5 @@ METRICS = Registry("metric", {
         "accuracy", "balanced_accuracy", "precision", "recall", "f1", "macro_precision", "macro_recall", "macro_f1",
         "micro_f1", "weighted_f1", "f2", "f05", "jaccard", "macro_jaccard", "mcc", "qwk",
         "auc", "average_precision", "log_loss", "map_at_3",
-        "mse", "rmse", "mae", "rmsle", "r2", "pearson", "spearman")
+        "mse", "rmse", "mcrmse", "mae", "rmsle", "r2", "pearson", "spearman")
 })

@@ -180,6 +180,7 @@ class Task(Combining, Searching, Answering):
     default_metrics: ClassVar[tuple[str, ...]] = ()
     positive: ClassVar[int | None] = None           # the column whose probability is asked for; None: there is none
     most_classes: ClassVar[int | None] = None       # that a file may have; None: any number
+    several: ClassVar[bool] = False                 # a row has several answers, (N, C), each with a column and a name
 
     def num_outputs(self, asked: int | None) -> int:
         "How many logits a model has, of `asked` classes or labels; None: what the kind implies. Raises `TaskError`."
@@ -221,6 +222,11 @@ class Task(Combining, Searching, Answering):
     def form(self) -> TargetForm:
         "Reads and writes targets in their form."
         return FORMS[self.targets]
+
+    @property
+    def answers(self) -> str:
+        "What a picture or a table of answers is chosen by: `targets`, or `value columns`."
+        return "value columns" if self.several and self.targets == "values" else self.targets
 
     @property
     def loss_form(self) -> str:

@@ -25,8 +25,8 @@ from .target_columns import HOLM, holm
 # %% auto #0
 __all__ = ['PARTS', 'TARGET_SECTIONS', 'column_table', 'overview_section', 'target_parts', 'balance_table', 'together_table',
            'pairs_table', 'value_table', 'draw_balance', 'draw_together', 'draw_values', 'class_section',
-           'label_section', 'value_section', 'targets_section', 'whole_lengths', 'length_table', 'keep_table',
-           'bucket_table', 'draw_lengths', 'lengths_section', 'column_drift', 'drift_table', 'draw_drift',
+           'label_section', 'value_section', 'values_section', 'targets_section', 'whole_lengths', 'length_table',
+           'keep_table', 'bucket_table', 'draw_lengths', 'lengths_section', 'column_drift', 'drift_table', 'draw_drift',
            'drift_section']
 
 # %% ../../nbs/widgets/09_data_sections.ipynb #bcf73857
@@ -200,14 +200,32 @@ def value_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
     return Section("Targets", notes, {"Values": table}, {f"histogram of {column}": partial(draw_values, parts, column)})
 
 
+def values_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
+    "The spread of each of several values, and how they go together."
+    names, y = data.labels.label_names, next(iter(parts.values()))       # type: ignore[union-attr]
+    tables = [value_table({part: values[:, c] for part, values in parts.items()}).assign(target=name)
+              for c, name in enumerate(names)]
+    table = pd.concat(tables, ignore_index=True)
+    alike = pd.DataFrame(y, columns=names).corr()
+    apart = alike.where(~np.eye(len(names), dtype=bool)).stack()
+    notes = [f"{len(y):,} rows of {len(names)} targets."]
+    if len(apart):
+        one, other = apart.index[int(apart.abs().to_numpy().argmax())]
+        notes.append(f"Most alike are {one} and {other}, with a correlation of {apart.abs().max():.2f}; the mean over "
+                     f"all pairs is {apart.mean():.2f}.")
+    return Section("Targets", notes, {"Values": table[["target", *table.columns.drop("target")]],
+                                      "Correlation of the targets": alike.round(2).rename_axis("target").reset_index()})
+
+
 TARGET_SECTIONS: dict[str, Callable[[PreparedData, dict[str, np.ndarray]], Section]] = {
-    "classes": class_section, "columns": label_section, "values": value_section}    # by `Task.targets`
+    "classes": class_section, "columns": label_section, "values": value_section,
+    "value columns": values_section}    # by `Task.answers`
 
 
 def targets_section(data: PreparedData) -> Section:
     "Class balance, how labels occur together, or the spread of values. Raises `MLXBertError` without targets."
     parts = target_parts(data)
-    return TARGET_SECTIONS[data.labels.task.targets](data, parts)       # type: ignore[union-attr]
+    return TARGET_SECTIONS[data.labels.task.answers](data, parts)       # type: ignore[union-attr]
 
 # %% ../../nbs/widgets/09_data_sections.ipynb #7b1be8cb
 _ENDLESS = 10**9

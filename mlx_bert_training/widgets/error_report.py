@@ -37,7 +37,7 @@ def view_errors(
     width = p.shape[1] if p.ndim == 2 else 0
     shown = [str(name) for name in (range(width) if names is None or not width else names)]
     if len(shown) != width: raise DataError(f"{len(shown)} class names for {width} classes")
-    return VIEWS[task.targets](task, y, p, shown, threshold)
+    return VIEWS[task.answers](task, y, p, shown, threshold)
 
 # %% ../../nbs/widgets/04_error_report.ipynb #74e1219f
 class ErrorFigures:
