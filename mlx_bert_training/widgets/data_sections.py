@@ -24,8 +24,8 @@ from .section import Section, axis_names, cell_text, few_ticks, shorten
 # %% auto #0
 __all__ = ['PARTS', 'TARGET_SECTIONS', 'column_table', 'overview_section', 'target_parts', 'balance_table', 'together_table',
            'pairs_table', 'value_table', 'draw_balance', 'draw_together', 'draw_values', 'class_section',
-           'label_section', 'value_section', 'targets_section', 'whole_lengths', 'length_table', 'keep_table',
-           'bucket_table', 'draw_lengths', 'lengths_section', 'column_drift', 'drift_table', 'draw_drift',
+           'word_section', 'label_section', 'value_section', 'targets_section', 'whole_lengths', 'length_table',
+           'keep_table', 'bucket_table', 'draw_lengths', 'lengths_section', 'column_drift', 'drift_table', 'draw_drift',
            'drift_section']
 
 # %% ../../nbs/widgets/05_data_sections.ipynb #bcf73857
@@ -65,7 +65,7 @@ def target_parts(data: PreparedData) -> dict[str, np.ndarray]:
     "The targets of the parts that have them. Raises `MLXBertError` where none has."
     parts = {part: np.asarray(loader.labels) for part, loader in data.loaders.items() if loader.labels is not None}
     if data.labels is None or not parts: raise MLXBertError("the data has no targets: set data.target_column")
-    return parts
+    return {part: data.labels.task.counted(labels) for part, labels in parts.items()}
 
 
 def balance_table(data: PreparedData) -> pd.DataFrame:
@@ -170,6 +170,15 @@ def class_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
                    {"share of the rows by class": partial(draw_balance, table, column)})
 
 
+def word_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
+    "How the words are spread over the tags."
+    table, (column,) = balance_table(data).rename_axis("tag"), data.labels.columns         # type: ignore[union-attr]
+    counts, total = table.iloc[:, 0], len(next(iter(parts.values())))
+    notes = [f"{total:,} words with {len(table)} tags. {counts.idxmax()} is the tag of {counts.max() / total:.1%} of them."]
+    return Section("Targets", notes, {"Tags of words": table},
+                   {"share of the words by tag": partial(draw_balance, table, column)})
+
+
 def label_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
     "How frequent each label is, how many a row has, and which occur together."
     table, y, labels = balance_table(data), next(iter(parts.values())), data.labels
@@ -200,7 +209,8 @@ def value_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
 
 
 TARGET_SECTIONS: dict[str, Callable[[PreparedData, dict[str, np.ndarray]], Section]] = {
-    "classes": class_section, "columns": label_section, "values": value_section}    # by `Task.targets`
+    "classes": class_section, "columns": label_section, "values": value_section,
+    "words": word_section}      # by `Task.targets`
 
 
 def targets_section(data: PreparedData) -> Section:
