@@ -204,7 +204,7 @@ class WordTags(Predictions):
 
     def spans(self) -> list[list[FoundSpan]]:
         "The spans of each text. Raises `MLXBertError` where tags mark none."
-        if "spans" not in self.task.needs: raise MLXBertError("these tags mark no spans; labels() has them word by word")
+        if "spans" not in self.task.needs: raise MLXBertError("these tags mark no spans: see labels()")
         names = [str(name) for name in self.class_names or ()]
         rows = []
         for text, tags, values in zip(self.texts, self.decided(), self.values, strict=True):

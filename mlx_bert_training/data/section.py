@@ -26,7 +26,7 @@ def known_encoding(name: str) -> bool:
 @dataclass
 class DataConfig(Section):
     "Where examples come from and how they are put into batches."
-    train_path: str | None = option(None, "training file, csv, parquet, jsonl or conll; null: loaders in code", path=True)
+    train_path: str | None = option(None, "training file, csv, parquet, jsonl, conll; null: loaders in code", path=True)
     validation_path: str | None = option(None, "validation file; null: part of train_path is held out", path=True)
     test_path: str | None = option(None, "file to predict; null: none", path=True)
     text_column: str | None = option(None, "column with the text; null: template is used, or the only text column")

@@ -48,8 +48,8 @@ class ModelConfig(Section):
     new_head: bool = option(False, "start a new head where the pretrained weights come with one for another task")
 
     def settle(self) -> None:
-        pools = getattr(known_task(self.head_type), "pooling", None) is None
-        if pools and self.pooling is None and (self.pretrained or "").startswith(SENTENCE_ENCODERS): self.pooling = "mean"
+        if self.pooling is not None or not (self.pretrained or "").startswith(SENTENCE_ENCODERS): return
+        if getattr(known_task(self.head_type), "pooling", None) is None: self.pooling = "mean"
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         task = known_task(self.head_type)

@@ -151,7 +151,7 @@ class HeadFacts(ModelFacts):
 
 # %% ../../nbs/models/09_text_model.ipynb #67895f67
 class TextModel(HeadFacts):
-    "Calling it gives logits (B, C) where it has a head, or (B, T, C) of a head for words; else hidden states (B, T, H)."
+    "Calling it gives logits (B, C) where it has a head, (B, T, C) of a head for words, else hidden states (B, T, H)."
 
     def __init__(self, architecture: Architecture, config: Any, pooling: PoolingSpec, head: HeadSpec | None = None):
         super().__init__()
@@ -316,8 +316,8 @@ def save_model(
 ) -> Path:                                                      # the folder
     """Save configuration, weights and tokenizer so that `create_model(pretrained=folder)` gives the same model.
 
-    `transformers` reads it with `AutoModelForSequenceClassification.from_pretrained(folder)`, or with what its `hub_class`
-    says of another task; where the pooling is not
+    `transformers` reads it with `AutoModelForSequenceClassification.from_pretrained(folder)`, or as the class that
+    its task's `hub_class` says; where the pooling is not
     `cls`, with `trust_remote_code=True`, for its code is then in the folder. An adapter is merged into the weights.
     """
     tokenizer_folder = tokenizer_folder or model.report.folder

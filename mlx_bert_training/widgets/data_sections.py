@@ -174,7 +174,7 @@ def word_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
     "How the words are spread over the tags."
     table, (column,) = balance_table(data).rename_axis("tag"), data.labels.columns         # type: ignore[union-attr]
     counts, total = table.iloc[:, 0], len(next(iter(parts.values())))
-    notes = [f"{total:,} words with {len(table)} tags. {counts.idxmax()} is the tag of {counts.max() / total:.1%} of them."]
+    notes = [f"{total:,} words with {len(table)} tags; {counts.max() / total:.1%} of them have {counts.idxmax()}."]
     return Section("Targets", notes, {"Tags of words": table},
                    {"share of the words by tag": partial(draw_balance, table, column)})
 

@@ -379,6 +379,7 @@ def rate_before_classifier(config: ModernBertConfig) -> float:
 
 ARCHITECTURE = Architecture(
     name="modernbert", config=ModernBertConfig, encoder=ModernBertEncoder, prefix="model", hub="ModernBert",
-    pooler=ModernBertPooler, token_pooler=ModernBertTokenPooler, pooler_path="head", head_dropout=rate_before_classifier,
+    pooler=ModernBertPooler, token_pooler=ModernBertTokenPooler, pooler_path="head",
+    head_dropout=rate_before_classifier,
     dropouts=("attention_dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout"),
     refused={"rope_scaling": ()}, segments=no_segments)
