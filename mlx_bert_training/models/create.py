@@ -37,7 +37,8 @@ from mlx_bert_training.models.weights import (
     load_weights,
     resolve_pretrained,
 )
-from ..tasks.task import Task, get_task, task_place
+from ..tasks.registry import HUB_TASKS
+from ..tasks.task import Task, get_task, known_task, task_place
 
 # %% auto #0
 __all__ = ['SMALL', 'MODEL_TYPES', 'WITH_LORA', 'SavedModel', 'read_description', 'saved_head', 'settle_head', 'check_model_type',
@@ -72,24 +73,32 @@ def read_description(
     architecture = architecture or architecture_of(values)
     config = config_from_file(values, architecture)
     options = values.get("pooling_options")
-    if not any(str(a).endswith("ForSequenceClassification") for a in values.get("architectures") or ()):
-        return SavedModel(architecture, config, values.get("pooling"), None, options)
-    return SavedModel(architecture, config, values.get("pooling") or "cls", saved_head(values, labels), options)
+    heads = [HUB_TASKS[name] for name in HUB_TASKS for a in values.get("architectures") or () if str(a).endswith(name)]
+    if not heads: return SavedModel(architecture, config, values.get("pooling"), None, options)
+    head = saved_head(values, labels, heads[0])
+    return SavedModel(architecture, config, values.get("pooling") or _usual_pooling(head), head, options)
 
 # %% ../../nbs/models/10_create.ipynb #36058232
 def saved_head(
     values: Mapping[str, Any],              # of a config.json
     labels: Sequence[tuple[int, str]],      # its labels, by number
+    usual: str | None = None,               # the task of such a model; None: what its labels suggest
 ) -> HeadSpec:
     "The head that a file describes."
     names = tuple(map(str, values.get("class_names") or (name for _, name in labels)))
     count = len(names) or int(values.get("num_labels") or 2)  # 2 is what Hugging Face leaves out
     by_count = {1: "regression", 2: "binary_classification"}.get(count, "multiclass_classification")
     by_problem = {"regression": "regression", "multi_label_classification": "multilabel_classification"}
-    kind = values.get("head_type") or by_problem.get(values.get("problem_type") or "", by_count)
+    kind = values.get("head_type") or usual or by_problem.get(values.get("problem_type") or "", by_count)
     if all(name == f"LABEL_{i}" for i, name in enumerate(names)): names = ()
     place = task_place(kind)    # code outside the package is not imported because a file names it
     return HeadSpec(kind if ":" in place else get_task(kind).spec, count, names or None)
+
+
+def _usual_pooling(head: HeadSpec) -> str:
+    "How a head reads a text where a file does not say; a task from outside the package is not imported to know."
+    task = known_task(head.head_type)
+    return task.pooling or "cls" if task else "cls"
 
 # %% ../../nbs/models/10_create.ipynb #317babd9
 def settle_head(
@@ -111,7 +120,9 @@ def settle_head(
     task, count = check_head(asked, kept.num_labels if kept and same and count is None else count)
     if names and len(set(names)) != count:
         raise ModelError(f"label_names needs {count} different names, one for each class, not: {', '.join(names)}")
-    if not kept: return HeadSpec(task.spec, count, names), pooling or saved.pooling or "cls"
+    if task.pooling and pooling not in (None, task.pooling):
+        raise ModelError(f"{task} reads every token, so pooling is {task.pooling!r}, not {pooling!r}: leave it out")
+    if not kept: return HeadSpec(task.spec, count, names), task.pooling or pooling or saved.pooling or "cls"
     problems = []
     if not same and (":" in task_place(kept.head_type) or task.problem_type != kept.task.problem_type):
         problems.append(f"head_type: {task}, saved {task_place(kept.head_type)}")

@@ -220,7 +220,7 @@ def error_report(trainer: Any) -> ErrorReport | None:
     return ErrorReport(
         outputs.labels, trainer.task.predictions(outputs.logits), trainer.task,
         class_names=getattr(trainer.model, "label_names", None),
-        texts=None if pairs is None else [" | ".join(pair) for pair in pairs],
+        texts=None if pairs is None else [pair[0] if len(pair) == 1 else " | ".join(pair) for pair in pairs],
         row_ids=outputs.rows if ids is None else ids, title="Errors on the validation part")
 
 

@@ -25,9 +25,9 @@ from .target_columns import HOLM, holm
 # %% auto #0
 __all__ = ['PARTS', 'TARGET_SECTIONS', 'column_table', 'overview_section', 'target_parts', 'balance_table', 'together_table',
            'pairs_table', 'value_table', 'draw_balance', 'draw_together', 'draw_values', 'class_section',
-           'label_section', 'value_section', 'values_section', 'targets_section', 'whole_lengths', 'length_table',
-           'keep_table', 'bucket_table', 'draw_lengths', 'lengths_section', 'column_drift', 'drift_table', 'draw_drift',
-           'drift_section']
+           'word_section', 'label_section', 'value_section', 'values_section', 'targets_section', 'whole_lengths',
+           'length_table', 'keep_table', 'bucket_table', 'draw_lengths', 'lengths_section', 'column_drift',
+           'drift_table', 'draw_drift', 'drift_section']
 
 # %% ../../nbs/widgets/09_data_sections.ipynb #bcf73857
 PARTS = {"train": ("#2F86D0", "", "-"), "validation": ("#0A8F68", "...", ":"), "test": ("#D55E00", "///", "--")}
@@ -66,7 +66,7 @@ def target_parts(data: PreparedData) -> dict[str, np.ndarray]:
     "The targets of the parts that have them. Raises `MLXBertError` where none has."
     parts = {part: np.asarray(loader.labels) for part, loader in data.loaders.items() if loader.labels is not None}
     if data.labels is None or not parts: raise MLXBertError("the data has no targets: set data.target_column")
-    return parts
+    return {part: data.labels.task.counted(labels) for part, labels in parts.items()}
 
 
 def balance_table(data: PreparedData) -> pd.DataFrame:
@@ -171,6 +171,15 @@ def class_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
                    {"share of the rows by class": partial(draw_balance, table, column)})
 
 
+def word_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
+    "How the words are spread over the tags."
+    table, (column,) = balance_table(data).rename_axis("tag"), data.labels.columns         # type: ignore[union-attr]
+    counts, total = table.iloc[:, 0], len(next(iter(parts.values())))
+    notes = [f"{total:,} words with {len(table)} tags; {counts.max() / total:.1%} of them have {counts.idxmax()}."]
+    return Section("Targets", notes, {"Tags of words": table},
+                   {"share of the words by tag": partial(draw_balance, table, column)})
+
+
 def label_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
     "How frequent each label is, how many a row has, and which occur together."
     table, y, labels = balance_table(data), next(iter(parts.values())), data.labels
@@ -219,7 +228,7 @@ def values_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
 
 TARGET_SECTIONS: dict[str, Callable[[PreparedData, dict[str, np.ndarray]], Section]] = {
     "classes": class_section, "columns": label_section, "values": value_section,
-    "value columns": values_section}    # by `Task.answers`
+    "value columns": values_section, "words": word_section}    # by `Task.answers`
 
 
 def targets_section(data: PreparedData) -> Section:

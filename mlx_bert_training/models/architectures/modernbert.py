@@ -28,7 +28,8 @@ from ..ops import attention, dropout, layer_norm, on_cpu
 # %% auto #0
 __all__ = ['GLOBAL', 'LOCAL', 'ARCHITECTURE', 'ModernBertConfig', 'rotations', 'rotated', 'windows', 'View', 'additive',
            'view_of', 'linear', 'Norm', 'ModernBertAttention', 'ModernBertMLP', 'ModernBertLayer',
-           'ModernBertEmbeddings', 'ModernBertEncoder', 'ModernBertPooler', 'no_segments', 'rate_before_classifier']
+           'ModernBertEmbeddings', 'ModernBertEncoder', 'ModernBertTokenPooler', 'ModernBertPooler', 'no_segments',
+           'rate_before_classifier']
 
 # %% ../../../nbs/models/architectures/07_modernbert.ipynb #c58816cf
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
@@ -338,13 +339,23 @@ class ModernBertEncoder(nn.Module):
         return mx.stack([*states[:-1], x], axis=1) if last else x
 
 # %% ../../../nbs/models/architectures/07_modernbert.ipynb #467c436d
-class ModernBertPooler(nn.Module):
-    "The first token or the mean, then a dense layer, an activation and a norm: `ModernBertPredictionHead`."
+class ModernBertTokenPooler(nn.Module):
+    "A dense layer, an activation and a norm at each token: `ModernBertPredictionHead`."
 
     def __init__(self, config: ModernBertConfig):
         super().__init__()
         self.dense = linear(config.hidden_size, config.hidden_size, config.classifier_bias)
         self.norm, self.activation = Norm(config), ACTIVATIONS[config.classifier_activation]
+
+    def __call__(self, hidden: mx.array, attention_mask: mx.array | None = None) -> mx.array:
+        return self.norm(self.activation(self.dense(hidden)))
+
+
+class ModernBertPooler(ModernBertTokenPooler):
+    "The same after the first token, or the mean, has been taken."
+
+    def __init__(self, config: ModernBertConfig):
+        super().__init__(config)
         self.first_token_only = config.classifier_pooling == "cls"      # nothing else is looked at
 
     def __call__(self, hidden: mx.array, attention_mask: mx.array | None = None) -> mx.array:
@@ -353,7 +364,7 @@ class ModernBertPooler(nn.Module):
         else:
             real = (attention_mask > 0)[..., None].astype(hidden.dtype)
             pooled = (hidden * real).sum(axis=1) / mx.maximum(real.sum(axis=1), 1)
-        return self.norm(self.activation(self.dense(pooled)))
+        return super().__call__(pooled)
 
 # %% ../../../nbs/models/architectures/07_modernbert.ipynb #77a1e7e3
 def no_segments(config: ModernBertConfig) -> int:
@@ -368,6 +379,7 @@ def rate_before_classifier(config: ModernBertConfig) -> float:
 
 ARCHITECTURE = Architecture(
     name="modernbert", config=ModernBertConfig, encoder=ModernBertEncoder, prefix="model", hub="ModernBert",
-    pooler=ModernBertPooler, pooler_path="head", head_dropout=rate_before_classifier,
+    pooler=ModernBertPooler, token_pooler=ModernBertTokenPooler, pooler_path="head",
+    head_dropout=rate_before_classifier,
     dropouts=("attention_dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout"),
     refused={"rope_scaling": ()}, segments=no_segments)
