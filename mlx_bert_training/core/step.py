@@ -14,13 +14,16 @@ from mlx.utils import tree_flatten, tree_map
 from ..protocols import Batch, Loss, Model
 
 # %% auto #0
-__all__ = ['BLOCK', 'Arrays', 'batch_arrays', 'apply_model', 'cast', 'sum_of_squares', 'global_norm', 'Passes', 'Backward',
-           'TrainingStep', 'InferenceStep']
+__all__ = ['ASKED', 'BLOCK', 'Arrays', 'batch_arrays', 'apply_model', 'cast', 'sum_of_squares', 'global_norm', 'Passes',
+           'Backward', 'TrainingStep', 'InferenceStep']
 
 # %% ../../nbs/core/09_step.ipynb #2fe48c1b
+ASKED = ("positions", "answers")     # of a loader whose model is asked for single tokens: where, and what is right
+
+
 def batch_arrays(batch: Batch) -> dict[str, mx.array]:
     "A batch on the device, with the example weights filled in."
-    keys = ("input_ids", "attention_mask", "token_type_ids", "labels", "example_weight")
+    keys = ("input_ids", "attention_mask", "token_type_ids", "labels", "example_weight", *ASKED)
     arrays = {key: mx.array(batch[key]) for key in keys if batch.get(key) is not None}
     if "example_weight" not in arrays: arrays["example_weight"] = mx.ones(len(batch["input_ids"]))
     return arrays
@@ -28,7 +31,8 @@ def batch_arrays(batch: Batch) -> dict[str, mx.array]:
 
 def apply_model(model: Model, arrays: dict[str, mx.array]) -> mx.array:
     "Logits (B, C) in float32."
-    logits = model(arrays["input_ids"], arrays.get("attention_mask"), arrays.get("token_type_ids"))
+    asked = {name: arrays[name] for name in ASKED if name in arrays}
+    logits = model(arrays["input_ids"], arrays.get("attention_mask"), arrays.get("token_type_ids"), **asked)
     return logits.astype(mx.float32)
 
 # %% ../../nbs/core/09_step.ipynb #c83a908e
