@@ -172,7 +172,7 @@ def test_names_near_misses_are_answered():
     with pytest.raises(UnknownNameError, match="Did you mean 'cross_entropy'"):
         create_loss("cross-entropy", task="binary")
     with pytest.raises(UnknownNameError, match="Did you mean 'regression'"): get_task("regresion")
-    short = ("binary", "multiclass", "multilabel", "regression", "ordinal", "token")
+    short = ("binary", "multiclass", "multilabel", "regression", "ordinal", "multi_regression", "token")
     assert [get_task(n).name for n in short] == list(TASKS)
 
 
