@@ -29,17 +29,17 @@ from .declaration.load import load_config
 from .integrations.mlflow import MLflowCallback
 from .kaggle.files import locate_files
 from .kaggle.trainer import KaggleTrainer, as_kaggle_config
-from .models.create import create_model
+from .models.create import create_model, declared_sizes
 from .models.layers import ModelError
-from .models.registry import ARCHITECTURES
 from .models.weights import resolve_pretrained
+from .pretraining.masking import PretrainingError
 from .protocols import CallbackProtocol, Model
 from .stages.plan import all_rows
 from .widgets.dashboard import DashboardCallback
 
 # %% auto #0
 __all__ = ['get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data', 'check_fits',
-           'declared_model', 'FoldListeners', 'create_kaggle_trainer']
+           'declared_model', 'declared_encoder', 'FoldListeners', 'create_kaggle_trainer']
 
 # %% ../nbs/08_factory.ipynb #8268a774
 def get_trainer_config(
@@ -94,7 +94,8 @@ def create_trainer(
     make: type[Trainer] = TRAINERS.get(trainer or resolved.environment.trainer)
     listeners = _merge(declared_callbacks(resolved), callbacks)
     data = declared_data(model, resolved)
-    if model is None: model = declared_model(resolved, data)
+    adapted = declared_encoder(model, resolved, data)
+    if model is None: model = declared_model(resolved, data, adapted)
     check_fits(model, data)
     return make(model, resolved, callbacks=listeners, data=data)
 
@@ -126,21 +127,38 @@ def _check_lengths(most: int, part: str, loader: BucketedLoader | None) -> None:
                          f"at most {most:,}. Set data.max_length to {most} or less, or choose a model for longer texts")
 
 
-def declared_model(config: BaseTrainerConfig, data: PreparedData | None) -> Model:
+def declared_model(
+    config: BaseTrainerConfig,
+    data: PreparedData | None,
+    pretrained: str | Path | None = None,   # instead of the declared weights: of an adapted encoder
+) -> Model:
     "The model the `model:` section describes, with one output for each label of the data."
     section, labels = config.model, data.labels if data is not None else None
-    kind, sizes = split_kind(section.type)
-    sizes.update(section.config)
-    if kind in ARCHITECTURES or ":" in kind: kind, sizes["model_type"] = "with_head", kind
+    kind, sizes = declared_sizes(section, data.tokenizer.vocab_size if data is not None else None)
     pooling, options = split_kind(section.pooling) if section.pooling is not None else (None, {})
-    if data is not None and section.pretrained is None: sizes.setdefault("vocab_size", data.tokenizer.vocab_size)
     return create_model(
         kind, head_type=section.head_type, pooling=pooling, pooling_options=options or None,
-        pretrained=section.pretrained,
+        pretrained=section.pretrained if pretrained is None else pretrained,
         num_labels=labels.num_labels if labels is not None else section.num_labels, config=sizes or None,
         label_names=labels.label_names if labels is not None else None, dropout_rate=section.dropout_rate,
         seed=config.environment.seed, new_head=section.new_head, adapter=section.adapter, freeze=section.freeze,
         reinit_layers=section.reinit_layers, head_dropout=section.head_dropout, dropout_samples=section.dropout_samples)
+
+# %% ../nbs/08_factory.ipynb #93f01a12
+def declared_encoder(
+    model: Model | None,            # that was passed; it cannot be adapted as well
+    config: BaseTrainerConfig,      # its section `pretraining`
+    data: PreparedData | None,
+    control: RunControl | None = None,  # shared with other trainers
+) -> Path | None:                   # the folder of an encoder that was adapted to the texts; None: not declared
+    "Raises `PretrainingError` where there is nothing to adapt, or nothing to adapt it to."
+    if config.pretraining.objective == "none": return None
+    if model is not None:
+        raise PretrainingError("pretraining adapts the model that a declaration describes, and a model was passed: "
+                               "set pretraining.objective to none, or leave the model to the declaration")
+    if data is None: raise PretrainingError("pretraining needs texts: set data.train_path")
+    from mlx_bert_training.pretraining.adapt import adapt
+    return adapt(config, data, declared_callbacks, control).model
 
 # %% ../nbs/08_factory.ipynb #073c9b80
 @dataclass(frozen=True)
@@ -172,7 +190,8 @@ def create_kaggle_trainer(
     trackers = [c for c in declared_callbacks(resolved, display) if isinstance(c, MLflowCallback)]
     shared = _merge(trackers, callbacks)    # one of them hears the whole and its folds
     if data is None: data = declared_data(model, all_rows(resolved))
-    if model is None: model = declared_model(resolved, data)
+    adapted = declared_encoder(model, resolved, data, control)
+    if model is None: model = declared_model(resolved, data, adapted)
     check_fits(model, data)
 
     listeners = FoldListeners(shared, display)
