@@ -39,7 +39,7 @@ from .widgets.dashboard import DashboardCallback
 
 # %% auto #0
 __all__ = ['get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data', 'check_fits',
-           'declared_model', 'declared_encoder', 'FoldListeners', 'create_kaggle_trainer']
+           'declared_model', 'adapting_callbacks', 'declared_encoder', 'FoldListeners', 'create_kaggle_trainer']
 
 # %% ../nbs/08_factory.ipynb #8268a774
 def get_trainer_config(
@@ -145,6 +145,14 @@ def declared_model(
         reinit_layers=section.reinit_layers, head_dropout=section.head_dropout, dropout_samples=section.dropout_samples)
 
 # %% ../nbs/08_factory.ipynb #93f01a12
+def adapting_callbacks(
+    config: BaseTrainerConfig,      # of the run that adapts an encoder
+) -> list[CallbackProtocol]:
+    "Its listeners: a run that guesses words has no predictions for a dashboard to draw, so it has a bar."
+    declared = [c for c in declared_callbacks(config) if not isinstance(c, DashboardCallback)]
+    return [*declared, ProgressBar()]
+
+
 def declared_encoder(
     model: Model | None,            # that was passed; it cannot be adapted as well
     config: BaseTrainerConfig,      # its section `pretraining`
@@ -158,7 +166,7 @@ def declared_encoder(
                                "set pretraining.objective to none, or leave the model to the declaration")
     if data is None: raise PretrainingError("pretraining needs texts: set data.train_path")
     from mlx_bert_training.pretraining.adapt import adapt
-    return adapt(config, data, declared_callbacks, control).model
+    return adapt(config, data, adapting_callbacks, control).model
 
 # %% ../nbs/08_factory.ipynb #073c9b80
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from .data.tokenization import Tokenizer
 from .declaration.load import load_config
 from .errors import DataError
 from mlx_bert_training.factory import (
+    adapting_callbacks,
     check_fits,
     create_kaggle_trainer,
     create_trainer,
-    declared_callbacks,
     declared_data,
 )
 from .files import refusals, replace_folder
@@ -134,7 +134,7 @@ def run_pretraining(
     if isinstance(resolved, KaggleTrainerConfig): resolved = all_rows(locate_files(resolved))
     data = declared_data(None, resolved)
     if data is None: raise PretrainingError("pretraining needs texts: set data.train_path")
-    return adapt(resolved, data, declared_callbacks)
+    return adapt(resolved, data, adapting_callbacks)
 
 # %% ../nbs/09_run.ipynb #dae9b96e
 def summary_lines(

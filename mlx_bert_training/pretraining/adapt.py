@@ -160,7 +160,7 @@ class AdaptedEncoder:
         cells = (f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in self.summary().items())
         return f"<table>{''.join(cells)}</table>"
 
-
+# %% ../../nbs/pretraining/04_adapt.ipynb #288194d2
 def read_adapted(folder: RunFolder) -> AdaptedEncoder | None:
     "What was adapted before and is whole; None where there is nothing, or only a beginning."
     try:
