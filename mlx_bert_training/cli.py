@@ -38,10 +38,12 @@ def train(args: argparse.Namespace) -> int:
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.run import run_training
     settle_resume(args)
+    from mlx_bert_training.runtime.ranks import process_ranks
     overrides = parse_overrides(args.overrides)
+    if args.ranks is not None: overrides["parallel.ranks"] = args.ranks
     done = run_training(args.config, resume_from=args.resume, replay=args.replay or (), **overrides)
-    print(done)
-    return 128 + done.trainer.control.signal if done.trainer.control.signal else 0      # 130 after an interrupt
+    if process_ranks().first: print(done)
+    return 128 + done.control.signal if done.control.signal else 0      # 130 after an interrupt
 
 # %% ../nbs/10_cli.ipynb #6b8e53b8
 def run(args: argparse.Namespace) -> None:
@@ -214,6 +216,7 @@ def add_runs(command: Command) -> None:
     sub.add_argument("--resume", nargs="?", const="latest", metavar="CHECKPOINT",
                      help="go on from the newest, or from this one")
     sub.add_argument("--replay", metavar="RUN", help="do to this run what was done by hand to the run in this folder")
+    sub.add_argument("--ranks", type=int, help="processes that share every batch (default: parallel.ranks)")
     command(run, with_config=True)
     command(pretrain, with_config=True)
     sub = command(search, with_config=True)

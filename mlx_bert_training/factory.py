@@ -26,6 +26,7 @@ from .data.loader import BucketedLoader
 from .data.prepare import PreparedData, prepare
 from .declaration.kinds import split_kind
 from .declaration.load import load_config
+from .declaration.problems import ConfigError, Problem
 from .integrations.mlflow import MLflowCallback
 from .kaggle.files import locate_files
 from .kaggle.trainer import KaggleTrainer, as_kaggle_config
@@ -34,12 +35,14 @@ from .models.layers import ModelError
 from .models.weights import resolve_pretrained
 from .pretraining.masking import PretrainingError
 from .protocols import CallbackProtocol, Model
+from .runtime.ranks import process_ranks
 from .stages.plan import all_rows
 from .widgets.dashboard import DashboardCallback
 
 # %% auto #0
 __all__ = ['get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data', 'check_fits',
-           'declared_model', 'adapting_callbacks', 'declared_encoder', 'FoldListeners', 'create_kaggle_trainer']
+           'declared_model', 'adapting_callbacks', 'declared_encoder', 'refuse_ranks', 'FoldListeners',
+           'create_kaggle_trainer']
 
 # %% ../nbs/08_factory.ipynb #8268a774
 def get_trainer_config(
@@ -87,6 +90,7 @@ def create_trainer(
     callbacks: Sequence[CallbackProtocol] = (),     # added to the declared ones
     *,
     trainer: str | None = None,     # a name known to `register_trainer`; None: `environment.trainer`
+    control: RunControl | None = None,  # to steer it with; None: one of its own
     **overrides: Any,               # as for `get_trainer_config`
 ) -> Trainer:                       # ready to train
     "A trainer from a declaration. Raises `ConfigError`, `DataError`, `WeightsError` or `UnknownNameError`."
@@ -97,7 +101,8 @@ def create_trainer(
     adapted = declared_encoder(model, resolved, data)
     if model is None: model = declared_model(resolved, data, adapted)
     check_fits(model, data)
-    return make(model, resolved, callbacks=listeners, data=data)
+    steered: dict[str, Any] = {} if control is None else {"control": control}
+    return make(model, resolved, callbacks=listeners, data=data, **steered)
 
 
 def declared_data(model: Model | None, config: BaseTrainerConfig) -> PreparedData | None:
@@ -169,6 +174,13 @@ def declared_encoder(
     return adapt(config, data, adapting_callbacks, control).model
 
 # %% ../nbs/08_factory.ipynb #073c9b80
+def refuse_ranks(config: BaseTrainerConfig) -> None:
+    "Raise `ConfigError` for folds that several processes would share: they are side by side already."
+    if (config.parallel.ranks or 1) == 1 and process_ranks().alone: return
+    raise ConfigError([Problem(key="parallel.ranks", value=config.parallel.ranks, message="folds are trained one in a "
+                               "process; set it to null, and parallel.executor to processes for several at once")])
+
+
 @dataclass(frozen=True)
 class FoldListeners:
     "Makes the callbacks of a fold: new ones as declared, and those that hear the whole run and each of its folds."
@@ -194,6 +206,7 @@ def create_kaggle_trainer(
 ) -> KaggleTrainer:                 # ready for `train_with_cv` and `create_submission`
     "A trainer for a whole competition. Raises `ConfigError`, `DataError`, `WeightsError` or a `KaggleError`."
     resolved = locate_files(as_kaggle_config(load_config(config, **overrides)))
+    refuse_ranks(resolved)
     display = DashboardCallback()   # one board for all folds
     trackers = [c for c in declared_callbacks(resolved, display) if isinstance(c, MLflowCallback)]
     shared = _merge(trackers, callbacks)    # one of them hears the whole and its folds

@@ -14,8 +14,8 @@ from mlx.utils import tree_flatten, tree_map
 from ..protocols import Batch, Loss, Model
 
 # %% auto #0
-__all__ = ['ASKED', 'Arrays', 'batch_arrays', 'apply_model', 'cast', 'global_norm', 'Passes', 'Backward', 'TrainingStep',
-           'InferenceStep']
+__all__ = ['ASKED', 'BLOCK', 'Arrays', 'batch_arrays', 'apply_model', 'cast', 'sum_of_squares', 'global_norm', 'Passes',
+           'Backward', 'TrainingStep', 'InferenceStep']
 
 # %% ../../nbs/core/09_step.ipynb #2fe48c1b
 ASKED = ("positions", "answers")     # of a loader whose model is asked for single tokens: where, and what is right
@@ -42,9 +42,24 @@ def cast(parameters: Any, dtype: mx.Dtype | None) -> Any:
     return tree_map(lambda p: p.astype(dtype) if mx.issubdtype(p.dtype, mx.floating) else p, parameters)
 
 # %% ../../nbs/core/09_step.ipynb #cf9f80a7
+BLOCK = 1024    # squares to a product
+
+
+def sum_of_squares(
+    x: mx.array,        # any shape
+) -> mx.array:          # a scalar, in float32
+    "The sum of the squared entries, block by block."
+    flat = x.reshape(-1).astype(mx.float32)
+    whole = flat.size // BLOCK * BLOCK
+    rest = mx.square(flat[whole:]).sum()
+    if whole == 0: return rest
+    blocks = flat[:whole].reshape(-1, 1, BLOCK)
+    return (blocks @ blocks.swapaxes(1, 2)).sum() + rest
+
+
 def global_norm(gradients: Any) -> mx.array:
     "Square root of the sum of all squared entries."
-    return mx.sqrt(sum((mx.square(g).sum() for _, g in tree_flatten(gradients)), mx.zeros(())))
+    return mx.sqrt(sum((sum_of_squares(g) for _, g in tree_flatten(gradients)), mx.zeros(())))
 
 # %% ../../nbs/core/09_step.ipynb #87dc0dca
 Arrays = dict[str, mx.array]

@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from .loader import BucketedLoader
 from .prepare import PreparedData
 from .templates import RowTemplate
 from ..errors import DataError
@@ -26,7 +27,7 @@ from ..tasks.task import Task, get_task
 
 # %% auto #0
 __all__ = ['FEW', 'BASELINES', 'fit_features', 'fit_classes', 'ClassBaselines', 'LabelBaselines', 'ValueBaselines', 'LinearFit',
-           'constant_predictions', 'baseline_scores']
+           'constant_predictions', 'tag_counts', 'word_predictions', 'baseline_scores']
 
 # %% ../../nbs/data/11_baselines.ipynb #f560a44d
 FEW = 50  # so many different values still make a list
@@ -130,13 +131,13 @@ class ValueBaselines:
     linear_name: ClassVar[str] = "ridge regression"
 
     def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
-        "One value ()."
-        return np.asarray(labels.mean(), np.float64)
+        "One value (), or one each (C,)."
+        return np.asarray(labels.mean(axis=0), np.float64)
 
     def fit(self, features: Any, labels: np.ndarray, outputs: int) -> tuple[np.ndarray, np.ndarray]:
-        "Weights (F, 1) and bias (1,)."
+        "Weights (F, C) and bias (C,); of a single value C is 1."
         ridge = Ridge().fit(features, labels)
-        return ridge.coef_.reshape(-1, 1), np.atleast_1d(ridge.intercept_)
+        return np.atleast_2d(ridge.coef_).T, np.atleast_1d(ridge.intercept_)
 
     def bounded(self, logits: np.ndarray) -> np.ndarray:
         "The values as they are."
@@ -176,20 +177,54 @@ def constant_predictions(
     row = BASELINES[get_task(task).targets].constant(labels, num_labels)
     return np.repeat(row[None], count, axis=0)
 
+# %% ../../nbs/data/11_baselines.ipynb #edcff5e3
+def tag_counts(
+    loader: BucketedLoader,     # texts with their words and tags
+    outputs: int,               # C
+) -> dict[str, np.ndarray]:     # (C,) by word
+    "How often each word has each tag."
+    counts: dict[str, np.ndarray] = {}
+    assert loader.texts is not None and loader.labels is not None
+    for text, tags in zip(loader.texts, loader.labels, strict=True):
+        for word, tag in zip(text.words, tags, strict=False):
+            counts.setdefault(word, np.zeros(outputs))[tag] += 1
+    return counts
+
+
+def word_predictions(
+    train: BucketedLoader,      # texts with their words and tags
+    others: BucketedLoader,     # texts with their words
+    outputs: int,               # C
+) -> dict[str, np.ndarray]:     # (M, W, C) by name, NaN where there is no word
+    "What the frequencies of the tags say of other texts, and what those of each word say."
+    known = tag_counts(train, outputs)
+    whole = sum(known.values())
+    assert others.texts is not None
+    shape = len(others.texts), max(len(text.words) for text in others.texts), outputs
+    constant, by_word = np.full(shape, np.nan), np.full(shape, np.nan)
+    for row, text in enumerate(others.texts):
+        for place, word in enumerate(text.words):
+            constant[row, place], found = whole / whole.sum(), known.get(word, whole)
+            by_word[row, place] = found / found.sum()
+    return {"most frequent tag": constant, "most frequent tag of the word": by_word}
+
 # %% ../../nbs/data/11_baselines.ipynb #1d0700de
 def baseline_scores(
     prepared: PreparedData,                 # with a training and a validation part
     metrics: Iterable[str] | None = None,   # names of `tasks.metrics`; None for those that suit the task
 ) -> pd.DataFrame:                          # a row for each baseline, a column for each metric
-    "Scores on the validation part of the majority (or mean) and of a linear model fitted on the training part."
+    "Scores on the validation part of the majority (or mean) and of a simple model fitted on the training part."
     if prepared.train is None or prepared.validation is None or prepared.labels is None:
         raise DataError("baselines need a training and a validation part.")
     task, outputs = prepared.labels.task, prepared.labels.num_labels
     labels, judged = prepared.train.labels, prepared.validation.labels
     assert labels is not None and judged is not None  # `prepare` gives both parts their labels
-    names, simple = list(metrics) if metrics is not None else default_metrics(task), BASELINES[task.targets]
-    _, train, validation = fit_features(prepared)
-    predictions = {
-        simple.constant_name: constant_predictions(labels, task, outputs, len(judged)),
-        simple.linear_name: LinearFit.fit(train, labels, task, outputs).predictions(validation)}
+    names = list(metrics) if metrics is not None else default_metrics(task)
+    if task.per_word: predictions = word_predictions(prepared.train, prepared.validation, outputs)
+    else:
+        simple = BASELINES[task.targets]
+        _, train, validation = fit_features(prepared)
+        predictions = {
+            simple.constant_name: constant_predictions(labels, task, outputs, len(judged)),
+            simple.linear_name: LinearFit.fit(train, labels, task, outputs).predictions(validation)}
     return pd.DataFrame({name: compute_metrics(names, task, p, judged) for name, p in predictions.items()}).T

@@ -124,13 +124,16 @@ def fit_predict(
     train: np.ndarray,          # (n, F)
     others: np.ndarray,         # (m, F)
 ) -> np.ndarray:                # (m, C) probabilities, or (m,) values
-    "Fit one model, or one for each of many labels; a class without rows is next to impossible."
+    "Fit one model, or one for each of several labels or values; a class without rows is next to impossible."
     def probabilities(labels: np.ndarray, classes: int) -> np.ndarray:
         p, present = np.zeros((len(others), classes)), np.unique(labels)
         p[:, present] = 1.0 if len(present) == 1 else make().fit(train, labels).predict_proba(others)
         p = np.clip(p, 1e-6, 1)
         return p / p.sum(1, keepdims=True)
-    if fold.task.targets == "values": return np.asarray(make().fit(train, fold.targets).predict(others), np.float64)
+    if fold.task.targets == "values":
+        columns = fold.targets.reshape(len(train), -1).T
+        found = np.stack([make().fit(train, column).predict(others) for column in columns], axis=1).astype(np.float64)
+        return found if fold.task.several else found[:, 0]
     labels = fold.targets.astype(int)
     if fold.task.targets == "classes": return probabilities(labels, fold.outputs)
     return np.stack([probabilities(labels[:, c], 2)[:, 1] for c in range(fold.outputs)], axis=1)

@@ -244,7 +244,7 @@ def describe_submission(
         style = submission_style(style, run.metric, task.name)
     kind, many = wanted.style(task, style), len(wanted.targets) > 1
     numbers = np.arange(max(1, len(classes)))
-    values = np.zeros(1) if task.targets == "values" else np.eye(len(classes))      # one row a class, sure of it
+    values = np.zeros(1) if task.answers == "values" else np.eye(len(classes))      # one row a class, sure of it
     table = build_submission(Predictions(values, task, numbers, classes or None), shown, style=style, ids=numbers)
     cells, written, order = table.iloc[:, 1:], None, [task.positive or 0]
     if many or task.targets == "columns" and kind != "names": order = cells.to_numpy(float).argmax(0).tolist()

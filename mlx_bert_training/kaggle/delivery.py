@@ -196,7 +196,7 @@ def check_before_training(
     known, form, kaggle = get_task(task), table_format(config), config.kaggle
     wanted = read_sample(sample, form)
     count, classes = len(row_ids), len(class_names or [0])
-    values = np.eye(classes)[np.arange(count) % classes] if known.targets != "values" else np.zeros(count)
+    values = np.eye(classes)[np.arange(count) % classes] if known.answers != "values" else np.zeros(count)
     made_up = Predictions(values, known, np.asarray(row_ids), class_names)
     made_up, ids = _with_sample_ids(made_up, wanted, config, data)
     if kaggle.trust_ids is None: check_ids(wanted, ids, form)

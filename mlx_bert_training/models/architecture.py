@@ -71,6 +71,7 @@ class Architecture:
     pooler: Callable[[Any], nn.Module]      # config -> module for `cls` pooling: (hidden states, mask) -> (B, H')
     pooler_path: str                        # where its parameters are in ...ForSequenceClassification: "bert.pooler"
     output_path: str = "classifier"         # where the last linear layer is
+    token_pooler: Callable[[Any], nn.Module] | None = None  # at pooler_path of ...ForTokenClassification; None: nothing
     head_dropout: Callable[[Any], float] = usual_head_dropout   # the rate before the last layer
     dropouts: tuple[str, ...] = (           # the fields of the configuration that `dropout_rate` sets
         "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")

@@ -53,6 +53,7 @@ def targets(head: str, frame: pd.DataFrame, answers: str = "") -> pd.DataFrame:
     number = frame["word"].map(WORDS.index)
     if answers == "ratings": return pd.DataFrame({"y": 1 + number // 2})
     if head == "regression": return pd.DataFrame({"y": number * 100.5 + frame["fare"].round(2)})
+    if head == "multi_regression": return pd.DataFrame({"a": number * 100.5, "b": number % 3 - frame["fare"].round(2)})
     if head == "multilabel": return pd.DataFrame({"a": number % 2, "b": number // 2 % 2, "c": number // 4 % 2})
     names = ["no", "yes"] if head == "binary" else ["low", "mid", "top"]
     return pd.DataFrame({"y": [names[i % len(names)] for i in number]})
@@ -123,6 +124,9 @@ CASES = {
     "the partner alone": ("regression", pd.DataFrame({"y": [1.5]}),
                           {"competition_metric": "rmse", "enable_ensemble": True, "epochs": 1,
                            "text": {"template": "{word} {fare}"}}),
+    "several values with a partner": ("multi_regression", pd.DataFrame({"b": [1.5], "a": [1.5]}),
+                                      {"competition_metric": "mcrmse", "enable_ensemble": True,
+                                       "ensemble_keep": "always"}),
     "pairs of texts": ("binary", pd.DataFrame({"y": [0.5]}),
                        {"competition_metric": "auc", "text": {"text_column": "word", "text_pair_column": "other"}}),
 }

@@ -37,6 +37,36 @@ _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads
           "max_position_embeddings")
 TANH_TOO: dict[str, Callable[[mx.array], mx.array]] = {"tanh": mx.tanh, **ACTIVATIONS}
 
+# %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #4eceaa8c
+def _problems(config: DebertaV2Config) -> list[str]:
+    "What is wrong with a configuration, or asks for what this encoder does not compute."
+    values = vars(config)
+    problems = [f"{name} must be a whole number above 0, not {values[name]!r}" for name in _SIZES
+                if not isinstance(values[name], int) or values[name] < 1]
+    if not problems and config.hidden_size % config.num_attention_heads:
+        problems.append(f"hidden_size {config.hidden_size} is no multiple of its {config.num_attention_heads} heads")
+    elif not problems and config.attention_head_size not in (None, config.hidden_size // config.num_attention_heads):
+        problems.append(f"attention_head_size {config.attention_head_size!r} is not hidden_size / num_attention_heads")
+    if config.pooler_hidden_size not in (None, config.hidden_size):
+        problems.append(f"pooler_hidden_size {config.pooler_hidden_size!r} is not hidden_size {config.hidden_size!r}")
+    problems += [f"{name} {values[name]!r} is not supported; known: {', '.join(known)}" for name, known in
+                 (("hidden_act", ACTIVATIONS), ("pooler_hidden_act", TANH_TOO), ("conv_act", TANH_TOO))
+                 if values[name] not in known]
+    for name, given, known in (("pos_att_type", config.pos_att_type or [], ("c2p", "p2c")),
+                               ("norm_rel_ebd", _parts(config.norm_rel_ebd), ("none", "layer_norm"))):
+        problems += [f"{name} {part!r} is not supported; known: {', '.join(known)}" for part in given
+                     if part not in known]
+    if config.conv_kernel_size > 0 and config.conv_kernel_size % 2 == 0:
+        problems.append(f"conv_kernel_size must be odd, not {config.conv_kernel_size}: the length must not change")
+    if config.conv_groups < 1 or not problems and config.hidden_size % config.conv_groups:
+        problems.append(f"conv_groups {config.conv_groups!r} does not divide hidden_size {config.hidden_size!r}")
+    if config.position_buckets > 0 and not 4 <= config.position_buckets < 2 * config.relative_range:
+        problems.append(f"position_buckets {config.position_buckets} must be at least 4 and below twice the "
+                        f"{config.relative_range} relative positions")
+    problems += [f"{name} must be in [0, 1), not {values[name]!r}" for name in _RATES
+                 if values[name] is not None and not 0 <= values[name] < 1]
+    return problems
+
 # %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #ef9eb085
 @dataclass
 class DebertaV2Config:
@@ -90,36 +120,6 @@ def _parts(value: str | list[str] | None) -> list[str]:
     "What `a|b` lists."
     if not isinstance(value, str): return value or []
     return [part.strip() for part in value.lower().split("|") if part.strip()]
-
-# %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #4eceaa8c
-def _problems(config: DebertaV2Config) -> list[str]:
-    "What is wrong with a configuration, or asks for what this encoder does not compute."
-    values = vars(config)
-    problems = [f"{name} must be a whole number above 0, not {values[name]!r}" for name in _SIZES
-                if not isinstance(values[name], int) or values[name] < 1]
-    if not problems and config.hidden_size % config.num_attention_heads:
-        problems.append(f"hidden_size {config.hidden_size} is no multiple of its {config.num_attention_heads} heads")
-    elif not problems and config.attention_head_size not in (None, config.hidden_size // config.num_attention_heads):
-        problems.append(f"attention_head_size {config.attention_head_size!r} is not hidden_size / num_attention_heads")
-    if config.pooler_hidden_size not in (None, config.hidden_size):
-        problems.append(f"pooler_hidden_size {config.pooler_hidden_size!r} is not hidden_size {config.hidden_size!r}")
-    problems += [f"{name} {values[name]!r} is not supported; known: {', '.join(known)}" for name, known in
-                 (("hidden_act", ACTIVATIONS), ("pooler_hidden_act", TANH_TOO), ("conv_act", TANH_TOO))
-                 if values[name] not in known]
-    for name, given, known in (("pos_att_type", config.pos_att_type or [], ("c2p", "p2c")),
-                               ("norm_rel_ebd", _parts(config.norm_rel_ebd), ("none", "layer_norm"))):
-        problems += [f"{name} {part!r} is not supported; known: {', '.join(known)}" for part in given
-                     if part not in known]
-    if config.conv_kernel_size > 0 and config.conv_kernel_size % 2 == 0:
-        problems.append(f"conv_kernel_size must be odd, not {config.conv_kernel_size}: the length must not change")
-    if config.conv_groups < 1 or not problems and config.hidden_size % config.conv_groups:
-        problems.append(f"conv_groups {config.conv_groups!r} does not divide hidden_size {config.hidden_size!r}")
-    if config.position_buckets > 0 and not 4 <= config.position_buckets < 2 * config.relative_range:
-        problems.append(f"position_buckets {config.position_buckets} must be at least 4 and below twice the "
-                        f"{config.relative_range} relative positions")
-    problems += [f"{name} must be in [0, 1), not {values[name]!r}" for name in _RATES
-                 if values[name] is not None and not 0 <= values[name] < 1]
-    return problems
 
 # %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #e1a0f0be
 def log_bucket(

@@ -28,13 +28,42 @@ from ..ops import attention, dropout, layer_norm, on_cpu
 # %% auto #0
 __all__ = ['GLOBAL', 'LOCAL', 'ARCHITECTURE', 'ModernBertConfig', 'rotations', 'rotated', 'windows', 'View', 'additive',
            'view_of', 'linear', 'Norm', 'ModernBertAttention', 'ModernBertMLP', 'ModernBertLayer',
-           'ModernBertEmbeddings', 'ModernBertEncoder', 'ModernBertPooler', 'no_segments', 'rate_before_classifier']
+           'ModernBertEmbeddings', 'ModernBertEncoder', 'ModernBertTokenPooler', 'ModernBertPooler', 'no_segments',
+           'rate_before_classifier']
 
 # %% ../../../nbs/models/architectures/07_modernbert.ipynb #c58816cf
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
           "max_position_embeddings", "local_attention", "global_attn_every_n_layers")
 _RATES = ("attention_dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout")
+
+# %% ../../../nbs/models/architectures/07_modernbert.ipynb #cda2fd39
+def _problems(config: ModernBertConfig) -> list[str]:
+    "What is wrong with a configuration, or asks for what this encoder does not compute."
+    values = vars(config)
+    problems = [f"{name} must be a whole number above 0, not {values[name]!r}" for name in _SIZES
+                if not isinstance(values[name], int) or values[name] < 1]
+    if not problems and config.hidden_size % (2 * config.num_attention_heads):
+        problems.append(f"hidden_size {config.hidden_size} gives its {config.num_attention_heads} heads no even size, "
+                        "as rotary positions need")
+    if not problems and config.local_attention < 2:
+        problems.append("local_attention must be at least 2, one token to each side")
+    for name in ("hidden_activation", "classifier_activation"):
+        if values[name] not in ACTIVATIONS:
+            problems.append(f"{name} {values[name]!r} is not supported; known: {', '.join(ACTIVATIONS)}")
+    if config.classifier_pooling not in ("cls", "mean"):
+        problems.append(f"classifier_pooling must be cls or mean, not {config.classifier_pooling!r}")
+    if config.layer_types is not None:
+        problems += [f"layer_types {kind!r} is not supported; known: {GLOBAL}, {LOCAL}"
+                     for kind in sorted(set(config.layer_types) - {GLOBAL, LOCAL})]
+        if len(config.layer_types) != config.num_hidden_layers:
+            problems.append(f"layer_types has {len(config.layer_types)} entries for {config.num_hidden_layers} layers")
+    for kind, rope in (config.rope_parameters or {}).items():
+        if kind not in (GLOBAL, LOCAL): problems.append(f"rope_parameters {kind!r} is not supported")
+        elif rope and rope.get("rope_type", "default") != "default":
+            problems.append(f"rope_type {rope['rope_type']!r} of {kind} is not supported; known: default")
+    problems += [f"{name} must be in [0, 1), not {values[name]!r}" for name in _RATES if not 0 <= values[name] < 1]
+    return problems
 
 # %% ../../../nbs/models/architectures/07_modernbert.ipynb #c2657f0f
 @dataclass
@@ -85,34 +114,6 @@ class ModernBertConfig:
         "The base of the rotary frequencies."
         default = self.global_rope_theta if layer_type == GLOBAL else self.local_rope_theta
         return float(((self.rope_parameters or {}).get(layer_type) or {}).get("rope_theta", default))
-
-# %% ../../../nbs/models/architectures/07_modernbert.ipynb #cda2fd39
-def _problems(config: ModernBertConfig) -> list[str]:
-    "What is wrong with a configuration, or asks for what this encoder does not compute."
-    values = vars(config)
-    problems = [f"{name} must be a whole number above 0, not {values[name]!r}" for name in _SIZES
-                if not isinstance(values[name], int) or values[name] < 1]
-    if not problems and config.hidden_size % (2 * config.num_attention_heads):
-        problems.append(f"hidden_size {config.hidden_size} gives its {config.num_attention_heads} heads no even size, "
-                        "as rotary positions need")
-    if not problems and config.local_attention < 2:
-        problems.append("local_attention must be at least 2, one token to each side")
-    for name in ("hidden_activation", "classifier_activation"):
-        if values[name] not in ACTIVATIONS:
-            problems.append(f"{name} {values[name]!r} is not supported; known: {', '.join(ACTIVATIONS)}")
-    if config.classifier_pooling not in ("cls", "mean"):
-        problems.append(f"classifier_pooling must be cls or mean, not {config.classifier_pooling!r}")
-    if config.layer_types is not None:
-        problems += [f"layer_types {kind!r} is not supported; known: {GLOBAL}, {LOCAL}"
-                     for kind in sorted(set(config.layer_types) - {GLOBAL, LOCAL})]
-        if len(config.layer_types) != config.num_hidden_layers:
-            problems.append(f"layer_types has {len(config.layer_types)} entries for {config.num_hidden_layers} layers")
-    for kind, rope in (config.rope_parameters or {}).items():
-        if kind not in (GLOBAL, LOCAL): problems.append(f"rope_parameters {kind!r} is not supported")
-        elif rope and rope.get("rope_type", "default") != "default":
-            problems.append(f"rope_type {rope['rope_type']!r} of {kind} is not supported; known: default")
-    problems += [f"{name} must be in [0, 1), not {values[name]!r}" for name in _RATES if not 0 <= values[name] < 1]
-    return problems
 
 # %% ../../../nbs/models/architectures/07_modernbert.ipynb #10469794
 def rotations(
@@ -338,13 +339,23 @@ class ModernBertEncoder(nn.Module):
         return mx.stack([*states[:-1], x], axis=1) if last else x
 
 # %% ../../../nbs/models/architectures/07_modernbert.ipynb #467c436d
-class ModernBertPooler(nn.Module):
-    "The first token or the mean, then a dense layer, an activation and a norm: `ModernBertPredictionHead`."
+class ModernBertTokenPooler(nn.Module):
+    "A dense layer, an activation and a norm at each token: `ModernBertPredictionHead`."
 
     def __init__(self, config: ModernBertConfig):
         super().__init__()
         self.dense = linear(config.hidden_size, config.hidden_size, config.classifier_bias)
         self.norm, self.activation = Norm(config), ACTIVATIONS[config.classifier_activation]
+
+    def __call__(self, hidden: mx.array, attention_mask: mx.array | None = None) -> mx.array:
+        return self.norm(self.activation(self.dense(hidden)))
+
+
+class ModernBertPooler(ModernBertTokenPooler):
+    "The same after the first token, or the mean, has been taken."
+
+    def __init__(self, config: ModernBertConfig):
+        super().__init__(config)
         self.first_token_only = config.classifier_pooling == "cls"      # nothing else is looked at
 
     def __call__(self, hidden: mx.array, attention_mask: mx.array | None = None) -> mx.array:
@@ -353,7 +364,7 @@ class ModernBertPooler(nn.Module):
         else:
             real = (attention_mask > 0)[..., None].astype(hidden.dtype)
             pooled = (hidden * real).sum(axis=1) / mx.maximum(real.sum(axis=1), 1)
-        return self.norm(self.activation(self.dense(pooled)))
+        return super().__call__(pooled)
 
 # %% ../../../nbs/models/architectures/07_modernbert.ipynb #77a1e7e3
 def no_segments(config: ModernBertConfig) -> int:
@@ -368,7 +379,8 @@ def rate_before_classifier(config: ModernBertConfig) -> float:
 
 ARCHITECTURE = Architecture(
     name="modernbert", config=ModernBertConfig, encoder=ModernBertEncoder, prefix="model", hub="ModernBert",
-    pooler=ModernBertPooler, pooler_path="head", head_dropout=rate_before_classifier,
+    pooler=ModernBertPooler, token_pooler=ModernBertTokenPooler, pooler_path="head",
+    head_dropout=rate_before_classifier,
     dropouts=("attention_dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout"),
     refused={"rope_scaling": ()}, segments=no_segments,
     word_head=WordHead("head.dense", "head.norm", "decoder.bias", "embeddings.tok_embeddings",
