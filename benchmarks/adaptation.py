@@ -3,10 +3,11 @@
     python benchmarks/adaptation.py DATA                # runs what is missing, and keeps each result as it comes
     python benchmarks/adaptation.py --report            # the table of what has been run
 
-DATA is a folder with `disaster-tweets/train.csv` and `test.csv`. The encoder is adapted once to all texts, whose answers
-are not read. For each seed some rows are drawn to train on and others to test on; the adapted and the plain encoder get
-the same rows, the same seed and the recipe below, and the last weights are scored once, so that nothing is chosen on the
-test rows. Results are lines of JSON in `benchmarks/results/adaptation.jsonl`; a run that is there is not repeated.
+DATA is a folder with `disaster-tweets/train.csv` and `test.csv`. The encoder is adapted once to texts of both files,
+whose answers are not read. For each seed some rows are drawn to train on and others to test on; the adapted and the
+plain encoder get the same rows, the same seed and the recipe below, and the last weights are scored once, so that
+nothing is chosen on the test rows. Results are lines of JSON in `benchmarks/results/adaptation.jsonl`; a run that is
+there is not repeated.
 """
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from mlx_bert_training.run import run_pretraining
 RESULTS = Path(__file__).parent / "results" / "adaptation.jsonl"
 MODEL = {"pretrained": "all-MiniLM-L6-v2", "pooling": "mean"}
 DATA = {"text_column": "text", "target_column": "target", "max_length": 64, "batch_size": 32}
-PRETRAINING = {"objective": "masked_words", "num_epochs": 2, "learning_rate": 2e-4}
+PRETRAINING = {"objective": "masked_words", "learning_rate": 2e-4}
 TRAINING = {"num_epochs": 4, "metrics": ["accuracy", "auc", "log_loss"], "early_stopping": False, "save_strategy": "no",
             "load_best_at_end": False}
 
@@ -43,13 +44,18 @@ def keep(**values: Any) -> None:
     with RESULTS.open("a") as file: file.write(json.dumps(values) + "\n")
 
 
-def adapted(folder: Path, runs: Path) -> Path:
+def adapted(folder: Path, runs: Path, texts: int, epochs: int) -> Path:
     "The folder of the adapted encoder; what adapting changed is kept as a result."
     started = time.perf_counter()
-    done = run_pretraining({
-        "model": MODEL, "pretraining": PRETRAINING, "environment": {"output_dir": str(runs)},
-        "data": {**DATA, "train_path": str(folder / "train.csv"), "test_path": str(folder / "test.csv")}})
-    if not done.reused: keep(kind="pretraining", seconds=time.perf_counter() - started, **done.facts)
+    with tempfile.TemporaryDirectory() as scratch:
+        both = pd.concat([pd.read_csv(folder / name)[["text"]] for name in ("train.csv", "test.csv")])
+        drawn = both.drop_duplicates().sample(frac=1, random_state=0)[:texts]
+        drawn.assign(target=[i % 2 for i in range(len(drawn))]).to_csv(f"{scratch}/texts.csv", index=False)
+        done = run_pretraining({
+            "model": MODEL, "pretraining": {**PRETRAINING, "num_epochs": epochs},
+            "data": {**DATA, "train_path": f"{scratch}/texts.csv"}, "environment": {"output_dir": str(runs)},
+            "training": {"logging_steps": 10}})
+    if not done.reused: keep(kind="pretraining", whole_seconds=time.perf_counter() - started, **done.facts)
     return done.model
 
 
@@ -73,8 +79,8 @@ def report() -> None:
     for result in known():
         if result["kind"] != "pretraining": continue
         before, after = result["before"], result["after"]
-        print(f"adapted to {result['texts']:,} texts in {result['steps']} updates, {result['seconds']:.0f} s: perplexity "
-              f"{before['eval_perplexity']:,.0f} -> {after['eval_perplexity']:.1f}, guessed "
+        print(f"adapted to {result['texts']:,} texts in {result['steps']} updates, {result['seconds']:.0f} s: "
+              f"perplexity {before['eval_perplexity']:,.0f} -> {after['eval_perplexity']:.1f}, guessed "
               f"{before['eval_guessed']:.1%} -> {after['eval_guessed']:.1%}")
     for count in sorted({result["rows"] for result in results}):
         for metric in ("accuracy", "auc", "log_loss"):
@@ -92,6 +98,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", help="the folder with the sets")
     parser.add_argument("--report", action="store_true", help="only show what has been run")
+    parser.add_argument("--texts", type=int, default=10**9, help="texts to adapt to (default: all)")
+    parser.add_argument("--epochs", type=int, default=3, help="passes over them (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=300, help="labelled rows (default: %(default)s)")
     parser.add_argument("--held", type=int, default=1500, help="rows to test on (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, help="how often (default: %(default)s)")
@@ -99,7 +107,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.data and not args.report:
         folder = Path(args.data) / "disaster-tweets"
-        encoders = {"plain": MODEL["pretrained"], "adapted": str(adapted(folder, Path(args.runs)))}
+        encoders = {"plain": MODEL["pretrained"], "adapted": str(adapted(folder, Path(args.runs), args.texts, args.epochs))}
         table = pd.read_csv(folder / "train.csv")[["text", "target"]]
         table = table.drop_duplicates("text")
         done = {(r["encoder"], r["seed"], r["rows"]) for r in known() if r["kind"] == "fine-tune"}
