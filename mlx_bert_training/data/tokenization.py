@@ -24,7 +24,7 @@ from ..files import write_text
 from ..tasks.words import SplitText, first_tokens
 
 # %% auto #0
-__all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'tiny_tokenizer']
+__all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'join_encoded', 'tiny_tokenizer']
 
 # %% ../../nbs/data/06_tokenization.ipynb #b4790c20
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Tokenizer:
                     with ThreadPoolExecutor(num_workers) as pool: parts = list(pool.map(self._chunk, chunks))
                 else: parts = [self._chunk(chunk) for chunk in chunks]
             finally: self.backend.no_truncation()
-        return _join(parts)
+        return join_encoded(parts)
 
     def _chunk(self, items: list[str] | list[tuple[str, str]]) -> Encoded:
         split = bool(items) and isinstance(items[0], SplitText)
@@ -171,7 +171,7 @@ def _not_text(text: object) -> str:
     return ""
 
 
-def _join(parts: Sequence[Encoded]) -> Encoded:
+def join_encoded(parts: Sequence[Encoded]) -> Encoded:
     "The texts of all parts, in order."
     if not parts: return Encoded(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, bool))
     lengths = np.concatenate([part.lengths for part in parts])

@@ -25,7 +25,7 @@ from ..models.architecture import Architecture, WordHead, config_with
 from ..models.create import choose_architecture
 from ..models.layers import ACTIVATIONS, Linear, initialize
 from ..models.ops import layer_norm
-from ..models.text_model import ModelFacts, PoolingSpec, at, described, place
+from ..models.text_model import ModelFacts, PoolingSpec, at, described, place, summary
 from ..models.weights import load_weights, read_tensors, resolve_pretrained, write_model_folder
 from .masking import PretrainingError, vocabulary_of
 from ..tasks.task import get_task
@@ -78,10 +78,11 @@ TASK = "mlx_bert_training.pretraining.task:MaskedWords"     # what its outputs m
 class MaskedWordModel(ModelFacts):
     "An encoder that guesses hidden words."
 
-    def __init__(self, architecture: Architecture, config: Any):
+    def __init__(self, architecture: Architecture, config: Any, pooling: PoolingSpec | None = None):
         super().__init__()
         head = head_of(architecture)
-        self.architecture, self.config, self.pooling_spec = architecture, config, PoolingSpec("mean")
+        # guessing pools nothing; a fine-tune that starts from here does
+        self.architecture, self.config, self.pooling_spec = architecture, config, pooling or PoolingSpec()
         self.head_spec, self.task = None, get_task(TASK)
         place(self, architecture.prefix, architecture.encoder(config))
         self.word_head = WordScores(head, config, architecture.size(config, "hidden_size"), self.table.shape)
@@ -107,6 +108,9 @@ class MaskedWordModel(ModelFacts):
         likely = (right - mx.logsumexp(logits, axis=-1)) * there
         guessed = (right >= logits.max(axis=-1)).astype(mx.float32) * there
         return mx.stack([likely.sum(-1), guessed.sum(-1)], axis=-1)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}: {value}' for name, value in summary(self).items())})"
 
 # %% ../../nbs/pretraining/02_model.ipynb #0ab99ce4
 def with_head_names(
@@ -153,7 +157,8 @@ def create_masked_model(
     folder = resolve_pretrained(pretrained) if pretrained is not None else None
     saved = choose_architecture(model_type, folder, named)
     rates = dict.fromkeys(saved.architecture.dropouts, dropout_rate) if dropout_rate is not None else {}
-    model = MaskedWordModel(saved.architecture, config_with(saved.architecture, saved.config, {**rates, **changes}))
+    settings = config_with(saved.architecture, saved.config, {**rates, **changes})
+    model = MaskedWordModel(saved.architecture, settings, PoolingSpec(saved.pooling or "cls", saved.pooling_options))
     initialize(model, model.config.initializer_range, seed)
     if folder:
         check_tied(folder)
@@ -195,7 +200,6 @@ def save_masked_model(
 ) -> Path:                              # the folder
     "Save configuration and weights as `...ForMaskedLM` of transformers has them."
     config = described(model.architecture, model.config, model.pooling_spec, None)
-    config.pop("pooling")
     config["architectures"] = [f"{model.architecture.hub}ForMaskedLM"]
     tensors = file_names(model.architecture, dict(tree_flatten(model.parameters())))
     return write_model_folder(folder, config, {**pooler_tensors(model, seed), **tensors})
@@ -209,7 +213,7 @@ def fill_mask(
 ) -> pd.DataFrame:          # a row a guess: which mask, the token, its probability
     "The likeliest words for each mask of a text. Raises `PretrainingError` for a text without one."
     vocabulary = vocabulary_of(tokenizer)
-    mask = tokenizer.backend.id_to_token(vocabulary.mask_id)
+    mask = str(tokenizer.backend.id_to_token(vocabulary.mask_id))
     encoded = tokenizer.encode([text.replace("[MASK]", mask)], max_length=model.max_tokens)
     asked = np.flatnonzero(encoded[0] == vocabulary.mask_id)
     if not len(asked): raise PretrainingError(f"{text[:60]!r} has no {mask} in it, so there is nothing to guess")
