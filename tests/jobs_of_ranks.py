@@ -52,3 +52,11 @@ class ToyRun:
                 "tokens": trainer.state.tokens, "examples": trainer.state.examples, "folder": str(result.output_dir),
                 "rank": process_ranks().rank, "files": sorted(p.name for p in Path(result.output_dir).glob("*")),
                 "interventions": [str(i).split(",")[0] for i in result.interventions]}
+
+
+class Several:
+    "Runs one after the other, in the same ranks."
+
+    def __init__(self, *runs): self.runs = runs
+
+    def run(self, control=None): return [run.run(control) for run in self.runs]

@@ -138,8 +138,8 @@ class RankRun:
             if hasattr(outcome.error, "add_note"): outcome.error.add_note(f"raised in {name}:\n{outcome.trace}")
             return outcome.error
         return RankError(f"{name} died with code {worker.process.returncode}. A negative code is a signal; -9 is often "
-                         "a lack of memory. What it has written to its last checkpoint is whole: go on from there with "
-                         f"--resume. {worker.last_words()}".rstrip())
+                         "a lack of memory. Checkpoints are whole (training.save_strategy says when there is one): go "
+                         f"on from the newest with --resume. {worker.last_words()}".rstrip())
 
 # %% ../../nbs/parallel/05_ranks.ipynb #5b187a67
 def run_in_ranks(
