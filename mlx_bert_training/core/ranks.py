@@ -50,7 +50,7 @@ class RankStep(TrainingStep):
 
     def accumulate(self, batch: Batch) -> tuple[mx.array, mx.array]:
         "Add a batch to the window. Returns loss sum and weight of all its rows."
-        loss, weight = self.ranks.sum(mx.stack(super().accumulate(self.ranks.share(batch))))
+        loss, weight = self.ranks.sum(mx.stack(list(super().accumulate(self.ranks.share(batch)))))
         mx.async_eval(loss, weight)
         return loss, weight
 

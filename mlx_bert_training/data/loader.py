@@ -58,7 +58,7 @@ class TextDataset:
         "The examples at `rows`, in that order."
         rows = _checked(rows, len(self))
         labels, weights, ids = (a if a is None else a[rows] for a in (self.labels, self.weights, self.ids))
-        return TextDataset(self.encoded.take(rows), labels, weights, ids, self.pad_id)
+        return TextDataset(self.encoded.select(rows), labels, weights, ids, self.pad_id)
 
 # %% ../../nbs/data/09_loader.ipynb #2316870f
 MULTIPLE = 8
