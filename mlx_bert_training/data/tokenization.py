@@ -123,7 +123,8 @@ class Tokenizer:
             self.backend.enable_truncation(max_length, strategy="longest_first")
             try:
                 if num_workers > 1:
-                    with ThreadPoolExecutor(num_workers) as pool: yield from _ahead(pool, self._chunk, chunks, num_workers)
+                    with ThreadPoolExecutor(num_workers) as pool:
+                        yield from _ahead(pool, self._chunk, chunks, num_workers)
                 else: yield from map(self._chunk, chunks)
             finally: self.backend.no_truncation()
 
