@@ -38,8 +38,7 @@ from .weights import check_finite, exchanged_weights, model_weights, set_weights
 from ..errors import MLXBertError
 from ..lease import Lease
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
-from ..runtime.ranks import (RankError, Ranks, arrays_of_first, check_agreement,
-                                                 declared_ranks, of_first)
+from ..runtime.ranks import RankError, Ranks, arrays_of_first, check_agreement, declared_ranks, of_first
 from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import Task
 

@@ -62,7 +62,7 @@ class TextDataset:
         rows = _checked(rows, len(self))
         labels, weights, ids = (a if a is None else a[rows] for a in (self.labels, self.weights, self.ids))
         texts = None if self.texts is None else [self.texts[row] for row in rows]
-        return TextDataset(self.encoded.take(rows), labels, weights, ids, self.pad_id, texts)
+        return TextDataset(self.encoded.select(rows), labels, weights, ids, self.pad_id, texts)
 
 # %% ../../nbs/data/09_loader.ipynb #2316870f
 MULTIPLE = 8
