@@ -119,8 +119,7 @@ class Distillation(Callback):
         self.captured = {"soft": mx.array(soft), "share": mx.array(self.weight * known)}
         self.digest = sha256(soft.tobytes()).hexdigest()
         if self.expected not in ("", self.digest):
-            raise CallbackError(f"distillation: {self.path} says something else than when this run began; a run goes "
-                                "on with the teacher that it had")
+            raise CallbackError(f"distillation: {self.path} says something else than when this run began")
 
     def around_score(self, score: ScoreSum, passes: Passes) -> ScoreSum:
         "Losses of labels and of what the teacher said, by their shares."

@@ -55,8 +55,7 @@ class TargetTransform:
     def forward(self, values: np.ndarray) -> np.ndarray:
         "What is trained on."
         if self.kind == "none": return values
-        inner = np.log1p(np.asarray(values, np.float64)) if self.kind == "log1p" else np.asarray(values, np.float64)
-        return np.asarray((inner - self.mean) / self.scale, np.float32)
+        return np.asarray((_shown(self.kind, values) - self.mean) / self.scale, np.float32)
 
     def inverse(self, values: np.ndarray) -> np.ndarray:
         "Values as the file has them."
