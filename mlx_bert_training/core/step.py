@@ -23,7 +23,7 @@ ASKED = ("positions", "answers")     # of a loader whose model is asked for sing
 
 def batch_arrays(batch: Batch) -> dict[str, mx.array]:
     "A batch on the device, with the example weights filled in."
-    keys = ("input_ids", "attention_mask", "token_type_ids", "labels", "example_weight", *ASKED)
+    keys = ("input_ids", "attention_mask", "token_type_ids", "labels", "example_weight", "row", *ASKED)
     arrays = {key: mx.array(batch[key]) for key in keys if batch.get(key) is not None}
     if "example_weight" not in arrays: arrays["example_weight"] = mx.ones(len(batch["input_ids"]))
     return arrays
@@ -66,17 +66,17 @@ Arrays = dict[str, mx.array]
 
 
 class Passes:
-    "The forward pass, the loss sum and the gradient of a batch, with techniques round them; the last is outermost."
+    "Forward pass, score, loss sum and gradient of a batch, with techniques round them; the last is outermost."
 
     def __init__(self, model: Model, loss: Loss, dtype: mx.Dtype | None = None, techniques: Sequence[Any] = ()):
         self.model, self.per_example, self.dtype = model, loss, dtype
-        self.forward, self.loss, self.gradient = self._forward, self._loss, self._gradient
-        for name in ("forward", "loss", "gradient"):
+        self.forward, self.score, self.loss, self.gradient = self._forward, self._score, self._loss, self._gradient
+        for name in ("forward", "score", "loss", "gradient"):
             for technique in techniques:
                 around = getattr(technique, f"around_{name}", None)
                 if around is not None: setattr(self, name, around(getattr(self, name), self))
 
-    def score(self, logits: mx.array, arrays: Arrays) -> tuple[mx.array, mx.array]:
+    def _score(self, logits: mx.array, arrays: Arrays) -> tuple[mx.array, mx.array]:
         "Sum of the weighted losses of a batch, and of its weights."
         losses, weights = self.per_example(logits, arrays["labels"])
         weights = weights * arrays["example_weight"]

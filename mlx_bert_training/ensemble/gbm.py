@@ -138,7 +138,7 @@ def fit_predict(
     if fold.task.targets == "classes": return probabilities(labels, fold.outputs)
     return np.stack([probabilities(labels[:, c], 2)[:, 1] for c in range(fold.outputs)], axis=1)
 
-
+# %% ../../nbs/ensemble/12_gbm.ipynb #94d487d9
 @dataclass(frozen=True)
 class GBM:
     "Gradient boosting on the columns; `options` go to the library as they are."
