@@ -139,10 +139,14 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def bundle(args: argparse.Namespace) -> None:
-    "Write what a competition without internet needs: models, tokenizer, wheels and an inference notebook."
+    "Write what a competition without internet needs; --push uploads it, runs it there and submits it."
+    from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.kaggle.bundle import bundle
-    print(bundle(args.run, args.output, model_alone=args.model_alone, wheels=not args.no_wheels, sample=args.sample,
-                 dataset=args.dataset))
+    made = bundle(args.run, args.output, model_alone=args.model_alone, wheels=not args.no_wheels, sample=args.sample,
+                  dataset=args.dataset, **parse_overrides(args.overrides))
+    if not args.push: return print(made)
+    from mlx_bert_training.kaggle.push import push
+    print(push(made))
 
 # %% ../nbs/10_cli.ipynb #6161fafc
 def export(args: argparse.Namespace) -> None:
@@ -240,6 +244,8 @@ def add_runs(command: Command) -> None:
     sub.add_argument("--dataset", metavar="USER/NAME", help="the Kaggle dataset that it will be")
     sub.add_argument("--model-alone", action="store_true", help="leave the partners of an ensemble out")
     sub.add_argument("--no-wheels", action="store_true", help="leave MLX out: torch predicts, nothing is downloaded")
+    sub.add_argument("--push", action="store_true", help="upload it, run it on Kaggle and submit it; again goes on")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as bundle_accelerator=gpu")
     sub = command(export)
     sub.add_argument("form", choices=["onnx", "hub"], help="an ONNX file, or a folder with a model card")
     sub.add_argument("run", help="the folder of a finished run")
