@@ -20,7 +20,8 @@ from ..errors import DataError, nearest
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'TargetColumn', 'TargetFormat', 'class_values', 'sorted_classes', 'plain_numbers', 'numbers',
-           'class_numbers', 'indicators', 'list_in', 'find_separator', 'label_lists', 'doubtful_label', 'check_names']
+           'class_numbers', 'indicators', 'list_in', 'read_list', 'find_separator', 'label_lists', 'doubtful_label',
+           'check_names']
 
 # %% ../../nbs/tasks/01_columns.ipynb #ff6332b5
 @dataclass(frozen=True)
@@ -156,20 +157,34 @@ _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _NUMPY = re.compile(rf"\[\s*(?:{_QUOTED}|[+-]?\d+)(?:\s+(?:{_QUOTED}|[+-]?\d+))+\s*\]")
 
 
+def _literal(text: str) -> Any:
+    "What a text in brackets is, in JSON or as Python writes it; None where it is nothing."
+    if not re.fullmatch(r"[\[({].*[\])}]", text, re.S): return None
+    for read in (json.loads, ast.literal_eval):
+        try: return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError): continue
+    return None
+
+
 def list_in(text: str) -> list[Any] | None:
-    "The list that a text is; None where it is not one. Raises `ValueError` for one that begins and does not end well."
+    "The list that a text is, in JSON or as Python or NumPy writes it; None where it is not one."
     text = text.strip()
-    if text in ("set()", "{}", "[]"): return []
     if _NUMPY.fullmatch(text): return [item.strip("'\"") for item in re.findall(rf"{_QUOTED}|[+-]?\d+", text)]
-    if re.fullmatch(r"[\[({].*[\])}]", text, re.S):
-        for read in (json.loads, ast.literal_eval):
-            try: value = read(text)
-            except (ValueError, SyntaxError, MemoryError, RecursionError): continue
-            if isinstance(value, (list, tuple)): return list(value)
-            if isinstance(value, set): return sorted(value, key=str)
-            if isinstance(value, dict): raise ValueError("names with values are no list")
+    value = _literal(text)
+    return list(value) if isinstance(value, (list, tuple)) else None
+
+
+def read_list(text: str) -> list[Any] | None:
+    "The names that a cell in brackets or braces lists; None where it lists none. Raises `ValueError` for a broken one."
+    text = text.strip()
+    if text in ("set()", "{}"): return []
+    if (listed := list_in(text)) is not None: return listed
+    value = _literal(text)
+    if isinstance(value, set): return sorted(value, key=str)
+    if isinstance(value, dict): raise ValueError("names with values are no list")
+    if re.fullmatch(r"[\[{].*[\]}]", text, re.S):
         inner = text[1:-1]
-        if text[0] in "[{" and not re.search(r"[\[\](){}:'\"]", inner): return _bare(inner)
+        if not re.search(r"[\[\](){}:'\"]", inner): return _bare(inner)
     if text[:1] in ("[", "{") or re.fullmatch(_QUOTED + r"(\s*,\s*(?:" + _QUOTED + "))+", text):
         raise ValueError("it begins like a list and is none")
     return None
@@ -203,7 +218,7 @@ def _listed(column: TargetColumn, row: int) -> list[Any] | None:
     "The list that a cell is, if it is one. Raises `DataError` for a list that cannot be read."
     value = column.values[row]
     if not isinstance(value, str): return list(value) if isinstance(value, (list, tuple, np.ndarray)) else None
-    try: return list_in(value)
+    try: return read_list(value)
     except ValueError as error:
         raise column.wrong(row, f"{column.values[row]!r:.80} is not read as labels: {error}. Write names with a comma "
                                 "between them, or a list in brackets such as [\"a\", \"b\"].") from None

@@ -31,8 +31,7 @@ __all__ = ['FORMS', 'TargetForm', 'only', 'ClassForm', 'LabelForm', 'ValueForm']
 
 # %% ../../nbs/tasks/02_forms.ipynb #8f923620
 class TargetForm(Protocol):
-    "Reads and writes the answers of a file."
-    as_text: bool   # the columns are wanted as they stand in the file, not as the numbers they may be
+    "Reads and writes the answers of a file. With `as_text = True` columns come as they stand in it, not as numbers."
 
     def read(self, columns: Sequence[TargetColumn], declared: TargetFormat, most: int | None = None) -> TargetFormat:
         "How the answers of a training file stand there, with at most `most` classes. Raises `DataError`."
@@ -53,7 +52,8 @@ def only(columns: Sequence[TargetColumn]) -> TargetColumn:
     "The one target column. Raises `DataError` where there are several."
     if len(columns) == 1: return columns[0]
     raise columns[0].unfit(f"one target column is needed, not {len(columns)} "
-                           f"({', '.join(column.name for column in columns)}); only multilabel takes several.")
+                           f"({', '.join(column.name for column in columns)}); only multilabel (0 and 1)"
+                           " and multi_regression (numbers) take several.")
 
 # %% ../../nbs/tasks/02_forms.ipynb #c2a0068d
 class ClassForm:
