@@ -182,13 +182,13 @@ def _label_cells(labels: Sequence[Any], wanted: SampleFormat) -> list[Any]:
         known = {"0": words[0], "1": words[1], "false": words[0], "true": words[1]}
         cells: list[Any] = [known.get(_text(label).lower()) for label in labels]
     elif kind == "text":
-        words = [_text(label) for label in labels]
-        if len(wanted.words) > 1 and not set(words) & set(wanted.words):
+        names = [_text(label) for label in labels]
+        if len(wanted.words) > 1 and not set(names) & set(wanted.words):
             raise SubmissionError(f"{wanted.name}: the column {wanted.targets[0]!r} holds "
                                   f"{', '.join(map(repr, wanted.words[:5]))}, but the classes of the predictions are "
-                                  f"{', '.join(map(repr, sorted(set(words))[:5]))}: use the sample's names for them in "
+                                  f"{', '.join(map(repr, sorted(set(names))[:5]))}: use the sample's names for them in "
                                   "the training file")
-        return words
+        return names
     else:
         numbers = pd.to_numeric(pd.Series([_text(label) for label in labels], dtype=object), errors="coerce")
         cells = [None if math.isnan(n) else int(n) if float(n).is_integer() else n for n in numbers]
