@@ -200,6 +200,7 @@ def init(args: argparse.Namespace) -> None:
     "Draft a declaration for a competition from its files, unless there is a preset for it."
     from pathlib import Path
 
+    from mlx_bert_training.files import write_text
     from mlx_bert_training.kaggle.draft import draft, nearest_preset
     preset, made_for_it = nearest_preset(args.slug)
     if made_for_it:
@@ -207,7 +208,7 @@ def init(args: argparse.Namespace) -> None:
         return
     path = Path(args.output or f"{args.slug.replace('-', '_')}.yaml")
     if path.exists(): raise DataError(f"{path} is there already: say another file with -o")
-    path.write_text(draft(args.data_dir, args.slug, args.target), encoding="utf-8")
+    write_text(path, draft(args.data_dir, args.slug, args.target))
     print(f"{path}: a draft; the nearest preset is {preset}\nmlx-bert run {path} kaggle.data_dir={args.data_dir}")
 
 # %% ../nbs/10_cli.ipynb #9caa7605

@@ -66,7 +66,8 @@ class Proxy(ThreadingHTTPServer):
     """Passes requests on, or makes trouble: `mode` is one of
 
     pass; drop: hang up; 500, 503, 429: answer so; hang: do not answer; slow: answer late; garbage: a page of HTML;
-    lost: pass the request on, and lose the answer; cut: half of the answer.
+    lost: pass the request on, and lose the answer; cut: half of the answer; torn: half of an answer, and the request
+    is not passed on.
     """
 
     daemon_threads = True
@@ -100,6 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         if mode == "drop": return self.meet(mode)
         if mode.isdigit(): return self.meet(mode, int(mode), b'{"error_code": "INTERNAL_ERROR", "message": "no"}')
         if mode == "garbage": return self.meet(mode, 200, b"<html>Under maintenance</html>")
+        if mode == "torn": return self.meet(mode, 200, b"{", 100)
         if mode == "slow": time.sleep(0.3)
         connection = http.client.HTTPConnection("127.0.0.1", self.server.backend.port, timeout=60)
         try:

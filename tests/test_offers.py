@@ -45,8 +45,8 @@ CLASSES = np.array([0] * 9 + [1] * 9 + [2])
 
 
 @pytest.mark.parametrize(("targets", "names", "said"), [
-    (CLASSES, ["a", "b", "rare"], "class 'rare' has 1 rows"), (np.r_[CLASSES, 2], None, "class 2 has 2 rows"),
-    (np.r_[CLASSES, 3, 2, 2], ["x", "y", "z", "one"], "class 'one' has 1 rows")])
+    (CLASSES, ["a", "b", "rare"], "class 'rare' has 1 row"), (np.r_[CLASSES, 2], None, "class 2 has 2 rows"),
+    (np.r_[CLASSES, 3, 2, 2], ["x", "y", "z", "one"], "class 'one' has 1 row")])
 def test_what_is_offered_for_a_rare_class_works(targets, names, said):
     with pytest.raises(DataError) as error:
         make_folds(targets, "stratified", 5, task="multiclass", class_names=names)

@@ -77,6 +77,7 @@ class GoodWeights(Callback):
 # %% ../../nbs/callbacks/14_nonfinite.ipynb #0afc45de
 class NonFinite(GoodWeights):
     "Leave out batches that are not finite (`skip`), and go back to good weights with a lower rate (`rollback`)."
+    leaves_out = True       # a window of nothing but bad batches is no update
 
     def around_gradient(self, gradient: Gradient, passes: Passes) -> Gradient:
         "A bad batch adds nothing."

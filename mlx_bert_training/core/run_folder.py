@@ -144,6 +144,7 @@ def open_run_folder(folder: RunFolder) -> RunFolder:
     "Make sure that the folder is there and free of a killed run's leftovers."
     make_folder(folder.path)
     for place in (folder.path, folder.checkpoints, folder.oof("").parent): sweep(place)
+    for path in folder.path.glob("shared-*.pickle"): path.unlink(missing_ok=True)   # of workers that are gone
     return folder
 
 

@@ -5,11 +5,11 @@
 # %% ../../nbs/core/09_step.ipynb #bd9704bf
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from ..protocols import Batch, Loss, Model
 
@@ -103,6 +103,15 @@ class Passes:
         return gradients, loss, weight
 
 # %% ../../nbs/core/09_step.ipynb #0a3a4f3e
+def _assign(tree: Any, values: Iterable[tuple[str, mx.array]]) -> None:
+    "Put arrays into a tree, in place, by their dotted names."
+    for name, value in values:
+        *path, last = name.split(".")
+        place = tree
+        for part in path: place = place[int(part)] if isinstance(place, list) else place[part]
+        place[int(last) if isinstance(place, list) else last] = value
+
+# %% ../../nbs/core/09_step.ipynb #4318795b
 class Backward:
     "What is made of the gradient of a window."
 
@@ -110,6 +119,7 @@ class Backward:
                  clip_value: float | None = None):
         self.model, self.optimizer = model, optimizer
         self.max_grad_norm, self.clip_value = max_grad_norm, clip_value
+        self.skips_empty = False    # a window without weight changes nothing
 
     def _finish(self, gradients: Any, weight: mx.array) -> mx.array:
         scale = 1 / mx.maximum(weight, 1e-12)
@@ -117,8 +127,24 @@ class Backward:
         if self.max_grad_norm: scale = scale * mx.minimum(self.max_grad_norm / (norm + 1e-6), 1.0)
         gradients = tree_map(lambda g: g * scale, gradients)
         if self.clip_value: gradients = tree_map(lambda g: mx.clip(g, -self.clip_value, self.clip_value), gradients)
+        kept = self._values() if self.skips_empty else None
         self.optimizer.update(self.model, gradients)
+        if kept is not None: self._keep(kept, weight > 0)
         return norm
+
+    def _values(self) -> tuple[Any, Any]:
+        "Weights and optimizer as they are."
+        same = lambda value: value      # noqa: E731  # the tree is copied, the arrays are not
+        return tree_map(same, self.model.trainable_parameters()), tree_map(same, dict(self.optimizer.state))
+
+    def _keep(self, kept: tuple[Any, Any], full: mx.array) -> None:
+        "Undo an update by a window that held nothing, which would still follow the momentum."
+        was = dict(tree_flatten(kept))
+        for group, now in (("0", self.model.trainable_parameters()), ("1", self.optimizer.state)):
+            chosen = [(name, mx.where(full, value, was.get(f"{group}.{name}", value)))
+                      for name, value in tree_flatten(now)]
+            if group == "0": self.model.update(tree_unflatten(chosen))
+            else: _assign(now, chosen)
 
 # %% ../../nbs/core/09_step.ipynb #83487566
 class TrainingStep(Backward):
@@ -129,6 +155,7 @@ class TrainingStep(Backward):
                  techniques: Sequence[Any] = ()):    # may change the passes, see `Passes`
         super().__init__(model, optimizer, max_grad_norm, clip_value)
         self.loss, self.dtype, self.techniques = loss, dtype, techniques
+        self.skips_empty = any(getattr(technique, "leaves_out", False) for technique in techniques)
         self.window: tuple[Any, mx.array] | None = None     # gradient sum and weight so far
         self._rule, self._compile = optimizer.state, _compiler(compiled)
         self._made: dict[tuple[int, ...], tuple[Callable[..., Any], Callable[..., Any]]] = {}

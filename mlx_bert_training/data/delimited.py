@@ -227,8 +227,8 @@ def _rows_of(file: Path, text: str, form: TableFormat, doubt: bool, max_rows: in
     if held is None: return table
     cell = max(table[held + 1], key=len)
     raise DataError(f"{file}, line {starts[held + 1]}: a quote opens a cell that goes over {len(_lines(cell))} lines, "
-                    "each of which looks like a row. If they are rows, data.quoting: none reads quotes as letters; if it is "
-                    "one cell, data.quoting: standard says so.")
+                    "each of which looks like a row. If they are rows, data.quoting: none reads quotes as letters; if "
+                    "it is one cell, data.quoting: standard says so.")
 
 # %% ../../nbs/data/02_delimited.ipynb #73349292
 def read_delimited(

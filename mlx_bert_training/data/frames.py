@@ -150,7 +150,8 @@ def require_columns(
 
 def _describe(frame: pd.DataFrame, file: Path, form: TableFormat, declared: TableFormat) -> str:
     "The one line about a file that was read."
-    rows = f"{file}: {len(frame):,} row{'s' * (len(frame) != 1)}, {len(frame.columns):,} column{'s' * (len(frame.columns) != 1)}"
+    height, width = len(frame), len(frame.columns)
+    rows = f"{file}: {height:,} row{'s' * (height != 1)}, {width:,} column{'s' * (width != 1)}"
     usual = {".csv": ",", ".tsv": "\t"}.get(format_suffix(file))
     found = []
     if declared.separator is None and form.separator not in (None, usual):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from .frames import require_columns, where
 from ..errors import DataError
 from ..files import write_text
 from ..secrets import get_logger
-from ..tasks.columns import TargetColumn, TargetFormat
+from ..tasks.columns import TargetColumn, TargetFormat, plain_numbers
 from ..tasks.task import Task, get_task, task_in_file, task_place
 
 log = get_logger(__name__)
@@ -41,6 +41,13 @@ def target_columns(
         values = [None if absent else value for absent, value in zip(missing, frame[name].tolist(), strict=True)]
         columns.append(TargetColumn(name, values, partial(where, frame, column=name), source))
     return columns
+
+
+def _as_classes(column: TargetColumn, task: Task, frame: pd.DataFrame, classes: tuple[Any, ...] = ()) -> TargetColumn:
+    "A column of classes that was read as text from a table, as numbers if its classes are numbers."
+    from_table = getattr(frame.attrs.get("format"), "separator", None) is not None
+    if not from_table or task.targets != "classes" or any(isinstance(c, str) for c in classes): return column
+    return replace(column, values=plain_numbers(column.values))
 
 # %% ../../nbs/data/05_labels.ipynb #8fc55d60
 FILE = "labels.json"
@@ -71,7 +78,9 @@ class LabelMap:
 
     def encode(self, frame: pd.DataFrame) -> np.ndarray:
         "Targets for a loss: int32 (N,) classes, float32 (N, C) indicators, or float32 (N,) numbers."
-        return self.task.form.encode(target_columns(frame, self.columns), TargetFormat(self.classes, self.separator))
+        columns = target_columns(frame, self.columns)
+        columns = [_as_classes(column, self.task, frame, self.classes) for column in columns]
+        return self.task.form.encode(columns, TargetFormat(self.classes, self.separator))
 
     def decode(self, decided: np.ndarray) -> np.ndarray:
         "What the file would have said, for class numbers (N,), indicators (N, C) or numbers (N,)."
@@ -112,7 +121,8 @@ def fit_labels(
     kind, names = get_task(task), (columns,) if isinstance(columns, str) else tuple(columns)
     if not names: raise DataError(f"{frame.attrs.get('path', 'the frame')}: {kind} needs a target column.")
     declared = TargetFormat(separator=separator, positive=positive)
-    found = kind.form.read(target_columns(frame, names), declared, kind.most_classes)
+    columns_of = [_as_classes(column, kind, frame) for column in target_columns(frame, names)]
+    found = kind.form.read(columns_of, declared, kind.most_classes)
     labels = LabelMap(kind, names, found.classes, found.separator)
     for line in _found(labels, declared): log.info("%s", line)
     return labels
@@ -124,8 +134,15 @@ _PLAIN = ({"0", "1"}, {"false", "true"}, {"no", "yes"}, {"n", "y"}, {"negative",
 def _found(labels: LabelMap, declared: TargetFormat) -> Iterator[str]:
     "What was found that nobody declared, and that somebody may have meant otherwise."
     column, positive = ", ".join(labels.columns), labels.task.positive
-    if labels.separator is not None and declared.separator is None:
-        yield f"{column}: labels of a cell are separated by {labels.separator!r}; data.label_separator says otherwise"
+    names = labels.label_names if labels.classes else []
+    if labels.separator is not None:
+        shown = ", ".join(names[:20]) + ", ..." * (len(names) > 20)
+        how = f", separated by {labels.separator!r} in a cell; data.label_separator says otherwise"
+        yield f"{column}: {len(names)} labels, {shown}{how if declared.separator is None else ''}"
+    folded: dict[str, str] = {}
+    for name in names:
+        if (other := folded.setdefault(name.strip().casefold(), name)) != name:
+            yield f"{column}: {other!r} and {name!r} are two classes, and differ only in case or blanks"
     if positive is None or declared.positive is not None: return
     if {str(value).lower().removesuffix(".0") for value in labels.classes} in _PLAIN: return
     yield (f"{column}: the positive class is {labels.classes[positive]!r}, the other is "

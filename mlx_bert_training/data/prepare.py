@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import BaseTrainerConfig, DataConfig
+from .files import format_suffix
 from .frames import read_frame, where
 from .labels import LabelMap, fit_labels
 from .loader import BucketedLoader, TextDataset, bucket_widths
@@ -21,7 +22,7 @@ from .templates import RowTemplate, Texts, read_texts
 from .token_store import encode_texts
 from .tokenization import Tokenizer, tiny_tokenizer
 from ..errors import DataError
-from ..tasks.task import get_task
+from ..tasks.task import get_task, known_task
 from ..tasks.words import IGNORED, SplitText, split_words, words_of
 
 # %% auto #0
@@ -88,7 +89,10 @@ def split_rows(
             quota[stratum] -= len(rows)
             for row in rows: left[strata[row].item()] -= 1
     if fraction and not held_out.any():
-        raise DataError(f"validation_fraction {fraction} of {len(keys)} rows holds nothing out.")
+        why = "each class has only one row, which trains; " if len(values) == len(keys) > 1 else ""
+        raise DataError(f"validation_fraction {fraction} of {len(keys)} rows holds nothing out: {why}set a larger "
+                        "data.validation_fraction, a data.validation_path, or data.validation_fraction=0 with "
+                        "training.eval_strategy=no. A target that is a number is one of model.head_type: regression.")
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 # %% ../../nbs/data/10_prepare.ipynb #e61231d1
@@ -152,12 +156,23 @@ class PreparedData:
         return self.summary().to_html()
 
 # %% ../../nbs/data/10_prepare.ipynb #37bcb2af
+def _as_text(config: BaseTrainerConfig, path: str, targets: bool) -> list[str]:
+    "The columns that are read as they stand in a file: ids, and in a delimited one texts and targets that are names."
+    data, form = config.data, getattr(known_task(config.model.head_type), "form", None)
+    names = [data.id_column]
+    if format_suffix(Path(path)) in (".csv", ".tsv"):   # other formats know numbers from words
+        names += [data.text_column, data.text_pair_column]
+        if targets and getattr(form, "as_text", False): names += _targets(data)
+    return [name for name in names if name is not None]
+
+
 def _check_ids(frame: pd.DataFrame, column: str) -> None:
     "Raise `DataError` for an id that is missing or used twice."
     for what, wrong in (("is missing", frame[column].isna()), ("appears twice", frame[column].duplicated())):
         if not wrong.any(): continue
         position = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{where(frame, position, column)}: the id {frame[column].iloc[position]!r} {what}.")
+        value = "" if what == "is missing" else f" {frame[column].iloc[position]!r}"
+        raise DataError(f"{where(frame, position, column)}: the id{value} {what}.")
 
 
 def _read_frames(config: BaseTrainerConfig) -> dict[str, pd.DataFrame]:
@@ -171,7 +186,7 @@ def _read_frames(config: BaseTrainerConfig) -> dict[str, pd.DataFrame]:
         required = [*([] if part == "test" else _targets(data)), *([data.id_column] if data.id_column else [])]
         frames[part] = read_frame(
             path, encoding=data.encoding, separator=data.separator, decimal=data.decimal, quoting=data.quoting,
-            required=required, as_text=[data.id_column] if data.id_column else [], source=config.source)
+            required=required, as_text=_as_text(config, path, part != "test"), source=config.source)
         if data.id_column: _check_ids(frames[part], data.id_column)
     if not frames: raise DataError("the declaration names no data: set data.train_path, or data.test_path to predict.")
     return frames
@@ -250,7 +265,7 @@ def prediction_loader(
     if isinstance(source, (str, Path)):
         required = [data.id_column] if data.id_column else []
         source = read_frame(str(source), encoding=data.encoding, separator=data.separator, decimal=data.decimal,
-                            quoting=data.quoting, required=required, as_text=required)
+                            quoting=data.quoting, required=required, as_text=_as_text(config, str(source), False))
     if isinstance(source, pd.DataFrame):
         texts = read_texts(source, columns or text_source(source, data), per_word)
         ids = (source[data.id_column] if data.id_column in source.columns else source.index).to_numpy()

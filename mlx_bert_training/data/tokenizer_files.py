@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .sentencepiece import sentencepiece_backend
 from ..errors import DataError
 
 # %% auto #0
-__all__ = ['SENTENCEPIECE_FILES', 'bert_backend', 'bpe_backend', 'read_settings', 'word_backend', 'has_unknown',
+__all__ = ['SENTENCEPIECE_FILES', 'bert_backend', 'bpe_backend', 'read_settings', 'check_words', 'word_backend', 'has_unknown',
            'check_vocabulary', 'whole_backend', 'load_backend', 'with_added']
 
 # %% ../../nbs/data/08_tokenizer_files.ipynb #4ab1668e
@@ -68,6 +69,18 @@ def read_settings(
     return values
 
 
+def check_words(
+    tokens: Sequence[str],      # by their numbers
+    file: Path,                 # for messages
+) -> None:
+    "Raise `DataError` for a token that stands twice: which of two numbers a model learnt, nobody can tell."
+    first: dict[str, int] = {}
+    for number, token in enumerate(tokens):
+        if first.setdefault(token, number) != number:
+            raise DataError(f"{file}, line {number + 1}: the token {token!r} stands here again, after line "
+                            f"{first[token] + 1}. A vocabulary has each token once: take the file of the model anew.")
+
+# %% ../../nbs/data/08_tokenizer_files.ipynb #c2750a5e
 def word_backend(
     folder: Path,                       # with vocab.txt, or with vocab.json and merges.txt
     settings: dict[str, Any],           # of tokenizer_config.json
@@ -76,6 +89,7 @@ def word_backend(
     words, parts, rules = (folder / name for name in ("vocab.txt", "vocab.json", "merges.txt"))
     if words.is_file():
         tokens = words.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        check_words(tokens, words)
         return bert_backend({t: i for i, t in enumerate(tokens)}, settings.get("do_lower_case", True),
                             strip_accents=settings.get("strip_accents"),
                             handle_chinese_chars=settings.get("tokenize_chinese_chars", True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -197,7 +198,10 @@ def _choose(option: Option, word: str) -> str:
     "One of the choices. Raises `Unfit`."
     word = option.aliases.get(word, word)
     if word in option.words: return word
-    if option.registry is not None and is_place(word): return word
+    if option.registry is not None and is_place(word):
+        if (library := word.partition(":")[0].partition(".")[0]) not in sys.stdlib_module_names: return word
+        raise Unfit(f"{word!r} is not a {option.registry.kind}: {library} is of Python's own library, and module:Name "
+                    f"is a part of yours. Known: {', '.join(option.words)}", "")
     if option.open or option.suffix and word.endswith(option.suffix): return word
     if word in option.later: raise Unfit("not part of this release yet", "")
     raise Unfit("not a known value", nearest(word[:50], [*option.words, *option.aliases]) or "")

@@ -22,6 +22,7 @@ from ..data.baselines import LinearFit, chosen_columns, fit_features
 from ..data.prepare import PreparedData
 from ..data.templates import Texts
 from ..errors import DataError
+from ..files import write_bytes
 from ..tasks.targets import TargetTransform
 from ..validation.folds import Folds
 from ..validation.oof import OOF
@@ -58,8 +59,7 @@ def save_linear(
     path: Path,                     # ends in .json.gz
 ) -> None:
     "Write it; the same model gives the same bytes."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(json.dumps(description, ensure_ascii=False).encode(), mtime=0))
+    write_bytes(path, gzip.compress(json.dumps(description, ensure_ascii=False).encode(), mtime=0))
 
 # %% ../../nbs/ensemble/09_linear.ipynb #429beb3d
 def fold_data(data: PreparedData, train: np.ndarray, others: np.ndarray) -> PreparedData:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import shutil
@@ -23,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import nearest
+from ..files import write_json
 from .archive import MAX_BYTES, KaggleArchiveError, extract_zip
 from mlx_bert_training.kaggle.connection import (
     Connection,
@@ -257,10 +257,7 @@ def _download(client: KaggleClient, slug: str, folder: Path, force: bool, max_by
     except KaggleArchiveError:
         archive.unlink()
         raise
-    building = folder / f"{RECORD}.building"
-    record = {"competition": slug, "listing": listing, "files": files}
-    building.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(building, folder / RECORD)
+    write_json(folder / RECORD, {"competition": slug, "listing": listing, "files": files})
     shutil.rmtree(place)
     return folder
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from ..core.results import Predictions
 from ..data.delimited import TableFormat
 from ..data.frames import resolve_path
 from ..data.prepare import PreparedData
+from ..files import write_bytes
 from .client import KaggleClient, KaggleSubmitError, Submission, run_tag
 from .files import find_sample
 from .ledger import Ledger, LedgerEntry, file_sha256
@@ -178,8 +178,7 @@ def write_final(
                             task=predictions.task, class_names=predictions.class_names,
                             allow_constant=kaggle.allow_constant, trust=kaggle.trust_ids)
     copy = Path(kaggle.submission_dir) / f"{result.output_dir.name}.csv"
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, copy)
+    write_bytes(copy, path.read_bytes())
     return SubmissionFile(path, copy, _ledger_entry(result, config, copy))
 
 # %% ../../nbs/kaggle/06_delivery.ipynb #0626de12

@@ -92,7 +92,8 @@ def _cells(path: Path, form: TableFormat) -> tuple[list[str], list[list[str]]]:
     reader = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE if letters else csv.QUOTE_MINIMAL)
     try: table = list(reader)
     except csv.Error as error: raise DataError(f"{path}: {error}") from error
-    while not any(table[-1]): table.pop()       # blank lines at the end
+    while table and not any(table[-1]): table.pop()     # blank lines at the end
+    if not table: raise DataError(f"{path} holds nothing but separators")
     width = len(table[0])
     for row, cells in enumerate(table):
         if len(cells) > width:
@@ -146,7 +147,8 @@ def read_sample(
     repeated = pd.Series(ids).duplicated()
     if repeated.any():
         row = int(np.flatnonzero(repeated)[0])
-        raise SubmissionError(f"{table.at(row)}: {names[0]} = {ids[row]!r} stands twice in the sample")
+        raise SubmissionError(f"{table.at(row)}: {names[0]} = {ids[row]!r} stands twice in the sample, whose first "
+                              "column is taken for the ids")
     kinds = tuple(_kind(table.column(i)) for i in range(1, len(names)))
     words = sorted(set(table.column(1)) - {""}) if len(kinds) == 1 and kinds[0] in ("text", "boolean") else []
     return SampleFormat(table.name, names[0], tuple(names[1:]), kinds, tuple(ids), tuple(words))
@@ -180,7 +182,13 @@ def _label_cells(labels: Sequence[Any], wanted: SampleFormat) -> list[Any]:
         known = {"0": words[0], "1": words[1], "false": words[0], "true": words[1]}
         cells: list[Any] = [known.get(_text(label).lower()) for label in labels]
     elif kind == "text":
-        return [_text(label) for label in labels]
+        names = [_text(label) for label in labels]
+        if len(wanted.words) > 1 and not set(names) & set(wanted.words):
+            raise SubmissionError(f"{wanted.name}: the column {wanted.targets[0]!r} holds "
+                                  f"{', '.join(map(repr, wanted.words[:5]))}, but the classes of the predictions are "
+                                  f"{', '.join(map(repr, sorted(set(names))[:5]))}: use the sample's names for them in "
+                                  "the training file")
+        return names
     else:
         numbers = pd.to_numeric(pd.Series([_text(label) for label in labels], dtype=object), errors="coerce")
         cells = [None if math.isnan(n) else int(n) if float(n).is_integer() else n for n in numbers]
@@ -211,6 +219,9 @@ def column_class(
                  lambda name: bool(said) and _words(name) in (said, _words(column))):
         found = [i for i, name in enumerate(names) if fits(name)]
         if found: return found[0] if len(found) == 1 else None
+    if len(names) == 2 and len(said) > 1 and said[0] in ("not", "non", "no"):   # not_fake: the other of two
+        other = column_class("_".join(said[1:]), class_names)
+        return None if other is None else 1 - other
     return None
 
 # %% ../../nbs/kaggle/05_submission.ipynb #78ddb97a
@@ -227,7 +238,8 @@ def _target_cells(predictions: Predictions, wanted: SampleFormat, style: str, th
                                   "head_type: multi_regression has several")
         return {wanted.targets[0]: np.rint(values).astype(int) if kind == "labels" else values.reshape(len(values))}
     if kind == "names":
-        cells = [" ".join(_text(n) for n, on in zip(names, row, strict=True) if on)
+        mark = next((m for m in (", ", ",", "; ", ";", "|") if any(m in word for word in wanted.words)), " ")
+        cells = [mark.join(_text(n) for n, on in zip(names, row, strict=True) if on)
                  for row in predictions.labels(threshold)]
         return {wanted.targets[0]: cells}
     if single and task.targets == "classes":
@@ -245,6 +257,19 @@ def _target_cells(predictions: Predictions, wanted: SampleFormat, style: str, th
     return {column: values[:, i] for column, i in zip(wanted.targets, order, strict=True)}
 
 # %% ../../nbs/kaggle/05_submission.ipynb #710c025c
+def _otherwise(ids: Iterable[str], others: Iterable[str]) -> str:
+    "What to say of ids that are the same but for how they are written."
+    def plain(text: str) -> str:
+        text = re.sub(r"\.0+$", "", text.strip())
+        return text.lstrip("0") or "0" if text.isdigit() else text.casefold()
+
+    mine, theirs = ({plain(text): text for text in group} for group in (ids, others))
+    odd = next((key for key in mine if key in theirs and mine[key] != theirs[key]), None)
+    if odd is None or mine.keys() != theirs.keys(): return ""
+    return (f": they are the same ids written otherwise, {mine[odd]!r} and {theirs[odd]!r}. Write them alike in the "
+            "files")
+
+# %% ../../nbs/kaggle/05_submission.ipynb #741757b1
 def build_submission(
     predictions: Predictions | np.ndarray | Sequence[float],    # or finished values, (N,) or (N, targets)
     sample: str | Path | pd.DataFrame,                          # sample_submission.csv
@@ -272,12 +297,15 @@ def build_submission(
     if missing:
         raise SubmissionError(f"{wanted.name}: no prediction for {len(missing)} of {len(order)} ids, the first is "
                               f"{wanted.id_column} = {missing[0]!r} (line {order.index(missing[0]) + 2}); the "
-                              f"predictions' ids look like {', '.join(map(repr, have[:3]))}")
+                              f"predictions' ids look like {', '.join(map(repr, have[:3]))}"
+                              f"{_otherwise(order, have)}")
     if len(have) > len(order):
         known = set(order)
         extra = next(r for r in have if r not in known)
-        raise SubmissionError(f"{wanted.name}: the predictions have {len(have) - len(order)} rows that the sample "
-                              f"lacks, the first is {wanted.id_column} = {extra!r}")
+        more = len(have) - len(order)
+        rows = f"{more} row{'s' * (more != 1)}"
+        raise SubmissionError(f"{wanted.name}: the predictions have {rows} that the sample lacks, the "
+                              f"first is {wanted.id_column} = {extra!r}")
     frame = pd.DataFrame({wanted.id_column: have} | _target_cells(predictions, wanted, style, threshold))
     return frame.iloc[[place[row_id] for row_id in order]].reset_index(drop=True)
 
@@ -321,6 +349,8 @@ def _stale(wanted: SampleFormat, test_name: str, test_ids: Sequence[str]) -> str
     in_sample, in_test = set(wanted.ids), set(test_ids)
     new, gone = [i for i in test_ids if i not in in_sample], [i for i in wanted.ids if i not in in_test]
     if not new and not gone: return None
+    alike = _otherwise(wanted.ids, test_ids)
+    if alike: return f"{wanted.name} and {test_name} do not have the same ids{alike}"
     counts = f"{wanted.name} has {len(in_sample)} ids and {test_name} has {len(in_test)}"
     if not gone:
         return (f"{counts}: the sample is out of date and the test file is right. {len(new)} test rows are missing "

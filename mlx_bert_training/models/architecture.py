@@ -5,6 +5,7 @@
 # %% ../../nbs/models/04_architecture.ipynb #aec64df4
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -19,8 +20,8 @@ from ..runtime.device import total_memory
 
 # %% auto #0
 __all__ = ['RENAMED', 'IGNORED', 'REFUSED', 'LAYER_OBJECTS', 'usual_head_dropout', 'position_count', 'segment_count', 'WordHead',
-           'Architecture', 'parameter_depths', 'architecture_of', 'config_from_file', 'config_with', 'memory_needed',
-           'check_memory']
+           'Architecture', 'parameter_depths', 'architecture_of', 'check_rates', 'config_from_file', 'config_with',
+           'memory_needed', 'check_memory']
 
 # %% ../../nbs/models/04_architecture.ipynb #461b474f
 def usual_head_dropout(
@@ -147,11 +148,24 @@ def architecture_of(
     name = str(values.get("model_type") or "bert").removeprefix("pooled_")
     if name in ARCHITECTURES: return ARCHITECTURES.get(name)
     hint = f" (is it {near!r}?)" if (near := nearest(name, ARCHITECTURES)) else ""
-    raise ModelError(f"this model is not supported: model_type is {values.get('model_type')!r}{hint}, supported: "
+    raise ModelError(f"this model is not supported: model_type is {values.get('model_type')!r:.80}{hint}, supported: "
                      f"{', '.join(map(repr, ARCHITECTURES))}. One of your own is named as config={{'model_type': "
                      "'module:Name'}")
 
 # %% ../../nbs/models/04_architecture.ipynb #288670f4
+def check_rates(
+    config: type[Any],              # the dataclass of an architecture
+    values: Mapping[str, Any],      # its fields, by its own names
+) -> None:                          # raises `ModelError`
+    "Refuse a field of fractions, or a dropout, that is no finite number."
+    for known in fields(config):
+        value = values.get(known.name, known.default)
+        wanted = isinstance(known.default, float) or "dropout" in known.name and value is not None
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if wanted and not number:
+            raise ModelError(f"this model is not supported: {known.name} is {value!r:.80}, which is no number")
+
+# %% ../../nbs/models/04_architecture.ipynb #1d823568
 def config_from_file(
     values: Mapping[str, Any],                  # the contents of a config.json
     architecture: Architecture | None = None,   # None: the one that the file names
@@ -164,6 +178,7 @@ def config_from_file(
     if problems: raise ModelError("this model is not supported: " + "; ".join(problems))
     known = {f.name for f in fields(architecture.config)}
     renamed = {architecture.attribute_map.get(name, name): value for name, value in values.items()}
+    check_rates(architecture.config, renamed)
     return architecture.config(**{name: value for name, value in renamed.items() if name in known})
 
 
@@ -178,6 +193,7 @@ def config_with(
     unknown = [f"{name!r}" + (f" (did you mean {hint!r}?)" if (hint := nearest(name, known)) else "")
                for name in changes if name not in known]
     if unknown: raise ModelError(f"unknown model configuration: {', '.join(unknown)}. Known: {', '.join(known)}.")
+    check_rates(architecture.config, changes)
     return architecture.config(**{**asdict(config), **changes})
 
 # %% ../../nbs/models/04_architecture.ipynb #7b5bc140

@@ -65,7 +65,7 @@ def read_description(
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(values, dict): raise ValueError("it is not a JSON object")
         labels = sorted((int(number), str(name)) for number, name in (values.get("id2label") or {}).items())
-    except (OSError, ValueError, AttributeError) as e:
+    except (OSError, ValueError, AttributeError, RecursionError) as e:
         raise WeightsError(f"{folder / 'config.json'} cannot be read: {e}") from e
     named = str(values.get("model_type") or "").removeprefix("pooled_")
     if architecture and named and named != architecture.name:

@@ -15,7 +15,7 @@ from ..tasks.registry import TASK_ALIASES, TASKS
 from ..tasks.task import Task, TaskError, known_task
 
 # %% auto #0
-__all__ = ['LATER_TASKS', 'SENTENCE_ENCODERS', 'MODELS', 'ModelConfig']
+__all__ = ['LATER_TASKS', 'SENTENCE_ENCODERS', 'MODELS', 'SIZES', 'ModelConfig']
 
 # %% ../../nbs/models/01_section.ipynb #65387a20
 LATER_TASKS = ("quantile_regression", "ranking")
@@ -24,6 +24,10 @@ SENTENCE_ENCODERS = ("all-MiniLM-", "sentence-transformers/all-")    # how names
 
 _PLAIN = ("bert_with_head", "bert_core", "modernbert_with_head", "modernbert_core", "with_head", "core")
 MODELS = (*_PLAIN, *(f"{name}_with_lora" for name in _PLAIN))   # the latter: with the adapter "lora"
+
+
+SIZES = ("hidden_size", "intermediate_size", "embedding_size", "vocab_size", "num_hidden_layers", "n_layers",
+         "num_attention_heads", "n_heads", "dim", "hidden_dim", "max_position_embeddings")  # names in a config.json
 
 
 @dataclass
@@ -52,6 +56,9 @@ class ModelConfig(Section):
         if getattr(known_task(self.head_type), "pooling", None) is None: self.pooling = "mean"
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
+        for name, value in self.config.items():
+            if name in SIZES and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                yield "model.config", f"{name} is {value!r}; it has to be a whole number of at least 1"
         task = known_task(self.head_type)
         if task is not None: yield from self.task_checks(whole, task)
 

@@ -39,18 +39,22 @@ from ..secrets import get_logger
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'WEIGHT_NAMES', 'KNOWN_WEIGHTS', 'HUB_LIMITS', 'TOKENIZER_FILES', 'WeightsError', 'cache_folder',
+__all__ = ['log', 'MOST', 'WEIGHT_NAMES', 'KNOWN_WEIGHTS', 'HUB_LIMITS', 'TOKENIZER_FILES', 'WeightsError', 'cache_folder',
            'weight_files', 'shards', 'KnownWeights', 'verified', 'run_command', 'fetch_pretrained', 'package_folder',
            'watched_hub', 'hub_folder', 'resolve_pretrained', 'read_safetensors', 'read_tensors', 'WeightsReport',
            'load_weights', 'near', 'write_model_folder', 'write_text_files']
 
 # %% ../../nbs/models/08_weights.ipynb #e9dc50de
+MOST = 12       # problems that a message lists
+
+
 class WeightsError(MLXBertError, ValueError):
     "Weights that cannot be found, read or fitted; `problems` lists each reason."
 
     def __init__(self, summary: str, problems: Iterable[str] = ()):
         self.problems = list(problems)
-        super().__init__("\n".join([summary, *(f"  - {p}" for p in self.problems)]))
+        more = [f"and {len(self.problems) - MOST} more"] if len(self.problems) > MOST else []
+        super().__init__("\n".join([summary, *(f"  - {p}" for p in [*self.problems[:MOST], *more])]))
 
 # %% ../../nbs/models/08_weights.ipynb #9de501f6
 def cache_folder() -> Path:
@@ -354,6 +358,10 @@ def load_weights(
                  if found[n].shape != wanted[n][1]]
     problems += [f"{original[n]}: found {found[n].dtype}, expected numbers with a fraction" for n in both
                  if not mx.issubdtype(found[n].dtype, mx.floating)]
+    if not problems:
+        whole = {n: mx.isfinite(found[n]).all() for n in both}      # asked all at once
+        mx.eval(list(whole.values()))
+        problems = [f"{original[n]}: not all of its values are finite numbers" for n in both if not whole[n].item()]
     if problems: raise WeightsError(f"the weights in {folder} do not fit this model", problems)
     model.load_weights([(wanted[n][0], found[n]) for n in both], strict=False)
     return WeightsReport(folder, tuple(both), tuple(new), {original[n]: why for n, why in ignored.items()})

@@ -5,7 +5,6 @@
 # %% ../../nbs/parallel/02_executor.ipynb #add14f9f
 from __future__ import annotations
 
-import os
 import pickle
 import uuid
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ..core.control import RunControl
 from ..declaration.kinds import create_kind, split_kind
 from ..errors import MLXBertError
+from ..files import write_bytes
 from .registry import EXECUTORS
 from .section import ParallelConfig
 
@@ -94,10 +94,7 @@ class Shared(Generic[T]):
         except (TypeError, AttributeError, pickle.PicklingError) as error:
             raise SharingError(f"the jobs cannot leave this process: {error}. Give callbacks, loss and optimizer as "
                                "objects of classes and functions that stand in a module") from error
-        part = self.path.with_suffix(".part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        os.replace(part, self.path)
+        write_bytes(self.path, data)
         self.written = True
 
     def discard(self) -> None:

@@ -19,8 +19,9 @@ import numpy as np
 from ..errors import DataError, nearest
 
 # %% auto #0
-__all__ = ['SEPARATORS', 'TargetColumn', 'TargetFormat', 'class_values', 'sorted_classes', 'numbers', 'class_numbers',
-           'indicators', 'find_separator', 'list_in', 'label_lists']
+__all__ = ['SEPARATORS', 'TargetColumn', 'TargetFormat', 'class_values', 'sorted_classes', 'plain_numbers', 'numbers',
+           'class_numbers', 'indicators', 'list_in', 'read_list', 'find_separator', 'label_lists', 'doubtful_label',
+           'check_names']
 
 # %% ../../nbs/tasks/01_columns.ipynb #ff6332b5
 @dataclass(frozen=True)
@@ -59,11 +60,18 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def class_values(column: TargetColumn) -> Sequence[Any]:
-    "The values of a class column, each a text, a number or a boolean."
+    "The values of a class column, each a text, a number or a boolean. Raises `DataError` for other and mixed ones."
+    kinds: dict[str, type] = {}
     for i, value in enumerate(column.complete()):
         if not isinstance(value, (str, int, float)):
             raise column.wrong(i, f"{value!r} cannot be a class; a text or a number can.")
+        if isinstance(value, str) is not (kinds.setdefault(str(value), type(value)) is str):
+            other = _kind(kinds[str(value)]())
+            raise column.wrong(i, f"{value!r} stands here as {_kind(value)} and elsewhere as {other}: write it alike.")
     return column.values
+
+
+def _kind(value: Any) -> str: return "a text" if isinstance(value, str) else "a number"
 
 
 def sorted_classes(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -71,20 +79,50 @@ def sorted_classes(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(sorted(set(values), key=lambda value: (isinstance(value, str), value)))
 
 # %% ../../nbs/tasks/01_columns.ipynb #bdb484d0
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+
+
+def plain_numbers(
+    cells: Sequence[Any],   # of a file, as text; None where one is empty
+) -> list[Any]:             # numbers, or the cells as they are
+    "The numbers that cells are, if all of them are and no two of them are one number: `1.10` is not `1.1` here."
+    texts = [cell for cell in cells if cell is not None and cell not in _NOTHING]
+    spelled = {cell: None for cell in texts}
+    for cell in spelled:
+        if not isinstance(cell, str) or not _NUMBER.fullmatch(cell): return list(cells)
+        if re.match(r"\s*[+-]?0\d", cell): return list(cells)      # a code
+        whole = re.fullmatch(r"\s*[+-]?\d+\s*", cell)
+        spelled[cell] = int(cell) if whole else float(cell)     # type: ignore[assignment]
+    if len(set(spelled.values())) < len(spelled): return list(cells)
+    return [spelled.get(cell) for cell in cells]
+
+
+_NOTHING = frozenset(["NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None", "<NA>"])
+
+# %% ../../nbs/tasks/01_columns.ipynb #f493bcb8
 def numbers(column: TargetColumn) -> np.ndarray:
-    "A column of finite numbers, float32 (N,)."
-    read = np.empty(len(column.values), dtype=np.float32)
+    "A column of finite numbers, float64 (N,)."
+    read = np.empty(len(column.values), dtype=np.float64)
     for i, value in enumerate(column.complete()):
         number = math.nan
-        if not isinstance(value, str):
-            try: number = float(value)
-            except (TypeError, ValueError): pass
+        try: number = float(value) if not isinstance(value, str) or _NUMBER.fullmatch(value) else math.nan
+        except (TypeError, ValueError): pass
         if not abs(number) <= _LARGEST:
-            raise column.wrong(i, f"{value!r} is not a finite number, which regression needs.")
+            raise column.wrong(i, f"{value!r} is not a finite number, which regression needs.{_number_hint(value)}")
         read[i] = number
     return read
 
 
+def _number_hint(value: Any) -> str:
+    "What to do about something that looks like a number and is none."
+    if not isinstance(value, str): return " Leave such rows out of the file." if isinstance(value, float) else ""
+    if re.fullmatch(r"[+-]?[\d.]*,[\d.,]*", value.strip()):
+        return (" data.decimal says what its comma is: \".\" if it stands between thousands, \",\" if it is the "
+                "decimal point.")
+    if re.search(r"\d", value): return " Take signs such as %, $ and units out of the column."
+    return " A column of words is one of classes: model.head_type: multiclass_classification."
+
+# %% ../../nbs/tasks/01_columns.ipynb #ade309d2
 def class_numbers(column: TargetColumn, classes: Sequence[Any]) -> np.ndarray:
     "The place of each value among the classes, int32 (N,). Raises `DataError` for a value that is not among them."
     index = {value: i for i, value in enumerate(classes)}
@@ -100,7 +138,7 @@ def _unknown(value: Any, classes: Sequence[Any]) -> str:
     return f"{value!r} is not a label of the training data.{hint} Known: {known}."
 
 # %% ../../nbs/tasks/01_columns.ipynb #61e510c9
-_YES_NO = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+_YES_NO = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "n": 0, "y": 1, "f": 0, "t": 1}
 
 
 def indicators(column: TargetColumn) -> np.ndarray:
@@ -109,9 +147,52 @@ def indicators(column: TargetColumn) -> np.ndarray:
     for i, value in enumerate(column.complete()):
         number = _YES_NO.get(value.strip().lower()) if isinstance(value, str) else value
         if number not in (0, 1):
-            raise column.wrong(i, f"{value!r} is neither 0 nor 1, which each of several target columns must hold.")
+            raise column.wrong(i, f"{value!r} is neither 0 nor 1, which each of several target columns must hold "
+                                  "(or false and true, no and yes).")
         read[i] = number
     return read
+
+# %% ../../nbs/tasks/01_columns.ipynb #c9907a6d
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_NUMPY = re.compile(rf"\[\s*(?:{_QUOTED}|[+-]?\d+)(?:\s+(?:{_QUOTED}|[+-]?\d+))+\s*\]")
+
+
+def _literal(text: str) -> Any:
+    "What a text in brackets is, in JSON or as Python writes it; None where it is nothing."
+    if not re.fullmatch(r"[\[({].*[\])}]", text, re.S): return None
+    for read in (json.loads, ast.literal_eval):
+        try: return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError): continue
+    return None
+
+
+def list_in(text: str) -> list[Any] | None:
+    "The list that a text is, in JSON or as Python or NumPy writes it; None where it is not one."
+    text = text.strip()
+    if _NUMPY.fullmatch(text): return [item.strip("'\"") for item in re.findall(rf"{_QUOTED}|[+-]?\d+", text)]
+    value = _literal(text)
+    return list(value) if isinstance(value, (list, tuple)) else None
+
+
+def read_list(text: str) -> list[Any] | None:
+    "The names that a cell in brackets or braces lists; None where it lists none. Raises `ValueError` for a broken one."
+    text = text.strip()
+    if text in ("set()", "{}"): return []
+    if (listed := list_in(text)) is not None: return listed
+    value = _literal(text)
+    if isinstance(value, set): return sorted(value, key=str)
+    if isinstance(value, dict): raise ValueError("names with values are no list")
+    if re.fullmatch(r"[\[{].*[\]}]", text, re.S):
+        inner = text[1:-1]
+        if not re.search(r"[\[\](){}:'\"]", inner): return _bare(inner)
+    if text[:1] in ("[", "{") or re.fullmatch(_QUOTED + r"(\s*,\s*(?:" + _QUOTED + "))+", text):
+        raise ValueError("it begins like a list and is none")
+    return None
+
+
+def _bare(inner: str) -> list[str]:
+    "Names between brackets, without quotes."
+    return [item.strip() for item in (inner.split(",") if "," in inner else inner.split()) if item.strip()]
 
 # %% ../../nbs/tasks/01_columns.ipynb #50ac3521
 SEPARATORS = (",", ";", "|")
@@ -119,30 +200,28 @@ SEPARATORS = (",", ";", "|")
 
 def find_separator(column: TargetColumn) -> str:
     "What stands between the labels of a cell. Raises `DataError` where that is in doubt."
-    found: Counter[str] = Counter()
     first: dict[str, int] = {}
     for i, value in enumerate(column.values):
-        if not isinstance(value, str) or list_in(value) is not None: continue
-        for separator in (*SEPARATORS, " "):
-            if separator not in value.strip(): continue
-            found[separator] += 1
-            first.setdefault(separator, i)
-    marks = [separator for separator in SEPARATORS if found[separator]]
-    if len(marks) > 1:
-        examples = " and ".join(repr(column.values[first[mark]]) for mark in marks)
-        raise column.wrong(first[marks[1]], f"what separates the labels of a cell is in doubt: {examples}. Set "
-                                            f"data.label_separator, such as {marks[0]!r}.")
-    return marks[0] if marks else " "
+        if not isinstance(value, str) or _listed(column, i) is not None: continue
+        for separator in SEPARATORS:
+            if separator in value: first.setdefault(separator, i)
+    if len(first) > 1:
+        examples = " and ".join(repr(column.values[i]) for i in first.values())
+        raise column.wrong(list(first.values())[1], f"what separates the labels of a cell is in doubt: {examples}. Set "
+                                                    f"data.label_separator, such as {next(iter(first))!r}.")
+    if first: return next(iter(first))
+    names = {str(name) for i in range(len(column.values)) for name in _listed(column, i) or ()}
+    return next((s for s in (" ", *SEPARATORS) if not any(s in name for name in names)), " ")
 
 
-def list_in(text: str) -> list[Any] | None:
-    "The list that a text is, in JSON or as Python writes it; None where it is not one."
-    if not re.fullmatch(r"\s*[\[(].*[\])]\s*", text, re.S): return None
-    for read in (json.loads, ast.literal_eval):
-        try: value = read(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError): continue
-        if isinstance(value, (list, tuple)): return list(value)
-    return None
+def _listed(column: TargetColumn, row: int) -> list[Any] | None:
+    "The list that a cell is, if it is one. Raises `DataError` for a list that cannot be read."
+    value = column.values[row]
+    if not isinstance(value, str): return list(value) if isinstance(value, (list, tuple, np.ndarray)) else None
+    try: return read_list(value)
+    except ValueError as error:
+        raise column.wrong(row, f"{column.values[row]!r:.80} is not read as labels: {error}. Write names with a comma "
+                                "between them, or a list in brackets such as [\"a\", \"b\"].") from None
 
 # %% ../../nbs/tasks/01_columns.ipynb #20d15e67
 def label_lists(column: TargetColumn, separator: str) -> list[list[str]]:
@@ -154,13 +233,52 @@ def _labels_of(column: TargetColumn, row: int, separator: str) -> list[str]:
     value = column.values[row]
     if value is None: return []
     if isinstance(value, str):
-        listed = list_in(value)
+        listed = _listed(column, row)
         if listed is None:
             cut = value.split() if separator == " " else value.split(separator)
             return [label.strip() for label in cut if label.strip()]
         value = listed
+    if isinstance(value, dict):
+        raise column.wrong(row, f"{value!r:.80} is not read as labels. Write the names in a list, such as "
+                                "[\"a\", \"b\"].")
     if not isinstance(value, (list, tuple, np.ndarray)): return [str(value)]
     for label in value:
-        if not isinstance(label, (str, int, float)):
+        if not isinstance(label, (str, int, float, np.generic)):
             raise column.wrong(row, f"{label!r} cannot be a label; a text or a number can.")
     return [str(label) for label in value]
+
+# %% ../../nbs/tasks/01_columns.ipynb #1ec5eb21
+_MARKS = (r"\s*,\s*", r"\s*;\s*", r"\s*\|\s*", r"\s*/\s*", r"\s*\+\s*", r"\s*&\s*", r"\s+and\s+", r"\s+")
+
+
+def doubtful_label(
+    rows: Sequence[Sequence[str]],  # labels of each row
+    separator: str,                 # that was found
+) -> tuple[int, str] | None:        # the first row in doubt, and why
+    "Labels that look as if they were several."
+    first = {label: i for i, labels in reversed([*enumerate(rows)]) for label in labels}
+    keep = f"data.label_separator: {separator!r} takes it so, or mend the cell"
+    for label, row in first.items():
+        if label in ("&", "/", "+", "and", "|"): return row, f"{label!r} would be a label between two; {keep}"
+        for mark in _MARKS:
+            parts = [part for part in re.split(mark, label) if part]
+            if len(parts) > 1 and all(part in first for part in parts):
+                return row, f"{label!r} would be a label, and so are {' and '.join(map(repr, parts))}; {keep}"
+    pieces = {label: [part for part in re.split(r"\s*[/+]\s*", label) if part] for label in first}
+    again = Counter(part for parts in pieces.values() for part in set(parts))
+    for label, parts in pieces.items():
+        common = next((part for part in parts if again[part] > 1 and len(parts) > 1), None)
+        if common is None or any(len(labels) > 1 for labels in rows): continue
+        mark = next(mark for mark in "/+" if mark in label)
+        return first[label], (f"{label!r} would be one label, and {common!r} stands elsewhere too: "
+                              f"data.label_separator: {mark!r} splits it, {separator!r} leaves it whole")
+    return None
+
+# %% ../../nbs/tasks/01_columns.ipynb #acbe65ee
+def check_names(column: TargetColumn, rows: Sequence[Sequence[str]]) -> None:
+    "Raise `DataError` for cells such as `[0, 1, 1]`: a place for each label, and no names."
+    if {label for labels in rows for label in labels} != {"0", "1"}: return
+    wrong = next((i for i, labels in enumerate(rows) if len(labels) > len(set(labels))), None)
+    if wrong is None: return
+    raise column.wrong(wrong, f"{column.values[wrong]!r:.80} has a place for each label and no names. Give each label "
+                              "a column of its own, and name the columns: data.target_column: [rust, scab]")

@@ -30,6 +30,10 @@ class Threshold:
         if np.ndim(self.value) == 0 and p.ndim == 2 and p.shape[1] == 2: p = p[:, 1]
         return (p >= self.value).astype(np.int64)
 
+    def of_labels(self, count: int) -> Threshold:
+        "The same for so many labels: one number counts for each of them."
+        return Threshold(np.broadcast_to(np.asarray(self.value, np.float64), (count,)))
+
 
 @dataclass(frozen=True, eq=False)
 class OrdinalCuts:

@@ -15,8 +15,10 @@ from ..errors import DataError
 from mlx_bert_training.tasks.columns import (
     TargetColumn,
     TargetFormat,
+    check_names,
     class_numbers,
     class_values,
+    doubtful_label,
     find_separator,
     indicators,
     label_lists,
@@ -29,7 +31,7 @@ __all__ = ['FORMS', 'TargetForm', 'only', 'ClassForm', 'LabelForm', 'ValueForm']
 
 # %% ../../nbs/tasks/02_forms.ipynb #8f923620
 class TargetForm(Protocol):
-    "Reads and writes the answers of a file."
+    "Reads and writes the answers of a file. With `as_text = True` columns come as they stand in it, not as numbers."
 
     def read(self, columns: Sequence[TargetColumn], declared: TargetFormat, most: int | None = None) -> TargetFormat:
         "How the answers of a training file stand there, with at most `most` classes. Raises `DataError`."
@@ -39,6 +41,11 @@ class TargetForm(Protocol):
 
     def decode(self, decided: np.ndarray, form: TargetFormat, columns: int = 1) -> np.ndarray:
         "What the file would have said of decisions, in as many target columns as it has."
+
+
+def _spelled(value: object) -> str:
+    "A class as a declaration may spell it: true for True, 1 for 1.0."
+    return str(value).strip().casefold().removesuffix(".0")
 
 
 def only(columns: Sequence[TargetColumn]) -> TargetColumn:
@@ -51,18 +58,23 @@ def only(columns: Sequence[TargetColumn]) -> TargetColumn:
 # %% ../../nbs/tasks/02_forms.ipynb #c2a0068d
 class ClassForm:
     "One class a row, int32 (N,)."
+    as_text = True
 
     def read(self, columns: Sequence[TargetColumn], declared: TargetFormat, most: int | None = None) -> TargetFormat:
         "The sorted values, the positive one last if it is declared."
         column = only(columns)
         classes = sorted_classes(class_values(column))
-        if len(classes) < 2: raise column.unfit(f"only one class, {classes}; there is nothing to learn.")
+        if len(classes) < 2: raise column.unfit(f"only one class, {classes[0]!r}; there is nothing to learn.")
         if most is not None and len(classes) > most:
-            shown = ", ".join(map(repr, classes[:5]))
-            raise column.unfit(f"{most} classes are needed, found {len(classes)} ({shown}, ...). "
+            shown = ", ".join(map(repr, classes[:5])) + ", ..." * (len(classes) > 5)
+            raise column.unfit(f"{most} classes are needed, found {len(classes)} ({shown}). "
                                "head_type: multiclass_classification takes them.")
         if declared.positive is None: return TargetFormat(classes)
-        wanted = [c for c in classes if c == declared.positive or str(c) == str(declared.positive)]
+        if most != 2:
+            raise column.unfit("data.positive_class is of two classes; this task may have more, and none is the "
+                               "positive one: leave it out, or set model.head_type to binary_classification.")
+        said = (lambda c: c == declared.positive, lambda c: _spelled(c) == _spelled(declared.positive))
+        wanted = next(filter(None, ([c for c in classes if same(c)] for same in said)), [])
         if not wanted:
             raise column.unfit(f"data.positive_class {declared.positive!r} does not occur; the classes are "
                                f"{', '.join(map(repr, classes[:20]))}.")
@@ -83,14 +95,21 @@ class ClassForm:
 # %% ../../nbs/tasks/02_forms.ipynb #7d51bccb
 class LabelForm:
     "Any number of labels a row, float32 (N, C) of 0 and 1."
+    as_text = True
 
     def read(self, columns: Sequence[TargetColumn], declared: TargetFormat, most: int | None = None) -> TargetFormat:
         "The names of the columns; or the sorted labels of one column, and what separates them in a cell."
         if len(columns) > 1: return TargetFormat(tuple(column.name for column in columns))
         column = only(columns)
         separator = declared.separator or find_separator(column)
-        classes = sorted_classes([label for labels in label_lists(column, separator) for label in labels])
-        if len(classes) < 2: raise column.unfit(f"only one class, {classes}; there is nothing to learn.")
+        rows = label_lists(column, separator)
+        check_names(column, rows)
+        doubt = None if declared.separator else doubtful_label(rows, separator)
+        if doubt is not None: raise column.wrong(*doubt)
+        classes = sorted_classes([label for labels in rows for label in labels])
+        if len(classes) < 2:
+            found = f"only one label, {classes[0]!r}" if classes else "no labels"
+            raise column.unfit(f"{found}; there is nothing to learn.")
         return TargetFormat(classes, separator)
 
     def encode(self, columns: Sequence[TargetColumn], form: TargetFormat) -> np.ndarray:
@@ -112,11 +131,15 @@ class LabelForm:
 
 # %% ../../nbs/tasks/02_forms.ipynb #1e62c4fe
 class ValueForm:
-    "A number a row, float32 (N,)."
+    "A number a row, float64 (N,): only after they are standardised are 32 bits enough."
+    as_text = False
 
     def read(self, columns: Sequence[TargetColumn], declared: TargetFormat, most: int | None = None) -> TargetFormat:
-        "Nothing must be known but that all of them are numbers."
-        numbers(only(columns))
+        "Nothing must be known but that all of them are numbers, and not all the same."
+        column = only(columns)
+        values = numbers(column)
+        if len(values) > 1 and not np.ptp(values):
+            raise column.unfit(f"all {len(values)} values are {values[0]:g}; there is nothing to learn.")
         return TargetFormat()
 
     def encode(self, columns: Sequence[TargetColumn], form: TargetFormat) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import DataError
+from .decisions import Threshold
 from .task import Rule, Task, TaskError, check_finite, check_numbers, check_probabilities
 
 # %% auto #0
@@ -45,7 +46,9 @@ class Multilabel(Task):
         return np.where(x >= 0, small, 1 - small)
 
     def decide(self, predictions: np.ndarray, rule: Rule | None = None) -> np.ndarray:
-        return (np.asarray(predictions) > 0.5).astype(np.int64) if rule is None else rule.apply(predictions)
+        p = np.asarray(predictions)
+        if isinstance(rule, Threshold): rule = rule.of_labels(p.shape[-1])
+        return (p > 0.5).astype(np.int64) if rule is None else rule.apply(p)
 
     def metric_input(self, need: str, predictions: np.ndarray, rule: Rule | None = None) -> np.ndarray:
         return self.decide(predictions, rule) if need == "labels" else predictions

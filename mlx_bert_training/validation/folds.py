@@ -275,8 +275,9 @@ def _check_sizes(n: int, n_folds: int, classes: np.ndarray | None, clusters: np.
         name = class_names[int(rare)] if class_names is not None else rare.item() if hasattr(rare, "item") else rare
         fewer = f"kaggle.cv_folds: {counts.min()} (n_folds={counts.min()}), or " if counts.min() > 1 else ""
         other = "kfold" if clusters is None else "group"
-        raise DataError(f"class {name!r} has {counts.min()} {unit}, fewer than {n_folds} folds. Give it more, join it "
-                        f"to another, or declare {fewer}kaggle.cv_strategy: {other}, which does not spread classes.")
+        has = f"{counts.min()} {unit}" if counts.min() > 1 else f"1 {unit[:-1]}"
+        raise DataError(f"class {name!r} has {has}, fewer than {n_folds} folds. Give it more, join it to another, "
+                        f"or declare {fewer}kaggle.cv_strategy: {other}, which does not spread classes.")
 
 # %% ../../nbs/validation/03_folds.ipynb #bdfd3890
 def choose_strategy(

@@ -176,3 +176,26 @@ def test_distances_do_not_depend_on_the_rows_beside():
         whole = distance(a, b)
         assert whole.shape == (4,) and (whole > 0).all() and mx.allclose(whole, distance(b, a), atol=1e-6)
         assert mx.allclose(whole[1:2], distance(a[1:2], b[1:2]))
+
+
+class Weights(Callback):
+    "The weights and the optimizer after each update."
+    order = 50
+
+    def __init__(self): self.seen = []
+
+    def on_step(self, trainer, state):
+        arrays = {**model_weights(trainer.model), **dict(tree_flatten(trainer.optimizer.state))}
+        self.seen.append({name: np.array(value) for name, value in arrays.items() if name != "learning_rate"})
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("method", ["sgd", "adamw"])
+def test_an_update_of_nothing_but_bad_batches_changes_nothing(tmp_path, method, compiled):
+    watch = Weights()
+    config = toy_config(tmp_path, num_epochs=1, callbacks=[{"type": "nonfinite"}], **{
+        "optimizer.type": method, "environment.compile": compiled})
+    Trainer(ToyModel(), config, callbacks=[create_callback({"type": "nonfinite"}), watch]).train(Spoilt())
+    before, bad, after = watch.seen[1:4]
+    assert [name for name in before if (before[name] != bad[name]).any()] == []
+    assert any((bad[name] != after[name]).any() for name in before)

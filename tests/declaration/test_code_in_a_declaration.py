@@ -10,6 +10,7 @@ import pytest
 
 from mlx_bert_training.cli import main
 from mlx_bert_training.core.config import KaggleTrainerConfig
+from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.declaration.options import leaves
 from mlx_bert_training.errors import MLXBertError
 from mlx_bert_training.run import run_competition
@@ -68,3 +69,18 @@ def test_commands_that_show_import_nothing_of_the_users(tmp_path, monkeypatch, c
                               capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert main(["config", str(file)]) == 0 and "mine:A" in capsys.readouterr().out and "mine" not in sys.modules
+
+
+@pytest.mark.parametrize("key", [key for key in KINDS if key != "callbacks"])
+@pytest.mark.parametrize("place", ["os:system", "subprocess:Popen", "builtins:eval", "os.path:join"])
+def test_python_itself_is_no_part_of_a_run_and_validation_says_so(tmp_path, key, place):
+    listed = key in ("training.metrics", "kaggle.ensemble_members")
+    value = [place] if listed else place
+    with pytest.raises(MLXBertError, match="of Python.s own library"): load_config({}, **{key: value})
+
+
+@pytest.mark.parametrize("name, value", [("hidden_size", -1), ("hidden_size", 0), ("num_hidden_layers", 1.5),
+                                         ("vocab_size", "60"), ("num_attention_heads", True)])
+def test_sizes_of_a_model_are_known_to_validation(name, value):
+    with pytest.raises(MLXBertError, match=f"{name} is {value!r}; it has to be a whole number"):
+        load_config({"model": {"config": {name: value}}})

@@ -108,8 +108,8 @@ class Faults(Callback):
 
 def train_under_faults(tmp_path, proxy):
     "44 epochs, 20 faults, each met by points. Raises `AssertionError` unless every point arrived once and in order."
-    kinds = ["drop", "500", "lost", "503", "garbage", "cut", "429", "freeze", "hang", "slow"]
-    faults = Faults(proxy, [*kinds, "kill", *kinds[:-1]], every=10)
+    kinds = ["drop", "500", "lost", "503", "garbage", "cut", "torn", "429", "freeze", "hang"]
+    faults = Faults(proxy, [*kinds, "kill", *kinds[:-2], "slow"], every=10)
     trainer, tracker = make_trainer(tmp_path, proxy.url, faults, epochs=44)
     result = trainer.train(ToyLoader())
     assert len(faults.done) == 20 and result.steps == 220 and all(faults.failed_points)
@@ -137,8 +137,28 @@ def forgiving(real, *_):
     return send
 
 
-@pytest.mark.parametrize("mutant", [forgiving])
-def test_the_twenty_faults_find_a_tracker_that_loses_points(tmp_path, proxy, monkeypatch, mutant):
+def hasty(real, *_):
+    "A mutant: an answer that is torn, or is no answer of MLflow at all, counts as one."
+    def send(store, operations):
+        try: return real(store, operations)
+        except Exception as error:
+            broken = ("IncompleteRead", "Connection broken", "Expecting", "JSON", "not valid")
+            if any(word in repr(error) for word in broken): return 1
+            raise
+    return send
+
+
+def reordered(real, *_):
+    "A mutant: of two points that wait, the second is sent first."
+    def send(store, operations):
+        if len(operations) < 2 or operations[1]["op"] != "points" or operations[1]["run"] != operations[0]["run"]:
+            return real(store, operations)
+        return real(store, operations[1:2]) + real(store, operations[:1])
+    return send
+
+
+@pytest.mark.parametrize("mutant", [forgiving, hasty, reordered])
+def test_the_twenty_faults_find_a_tracker_that_loses_or_reorders_points(tmp_path, proxy, monkeypatch, mutant):
     monkeypatch.setattr(mlflow_store, "send_points", mutant(mlflow_store.send_points))
     with pytest.raises(AssertionError): train_under_faults(tmp_path, proxy)
 

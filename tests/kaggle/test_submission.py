@@ -111,7 +111,7 @@ class TestBuild:
     def test_ids_must_fit(self, sample):
         with pytest.raises(SubmissionError, match=r"no prediction for 1 of 3 ids, the first is id = '12' \(line 4\)"):
             build_submission(binary([10, 11], [.1, .2]), sample)
-        with pytest.raises(SubmissionError, match="1 rows that the sample lacks, the first is id = '99'"):
+        with pytest.raises(SubmissionError, match="1 row that the sample lacks, the first is id = '99'"):
             build_submission(binary([10, 99, 11, 12], [.1, .2, .3, .4]), sample)
         with pytest.raises(SubmissionError, match="two rows for id '10'"):
             build_submission(binary([10, 11, 12, 10], [.1, .2, .3, .4]), sample)

@@ -5,7 +5,9 @@ import pytest
 from tiny_competition import declaration, write_files
 
 from mlx_bert_training import create_kaggle_trainer, get_trainer_config
+from mlx_bert_training.core.run_folder import RunFolder, open_run_folder
 from mlx_bert_training.declaration.problems import ConfigError
+from mlx_bert_training.files import OutputError
 from mlx_bert_training.parallel.executor import Here, Shared, create_executor
 from mlx_bert_training.parallel.section import ParallelConfig
 from mlx_bert_training.registry import RegistryError
@@ -72,3 +74,17 @@ def test_a_shared_value_is_read_from_its_own_file(tmp_path):
     first.discard()
     assert len(list(tmp_path.iterdir())) == 1
     Shared([3], tmp_path).discard()     # never pickled: there is no file
+
+
+def test_what_a_killed_run_shared_is_gone_at_the_next_start(tmp_path):
+    left, kept = tmp_path / "shared-0123.pickle", tmp_path / "other.pickle"
+    for path in (left, kept): path.write_bytes(b"x")
+    open_run_folder(RunFolder(tmp_path))
+    assert not left.exists() and kept.exists()
+
+
+def test_a_shared_value_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(*_): raise OSError(28, "No space left on device")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="No space left"): pickle.dumps(Shared(list(range(1000)), tmp_path))
+    assert not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ def test_a_class_is_named_as_the_file_does_where_it_has_fewer_rows_than_folds(tm
         return names
     write_files(tmp_path, target=target)
     config = declaration(tmp_path, model={"head_type": "multiclass"}, kaggle={"competition_metric": "accuracy"})
-    with pytest.raises(DataError, match="class 'rare' has 1 rows, fewer than 3 folds. Give it more, join") as caught:
+    with pytest.raises(DataError, match="class 'rare' has 1 row, fewer than 3 folds. Give it more, join") as caught:
         create_kaggle_trainer(config=config).plan()
     assert "n_folds" not in str(caught.value)       # no number of folds would do
     plan = create_kaggle_trainer(config=config, cv_strategy="kfold").plan()

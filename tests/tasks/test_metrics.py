@@ -9,6 +9,7 @@ from sklearn import metrics as sk
 
 from mlx_bert_training.errors import UnknownNameError
 from mlx_bert_training.tasks import metrics as ours
+from mlx_bert_training.tasks.decisions import Threshold
 from mlx_bert_training.tasks.metrics import (
     METRICS,
     MetricError,
@@ -207,3 +208,10 @@ def test_f_beta_jaccard_and_mean_columns_equal_scikit_learn():
     many = compute_metrics(["auc", "macro_jaccard"], "multilabel", columns, YM)
     assert many["auc"] == pytest.approx(np.mean([sk.roc_auc_score(YM[:, c], columns[:, c]) for c in range(C)]))
     assert many["macro_jaccard"] == pytest.approx(sk.jaccard_score(YM, columns > 0.5, average="macro"))
+
+
+@pytest.mark.parametrize("value", [0.6, np.array([0.6, 0.6])])
+def test_one_threshold_counts_for_each_of_two_labels(value):
+    p = np.array([[0.7, 0.2], [0.1, 0.9], [0.65, 0.61]])
+    assert get_task("multilabel").decide(p, Threshold(value)).tolist() == [[1, 0], [0, 1], [1, 1]]
+    assert Threshold(0.6).apply(p).tolist() == [0, 1, 1]      # of two classes, the second

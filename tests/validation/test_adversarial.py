@@ -137,7 +137,7 @@ def test_pictures():
     (dict(train=TEXTS, test=FRAME), "both be frames"),
     (dict(train=FRAME, test=FRAME.rename(columns=str.upper)), "no column in common"),
     (dict(train=FRAME, test=FRAME, ignore=["numbr"]), "no column 'numbr'. Did you mean 'number'"),
-    (dict(train=TEXTS, test=[TEXTS[0]] * 50), "class 'test' has 1 groups"),
+    (dict(train=TEXTS, test=[TEXTS[0]] * 50), "class 'test' has 1 group"),
 ])
 def test_what_cannot_be_compared(arguments, message):
     with pytest.raises(DataError, match=message): adversarial_validation(**arguments)

@@ -225,7 +225,7 @@ def test_files_that_are_no_folds(text, message, tmp_path):
     (dict(targets=10, n_folds=1), "at least 2 folds"),
     (dict(targets=10, repeats=0), "1 repeat"),
     (dict(targets=["a"] * 9 + ["b"] * 2, strategy="stratified", n_folds=3), "class 'b' has 2 rows.*n_folds=2"),
-    (dict(targets=list("aaabbb"), strategy="stratified", groups=list("uvwxxx"), n_folds=3), "class 'b' has 1 groups"),
+    (dict(targets=list("aaabbb"), strategy="stratified", groups=list("uvwxxx"), n_folds=3), "class 'b' has 1 group"),
     (dict(targets=6, groups=list("aabbbb"), n_folds=3), "at least 3 groups, there are 2. The largest holds 4 of 6"),
     (dict(targets=4, groups=["x", None, "y", None], n_folds=2), "groups, row 2: the value is missing .2 in all"),
     (dict(targets=4, groups=["x", "y"], n_folds=2), "2 groups for 4 rows"),
