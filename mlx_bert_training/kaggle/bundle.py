@@ -105,7 +105,9 @@ def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:
     if len(parents) != 1:
         raise BundleError(f"{run}: {len(parents)} rounds with pseudo-labels, and only one can be meant; remove the "
                           "others")
-    names = [f"fold-{i // folds.n_folds}-{i % folds.n_folds}" for i in range(len(folds))]
+    places = [divmod(i, folds.n_folds) for i in range(len(folds))]
+    done = {(row["repeat"], row["fold"]) for row in cv.get("table", [])} or {*places}     # fewer with a time budget
+    names = [f"fold-{repeat}-{fold}" for repeat, fold in places if (repeat, fold) in done]
     missing = [name for name in names if not (parents[0] / name / "model" / "model.safetensors").is_file()]
     if missing:
         raise BundleError(f"{parents[0] / missing[0]}: {len(missing)} of {len(names)} folds kept no model; "
@@ -146,7 +148,7 @@ def allowed_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
     "The overrides of a finished run by their dotted keys. Raises `BundleError` for what the run has decided."
     keys = {find_key(key): value for key, value in overrides.items()}
     decided = [key for key in keys if not key.removeprefix("kaggle.").startswith(LATER)]
-    if decided: raise BundleError(f"{decided[0]} was decided by the run; a bundle takes kaggle.bundle_* and such")
+    if decided: raise BundleError(f"{decided[0]} was decided by the run; decide kaggle.bundle_accelerator now")
     return keys
 
 # %% ../../nbs/kaggle/09_bundle.ipynb #c7cee17c

@@ -13,11 +13,12 @@ from typing import Any
 from ..core.section import folder_problem, name_problem
 from ..declaration.options import Section, option
 from ..ensemble.section import EnsembleOptions, PseudoLabelOptions, ThresholdOptions, TTAOptions
+from ..search.section import DurationError, seconds_of
 from ..stages.section import CompetitionOptions
 from ..validation.section import FoldOptions, LeakOptions
 
 # %% auto #0
-__all__ = ['RETIRED', 'NAME', 'CompetitionFiles', 'SubmissionOptions', 'BundleOptions', 'KaggleConfig']
+__all__ = ['RETIRED', 'NAME', 'CompetitionFiles', 'SubmissionOptions', 'TimeOptions', 'BundleOptions', 'KaggleConfig']
 
 # %% ../../nbs/kaggle/00_section.ipynb #d06b5173
 @dataclass
@@ -54,6 +55,19 @@ class SubmissionOptions(Section):
             yield "kaggle.auto_submit kaggle.competition_name", "where to? Set kaggle.competition_name"
         if why := folder_problem(self.submission_dir): yield "kaggle.submission_dir", why
 
+# %% ../../nbs/kaggle/00_section.ipynb #68ab79ad
+@dataclass
+class TimeOptions(Section):
+    "What folds and epochs are cut to."
+    time_budget: str | None = option(None, "such as 30m: fewer folds and epochs where they do not fit; null: any time")
+
+    def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
+        if self.time_budget is None: return
+        try: seconds_of(self.time_budget)
+        except DurationError as error: yield "kaggle.time_budget", str(error)
+        if whole.training.max_steps > 0:
+            yield "kaggle.time_budget training.max_steps", "epochs are chosen, and max_steps decides otherwise"
+
 # %% ../../nbs/kaggle/00_section.ipynb #0206b9b9
 RETIRED = {"nvidiateslap100": "gpu", "tpuv38": "tpu", "tpu1vmv38": "tpu", "tpuv232": "tpu", "tpuv2256": "tpu"}
 NAME = r"([\w-]+/)?[a-z0-9]+(-[a-z0-9]+)*"      # of a dataset or a notebook
@@ -80,10 +94,10 @@ class BundleOptions(Section):
 # %% ../../nbs/kaggle/00_section.ipynb #49467281
 @dataclass
 class KaggleConfig(BundleOptions, SubmissionOptions, TTAOptions, PseudoLabelOptions, ThresholdOptions, EnsembleOptions,
-                   LeakOptions, FoldOptions, CompetitionOptions, CompetitionFiles):
+                   LeakOptions, TimeOptions, FoldOptions, CompetitionOptions, CompetitionFiles):
     "What a competition adds to a run."
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         for part in (CompetitionFiles, SubmissionOptions, BundleOptions, TTAOptions, EnsembleOptions, LeakOptions,
-                     FoldOptions, CompetitionOptions):
+                     TimeOptions, FoldOptions, CompetitionOptions):
             yield from part.checks(self, whole)
