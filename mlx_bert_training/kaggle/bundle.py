@@ -31,10 +31,10 @@ from ..core.run_folder import RunFolder
 from ..data.files import DEMO
 
 # %% auto #0
-__all__ = ['log', 'MODEL_FILES', 'WEIGHTED', 'ALONE', 'LATER', 'PLATFORMS', 'OWNER', 'CODE', 'BundleError', 'FinishedRun',
-           'find_shares', 'allowed_overrides', 'read_run', 'describe_texts', 'choose_sample', 'describe_submission',
-           'describe', 'default_wheels', 'write_own_wheel', 'download_wheels', 'inference_notebook', 'Bundle',
-           'package_sources', 'write_code', 'check_target', 'bundle']
+__all__ = ['log', 'MODEL_FILES', 'ALONE', 'LATER', 'PLATFORMS', 'OWNER', 'CODE', 'BundleError', 'FinishedRun', 'find_shares',
+           'allowed_overrides', 'read_run', 'describe_texts', 'choose_sample', 'describe_submission', 'describe',
+           'default_wheels', 'write_own_wheel', 'download_wheels', 'inference_notebook', 'Bundle', 'package_sources',
+           'write_code', 'check_target', 'bundle']
 
 # %% ../../nbs/kaggle/09_bundle.ipynb #b8b59123
 from ..data.frames import read_frame
@@ -52,7 +52,7 @@ from .bundle_inference import InferenceError
 from .delivery import submission_style
 from .files import SAMPLE, find_sample
 from .ledger import file_sha256
-from .section import BundleOptions
+from .section import WEIGHTED, BundleOptions
 from .submission import build_submission, read_sample
 from .trainer import as_kaggle_config
 from ..models.create import read_description
@@ -115,7 +115,6 @@ def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:
     return {name.replace("-", "_"): parents[0] / name / "model" for name in names}
 
 # %% ../../nbs/kaggle/09_bundle.ipynb #b6b4714c
-WEIGHTED = ("voting", "blending", "hill_climbing")      # ensembles that are a weighted mean
 ALONE: dict[str, float] = {"models": 1.0, "linear": 0.0}
 
 
