@@ -31,10 +31,10 @@ from ..core.run_folder import RunFolder
 from ..data.files import DEMO
 
 # %% auto #0
-__all__ = ['log', 'MODEL_FILES', 'WEIGHTED', 'ALONE', 'LATER', 'PLATFORMS', 'OWNER', 'CODE', 'BundleError', 'FinishedRun',
-           'find_shares', 'allowed_overrides', 'read_run', 'describe_texts', 'choose_sample', 'describe_submission',
-           'describe', 'default_wheels', 'write_own_wheel', 'download_wheels', 'inference_notebook', 'Bundle',
-           'package_sources', 'write_code', 'check_target', 'bundle']
+__all__ = ['log', 'MODEL_FILES', 'ALONE', 'LATER', 'PLATFORMS', 'OWNER', 'CODE', 'BundleError', 'FinishedRun', 'find_shares',
+           'allowed_overrides', 'read_run', 'describe_texts', 'choose_sample', 'describe_submission', 'describe',
+           'default_wheels', 'write_own_wheel', 'download_wheels', 'inference_notebook', 'Bundle', 'package_sources',
+           'write_code', 'check_target', 'bundle']
 
 # %% ../../nbs/kaggle/09_bundle.ipynb #b8b59123
 from ..data.frames import read_frame
@@ -52,7 +52,7 @@ from .bundle_inference import InferenceError
 from .delivery import submission_style
 from .files import SAMPLE, find_sample
 from .ledger import file_sha256
-from .section import BundleOptions
+from .section import WEIGHTED, BundleOptions
 from .submission import build_submission, read_sample
 from .trainer import as_kaggle_config
 from ..models.create import read_description
@@ -105,7 +105,9 @@ def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:
     if len(parents) != 1:
         raise BundleError(f"{run}: {len(parents)} rounds with pseudo-labels, and only one can be meant; remove the "
                           "others")
-    names = [f"fold-{i // folds.n_folds}-{i % folds.n_folds}" for i in range(len(folds))]
+    places = [divmod(i, folds.n_folds) for i in range(len(folds))]
+    done = {(row["repeat"], row["fold"]) for row in cv.get("table", [])} or {*places}     # fewer with a time budget
+    names = [f"fold-{repeat}-{fold}" for repeat, fold in places if (repeat, fold) in done]
     missing = [name for name in names if not (parents[0] / name / "model" / "model.safetensors").is_file()]
     if missing:
         raise BundleError(f"{parents[0] / missing[0]}: {len(missing)} of {len(names)} folds kept no model; "
@@ -113,7 +115,6 @@ def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:
     return {name.replace("-", "_"): parents[0] / name / "model" for name in names}
 
 # %% ../../nbs/kaggle/09_bundle.ipynb #b6b4714c
-WEIGHTED = ("voting", "blending", "hill_climbing")      # ensembles that are a weighted mean
 ALONE: dict[str, float] = {"models": 1.0, "linear": 0.0}
 
 
@@ -146,7 +147,7 @@ def allowed_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
     "The overrides of a finished run by their dotted keys. Raises `BundleError` for what the run has decided."
     keys = {find_key(key): value for key, value in overrides.items()}
     decided = [key for key in keys if not key.removeprefix("kaggle.").startswith(LATER)]
-    if decided: raise BundleError(f"{decided[0]} was decided by the run; a bundle takes kaggle.bundle_* and such")
+    if decided: raise BundleError(f"{decided[0]} was decided by the run; decide kaggle.bundle_accelerator now")
     return keys
 
 # %% ../../nbs/kaggle/09_bundle.ipynb #c7cee17c

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.section import folder_problem, name_problem
+from ..declaration.kinds import split_kind
 from ..declaration.options import Section, option
 from ..ensemble.section import EnsembleOptions, PseudoLabelOptions, ThresholdOptions, TTAOptions
+from ..search.section import DurationError, seconds_of
 from ..stages.section import CompetitionOptions
 from ..validation.section import FoldOptions, LeakOptions
 
 # %% auto #0
-__all__ = ['RETIRED', 'NAME', 'CompetitionFiles', 'SubmissionOptions', 'BundleOptions', 'KaggleConfig']
+__all__ = ['RETIRED', 'WEIGHTED', 'NAME', 'CompetitionFiles', 'SubmissionOptions', 'TimeOptions', 'BundleOptions', 'KaggleConfig']
 
 # %% ../../nbs/kaggle/00_section.ipynb #d06b5173
 @dataclass
@@ -54,8 +56,22 @@ class SubmissionOptions(Section):
             yield "kaggle.auto_submit kaggle.competition_name", "where to? Set kaggle.competition_name"
         if why := folder_problem(self.submission_dir): yield "kaggle.submission_dir", why
 
+# %% ../../nbs/kaggle/00_section.ipynb #68ab79ad
+@dataclass
+class TimeOptions(Section):
+    "What folds and epochs are cut to."
+    time_budget: str | None = option(None, "such as 30m: fewer folds and epochs where they do not fit; null: any time")
+
+    def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
+        if self.time_budget is None: return
+        try: seconds_of(self.time_budget)
+        except DurationError as error: yield "kaggle.time_budget", str(error)
+        if whole.training.max_steps > 0:
+            yield "kaggle.time_budget training.max_steps", "epochs are chosen, and max_steps decides otherwise"
+
 # %% ../../nbs/kaggle/00_section.ipynb #0206b9b9
 RETIRED = {"nvidiateslap100": "gpu", "tpuv38": "tpu", "tpu1vmv38": "tpu", "tpuv232": "tpu", "tpuv2256": "tpu"}
+WEIGHTED = ("voting", "blending", "hill_climbing")      # ensembles that are a weighted mean
 NAME = r"([\w-]+/)?[a-z0-9]+(-[a-z0-9]+)*"      # of a dataset or a notebook
 
 
@@ -74,16 +90,31 @@ class BundleOptions(Section):
             if name is not None and not re.fullmatch(NAME, name):
                 yield f"kaggle.{key}", "is user/name or name: small letters, digits and single hyphens"
             elif not 6 <= len(plain) <= 50: yield f"kaggle.{key}", "the name has 6 to 50 letters"
+        yield from self.member_checks(whole)
         if instead := RETIRED.get(self.bundle_accelerator.lower()):
             yield "kaggle.bundle_accelerator", f"Kaggle has retired {self.bundle_accelerator}; {instead} is there"
+
+    def member_checks(self, whole: Any) -> Iterator[tuple[str, str]]:
+        "Where a bundle is asked for, what it could not repeat is known before anything is trained."
+        kaggle = whole.kaggle
+        if not (self.bundle_dataset or self.bundle_kernel) or not kaggle.enable_ensemble: return
+        method = split_kind(kaggle.ensemble_method)[0]
+        if method not in WEIGHTED:
+            yield ("kaggle.bundle_dataset kaggle.ensemble_method",
+                   f"a bundle can have a weighted mean ({', '.join(WEIGHTED)}), and no {method}")
+        names = [name if isinstance(name, str) else name["type"] for name in kaggle.ensemble_members]
+        if strange := [name for name in names if name != "linear"]:
+            yield ("kaggle.bundle_dataset kaggle.ensemble_members",
+                   f"a bundle can have the model and linear, and not {strange[0]}; leave it out, or bundle the model "
+                   "alone: leave bundle_dataset out here and give it with `mlx-bert bundle --model-alone --dataset`")
 
 # %% ../../nbs/kaggle/00_section.ipynb #49467281
 @dataclass
 class KaggleConfig(BundleOptions, SubmissionOptions, TTAOptions, PseudoLabelOptions, ThresholdOptions, EnsembleOptions,
-                   LeakOptions, FoldOptions, CompetitionOptions, CompetitionFiles):
+                   LeakOptions, TimeOptions, FoldOptions, CompetitionOptions, CompetitionFiles):
     "What a competition adds to a run."
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         for part in (CompetitionFiles, SubmissionOptions, BundleOptions, TTAOptions, EnsembleOptions, LeakOptions,
-                     FoldOptions, CompetitionOptions):
+                     TimeOptions, FoldOptions, CompetitionOptions):
             yield from part.checks(self, whole)

@@ -25,9 +25,12 @@ from ..declaration.load import load_config
 from ..errors import MLXBertError
 from .client import KaggleClient
 from .delivery import SubmissionFile, check_before_training, send_final, write_final
+from .time_budget import TimePlan, plan_time
 from ..parallel.executor import Executor
 from ..protocols import CallbackProtocol, DataLoader, Model
-from ..stages.announce import CVListener
+from ..search.budget import stopped_after
+from ..search.section import seconds_of
+from ..stages.announce import CVListener, announce
 from ..stages.cv import cross_validate
 from ..stages.jobs import FoldRun
 from ..stages.model_source import ModelSource
@@ -38,7 +41,7 @@ from ..tasks.task import Task
 
 # %% auto #0
 __all__ = ['as_kaggle_config', 'SameCallbacks', 'TrainerEvents', 'ModelHolder', 'Trainable', 'SingleSplit', 'Competitor',
-           'KaggleTrainer']
+           'in_time', 'KaggleTrainer']
 
 # %% ../../nbs/kaggle/10_trainer.ipynb #d49e28e5
 def as_kaggle_config(config: BaseTrainerConfig | None) -> KaggleTrainerConfig:
@@ -60,8 +63,9 @@ class SameCallbacks:
 class TrainerEvents(CVListener):
     "Notes how far a cross-validation is, and tells the callbacks of its trainer."
 
-    def __init__(self, trainer: KaggleTrainer, dashboard: bool | None = None):
+    def __init__(self, trainer: KaggleTrainer, dashboard: bool | None = None, deadline: float | None = None):
         self.trainer, self.control, self.dashboard = trainer, trainer.control, dashboard
+        self.deadline = deadline
 
     @property
     def shows_folds(self) -> bool:  # type: ignore[override]
@@ -189,6 +193,7 @@ class Competitor(SingleSplit):
         **options: Any,                                 # loss, optimizer, schedule; a fold gets copies of them
     ):
         self.config, self.options = as_kaggle_config(config), deepcopy(options)
+        self.declared = self.config         # before a time budget chose folds and epochs
         super().__init__(Trainer(model, self.config, callbacks=callbacks, data=data, control=control, **options))
         self.source = ModelSource.of(model)
         self.fold_callbacks = fold_callbacks or SameCallbacks(tuple(callbacks))
@@ -214,6 +219,26 @@ class Competitor(SingleSplit):
         return plan
 
 # %% ../../nbs/kaggle/10_trainer.ipynb #4be66fe2
+@contextmanager
+def in_time(
+    competitor: Competitor,     # gets the declaration that fits
+    began: float,               # on the clock of time.perf_counter
+) -> Iterator[tuple[TimePlan | None, float | None]]:    # the choice, and when the last fold should have ended
+    "Inside, the declaration has the folds and epochs that fit into `time_budget`, and the clock stops the run."
+    competitor.config = competitor.declared
+    if competitor.config.kaggle.time_budget is None:
+        yield None, None
+        return
+    budget = seconds_of(competitor.config.kaggle.time_budget)
+    chosen = plan_time(competitor.config, competitor.model, competitor.data, began)
+    competitor.config = chosen.applied(competitor.declared)
+    for line in chosen.lines: announce(line)
+    kaggle = competitor.config.kaggle
+    once = kaggle.cv_repeats == 1 and not kaggle.enable_pseudo_labeling     # each row has one prediction
+    with stopped_after(competitor.control, began + 1.05 * budget - time.perf_counter()):
+        yield chosen, began + 0.9 * budget if once else None
+
+# %% ../../nbs/kaggle/10_trainer.ipynb #d24e176d
 class KaggleTrainer(Competitor):
     "A trainer for competitions. `create_kaggle_trainer` builds one from a declaration."
 
@@ -227,9 +252,11 @@ class KaggleTrainer(Competitor):
         and `RunStopped` when it is stopped by hand: finished folds are kept, and the next call goes on from there."""
         check_thread(self.handle)
         began, self.show_dashboard = time.perf_counter(), dashboard
-        with self._cross_validating():
+        with self._cross_validating(), in_time(self, began) as (chosen, deadline):
             plan = self.plan(train_loader)
-            result = cross_validate(plan, open_cv_folder(plan), self.executor, TrainerEvents(self, dashboard))
+            folder = open_cv_folder(plan)
+            if chosen: chosen.save(folder)
+            result = cross_validate(plan, folder, self.executor, TrainerEvents(self, dashboard, deadline))
             self.cv, self.latest = replace(result, seconds=time.perf_counter() - began), "cv"
         return self.cv
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import KaggleTrainerConfig
-from ..core.control import RunControl, RunStopped
+from ..core.control import RunStopped
 from ..core.results import Predictions
 from ..core.run_folder import RunFolder, new_run_folder
 from ..data.baselines import LinearFit, fit_features
@@ -32,7 +30,7 @@ from ..factory import create_kaggle_trainer
 from ..files import make_folder, write_text
 from ..kaggle.trainer import KaggleTrainer
 from ..models.weights import WeightsError, resolve_pretrained
-from .budget import measure_speed, plan_budget
+from .budget import measure_speed, plan_budget, stopped_after
 from .look import look_at
 from .section import seconds_of
 from ..stages.announce import announce
@@ -46,7 +44,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'DEFAULTS', 'AutoResult', 'AutoRun', 'table_file', 'choose_model', 'choose_length', 'choose_plan',
-           'check_for_leaks', 'stopped_after', 'linear_fit', 'linear_score', 'hand_over', 'run_plan', 'auto']
+           'check_for_leaks', 'linear_fit', 'linear_score', 'hand_over', 'run_plan', 'auto']
 
 # %% ../../nbs/search/07_auto.ipynb #30032d89
 @dataclass(repr=False)
@@ -172,16 +170,6 @@ def check_for_leaks(run: AutoRun, trainer: KaggleTrainer) -> KaggleTrainer:
     return trainer
 
 # %% ../../nbs/search/07_auto.ipynb #3fb1097d
-@contextmanager
-def stopped_after(control: RunControl, seconds: float) -> Iterator[None]:
-    "Inside, a run is asked to stop after so many seconds."
-    timer = threading.Timer(max(0.1, seconds), lambda: control.stop(source="the clock"))
-    timer.daemon = True
-    timer.start()
-    try: yield
-    finally: timer.cancel()
-
-
 def linear_fit(data: PreparedData, rows: np.ndarray, part: str, others: np.ndarray) -> np.ndarray:
     "What a linear model of some training rows says of rows of a part."
     assert data.labels is not None and data.train is not None and data.train.labels is not None

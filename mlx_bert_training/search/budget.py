@@ -5,7 +5,10 @@
 # %% ../../nbs/search/06_budget.ipynb #09ce559c
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +16,12 @@ import mlx.core as mx
 
 from ..core.base import Trainer
 from ..core.config import KaggleTrainerConfig
+from ..core.control import RunControl
 from ..data.prepare import PreparedData
 from ..stages.model_source import ModelSource
 
 # %% auto #0
-__all__ = ['WANTED', 'Speed', 'measure_speed', 'timed_update', 'BudgetPlan', 'plan_budget']
+__all__ = ['WANTED', 'Speed', 'measure_speed', 'timed_update', 'BudgetPlan', 'plan_budget', 'stopped_after']
 
 # %% ../../nbs/search/06_budget.ipynb #e60b2d46
 @dataclass(frozen=True)
@@ -85,9 +89,10 @@ def plan_budget(
     seconds: float,     # that may be spent
     folds: int | None = None,   # where it was decided otherwise
     epochs: int | None = None,  # the same
+    options: Sequence[tuple[int, int]] = WANTED,    # folds and epochs, the best first
 ) -> BudgetPlan:
     "The best plan that fits; where none does, the shortest with fewer rows."
-    options = list(dict.fromkeys((folds or f, epochs or e) for f, e in WANTED))
+    options = list(dict.fromkeys((folds or f, epochs or e) for f, e in options))
     for many, long in options:
         cost = speed.warm_up + many * speed.seconds(rows * (many - 1) // many, rows // many + test_rows, long)
         if cost <= seconds: return BudgetPlan(many, long, rows, cost)
@@ -96,3 +101,13 @@ def plan_budget(
         kept = int(kept * 0.8)
         cost = speed.warm_up + many * speed.seconds(kept * (many - 1) // many, kept // many + test_rows, long)
     return BudgetPlan(many, long, kept, cost, cost <= seconds)
+
+# %% ../../nbs/search/06_budget.ipynb #57e99066
+@contextmanager
+def stopped_after(control: RunControl, seconds: float) -> Iterator[None]:
+    "Inside, a run is asked to stop after so many seconds."
+    timer = threading.Timer(max(0.1, seconds), lambda: control.stop(source="the clock"))
+    timer.daemon = True
+    timer.start()
+    try: yield
+    finally: timer.cancel()

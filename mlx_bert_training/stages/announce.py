@@ -29,6 +29,7 @@ class CVListener:
     "Hears how far a cross-validation is, and steers it. This one does neither."
     control: RunControl | None = None   # of the folds that run in this process
     dashboard: bool | None = None       # live plots of each fold; None: in a notebook
+    deadline: float | None = None       # on the clock of time.perf_counter: no fold begins that would end later
     shows_folds = False                 # a board shows the folds already: nothing is printed
 
     def on_cv_begin(self, folder: RunFolder, folds: int) -> None:

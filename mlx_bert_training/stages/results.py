@@ -131,6 +131,8 @@ class CVResult(CVScores):
     def notes(self) -> list[str]:
         "What the stages have to say."
         noise = [str(self.noise)] if self.noise else []
+        cut = len(self.run.runs) < len(self.folds)
+        if cut: noise.append(f"the time was up after {len(self.run.runs)} of {len(self.folds)} folds, which are scored")
         return [*self.relabelled.notes, *self.augmented.notes, *self.combined.notes, *noise]
 
     def headline(self) -> list[str]:

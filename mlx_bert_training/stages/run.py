@@ -27,7 +27,7 @@ from .plan import FoldPlan
 from ..validation.oof import OOF, average_repeats
 
 # %% auto #0
-__all__ = ['open_cv_folder', 'join_folds', 'CVRun', 'join_runs', 'run_folds']
+__all__ = ['open_cv_folder', 'join_folds', 'CVRun', 'join_runs', 'TimeIsUp', 'late', 'run_folds']
 
 # %% ../../nbs/stages/07_run.ipynb #4fa68afe
 def _identity_of(folder: RunFolder) -> str | None:
@@ -107,6 +107,10 @@ def join_runs(plan: FoldPlan, runs: Sequence[FoldRun], name: str, folder: RunFol
     return CVRun(runs, [average_repeats(variant, name) for variant in joined], joined[0], folder, round)
 
 # %% ../../nbs/stages/07_run.ipynb #43baf339
+class TimeIsUp(Exception):
+    "The next fold would end after the time that the run has; those that are done will do."
+
+
 class _Progress:
     "Passes what an executor says on to the report and to a listener of folds."
 
@@ -119,6 +123,7 @@ class _Progress:
         if self.control is not None and self.control.stop_wanted:
             raise RunStopped(f"stopped before fold {number + 1} of {self.report.folds}. The next cross-validation of "
                              "this declaration goes on from there")
+        if late(self.runs, self.listener.deadline): raise TimeIsUp
         self.listener.on_fold_begin(list(self.runs))
 
     def on_job_progress(self, number: int, facts: dict[str, Any]) -> None: self.listener.on_fold_progress(number, facts)
@@ -129,6 +134,15 @@ class _Progress:
         self.listener.on_fold_end(list(self.runs))
 
 
+def late(
+    runs: Sequence[FoldRun],    # that are done
+    deadline: float | None,     # on the clock of time.perf_counter
+) -> bool:
+    "Whether another fold, as long as the longest, would end after the deadline. Two folds are the least."
+    seconds = [run.facts["total_seconds"] for run in runs if not run.skipped]
+    return deadline is not None and len(runs) >= 2 and time.perf_counter() + max(seconds, default=0.0) > deadline
+
+# %% ../../nbs/stages/07_run.ipynb #39db974d
 def run_folds(
     plan: FoldPlan,                     # what all folds have in common
     folder: RunFolder,                  # of the run
@@ -139,11 +153,13 @@ def run_folds(
     round: str = FIRST_ROUND,           # where in the folder the folds are kept
     added: Sequence[PseudoLabels] | None = None,    # test rows that each fold trains on too
 ) -> CVRun:
-    "Run every fold that is not finished. Raises `RunStopped` if stopped by hand, and what a fold raises."
+    """Run every fold that is not finished, or as many as there is time for. Raises `RunStopped` if stopped by hand, and
+    what a fold raises."""
     listener, name, shared = listener or CVListener(), name or folder.path.name, Shared(plan, folder.path)
     jobs = [FoldJob(shared, i, folder.fold(*divmod(i, plan.folds.n_folds), round),
                     added[i] if added is not None else None, listener.dashboard) for i in range(len(plan.folds))]
     progress = _Progress(FoldReport(plan, name, listener.shows_folds), listener)
     try: runs = (executor or Here()).run(jobs, progress)
+    except TimeIsUp: runs = sorted(progress.runs, key=lambda run: (run.repeat, run.fold))
     finally: shared.discard()
     return join_runs(plan, runs, name, folder, round)

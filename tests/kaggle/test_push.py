@@ -16,6 +16,8 @@ from kaggle_code_server import CodeServer, log_of
 from kaggle_server import Competition
 
 from mlx_bert_training.cli import main
+from mlx_bert_training.declaration.load import load_config
+from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.kaggle.bundle import BundleError, bundle
 from mlx_bert_training.kaggle.client import KaggleClient
 from mlx_bert_training.kaggle.code_calls import KaggleKernelError, KaggleWaitError
@@ -279,3 +281,16 @@ def test_the_command(site, go, tmp_path, capsys):
     assert main(command) == 0
     assert "https://www.kaggle.com/datasets/ada/tiny-files, version 1" in capsys.readouterr().out
     assert not site.datasets["ada/tiny-files"][0]["private"] and counts(site) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(("ensemble", "message"), [
+    ({"ensemble_members": ["linear", "gbm"]}, "and not gbm; leave it out"),
+    ({"ensemble_members": [{"type": "knn", "options": {"neighbours": 3}}]}, "and not knn"),
+    ({"ensemble_method": "stacking"}, "weighted mean .* and no stacking"),
+])
+def test_what_a_bundle_cannot_have_is_known_before_training(ensemble, message):
+    declared = {"kaggle": {"enable_ensemble": True, **ensemble}}
+    load_config(declared)       # without a bundle everything goes
+    with pytest.raises(ConfigError, match=message): load_config(declared, bundle_dataset="ada/tiny-files")
+    plain = {"enable_ensemble": True, "ensemble_members": ["linear"], "bundle_dataset": "ada/tiny-files"}
+    assert load_config({"kaggle": plain}).kaggle.bundle_dataset == "ada/tiny-files"
