@@ -28,6 +28,7 @@ from mlx_bert_training.models.architecture import (
 )
 from .heads import ClassificationHead, check_head
 from .layers import ModelError, initialize
+from .pooling import NO_POOLING
 from .registry import ADAPTERS, ARCHITECTURES, POOLINGS
 from .section import ModelConfig
 from .text_model import HeadSpec, PoolingSpec, TextModel
@@ -189,7 +190,7 @@ def check_pooling(
 ) -> None:
     "Raises `UnknownNameError` or `RegistryError`, and `WeightsError` where a file names code that the caller does not."
     if not name and saved.pooling and ":" in saved.pooling: raise WeightsError(_outside("pooling", saved.pooling))
-    if chosen := name or saved.pooling: POOLINGS.get(chosen)
+    if (chosen := name or saved.pooling) and chosen != NO_POOLING: POOLINGS.get(chosen)
 
 
 def choose_head(

@@ -37,7 +37,7 @@ class ClassificationHead(Linear):
         return super().__call__(masked[0] if self.samples == 1 else sum(masked) / self.samples)
 
 # %% ../../nbs/models/06_heads.ipynb #466ce51d
-LATER_HEADS = ("quantile_regression", "ranking")
+LATER_HEADS = ("ranking",)
 
 
 def check_head(

@@ -18,7 +18,7 @@ from ..tasks.task import Task, TaskError, known_task
 __all__ = ['LATER_TASKS', 'SENTENCE_ENCODERS', 'MODELS', 'ModelConfig']
 
 # %% ../../nbs/models/01_section.ipynb #65387a20
-LATER_TASKS = ("quantile_regression", "ranking")
+LATER_TASKS = ("ranking",)
 SENTENCE_ENCODERS = ("all-MiniLM-", "sentence-transformers/all-")    # how names begin that were trained on the mean
 
 

@@ -16,6 +16,7 @@ from mlx_bert_training.models.heads import LATER_HEADS
 from mlx_bert_training.models.layers import additive_mask, recomputed
 from mlx_bert_training.models.registry import POOLINGS
 from mlx_bert_training.tasks.registry import TASKS
+from mlx_bert_training.tasks.task import get_task
 
 SIZES: dict[str, Any] = dict(vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
                              intermediate_size=32, max_position_embeddings=20, initializer_range=0.3)
@@ -50,11 +51,17 @@ def gradients(model, seed=0, first_rows=slice(None)):
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("head_type", list(TASKS))
 def test_every_pooling_and_head_goes_forward_and_backward(pooling, head_type):
-    labels = {"binary_classification": 2, "regression": 1}.get(head_type, 4)
-    columns = 3 if head_type == "ordinal_regression" else labels  # one for each class but the last
+    labels = {"binary_classification": 2, "regression": 1, "quantile_regression": 1}.get(head_type, 4)
+    # one for each class but the last; the three quantiles
+    columns = 3 if head_type in ("ordinal_regression", "quantile_regression") else labels
+    if get_task(head_type).per_word:    # it reads every token, and a pooling is refused
+        with pytest.raises(ModelError, match="reads every token"):
+            make(pooling=pooling, head_type=head_type, num_labels=labels)
+        pooling = None
     model = make(evaluation=False, pooling=pooling, head_type=head_type, num_labels=labels)
     logits = run(model)
-    assert logits.shape == (3, columns) and logits.dtype == mx.float32
+    shape = (3, IDS.shape[1], columns) if pooling is None else (3, columns)
+    assert logits.shape == shape and logits.dtype == mx.float32
     value, grads = gradients(model)
     assert all(mx.isfinite(g).all() for g in grads.values())  # the filler row included
     assert np.isfinite(value) and set(grads) == set(dict(tree_flatten(model.trainable_parameters())))
