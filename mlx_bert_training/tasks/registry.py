@@ -26,11 +26,12 @@ TASKS = Registry("task", {
     "multi_target_regression": f"{_HERE}.multi_regression:MultiRegression",
     "token_classification": f"{_HERE}.token_classification:TokenClassification",
     "quantile_regression": f"{_HERE}.quantile:Quantile",
+    "ranking": f"{_HERE}.ranking:Ranking",
 })
 TASK_ALIASES = {"binary": "binary_classification", "multiclass": "multiclass_classification",
                 "multilabel": "multilabel_classification", "ordinal": "ordinal_regression",
                 "multi_regression": "multi_target_regression", "token": "token_classification",
-                "quantile": "quantile_regression"}
+                "quantile": "quantile_regression", "rank": "ranking"}
 HUB_TASKS = {   # the ends of Hugging Face's class names -> the task; None: what the labels suggest
     "ForSequenceClassification": None, "ForTokenClassification": "token_classification"}
 
@@ -39,6 +40,7 @@ LOSS_TARGETS = {   # what a loss takes, see `Task.loss_form`
     "cross_entropy": "classes", "focal": "classes", "bce": "columns",
     "mse": "values", "mae": "values", "huber": "values", "pinball": "values", "cumulative": "steps",
     "token_cross_entropy": "words", "quantiles": "quantiles",
+    "pairwise": "groups", "listwise": "groups",
 }
 
 
@@ -53,6 +55,7 @@ LOSSES = Registry("loss", {name: f"{_HERE}.losses:{name.upper()}" for name in LO
     "cumulative": f"{_HERE}.ordinal:CUMULATIVE",
     "token_cross_entropy": f"{_HERE}.token_classification:TOKEN_CROSS_ENTROPY",
     "quantiles": f"{_HERE}.quantile:QUANTILES",
+    "pairwise": f"{_HERE}.ranking:PAIRWISE", "listwise": f"{_HERE}.ranking:LISTWISE",
 }, _is_loss)
 
 METRICS = Registry("metric", {
@@ -66,4 +69,6 @@ METRICS = Registry("metric", {
 } | {
     name: f"{_HERE}.quantile_metrics:{name}" for name in (
         "pinball_loss", "coverage", "coverage_error", "interval_width")
+} | {
+    name: f"{_HERE}.ranking_metrics:{name}" for name in ("ndcg", "ndcg_at_10", "mean_average_precision", "mrr")
 })

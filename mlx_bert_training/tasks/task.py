@@ -192,6 +192,7 @@ class Task(Combining, Searching, Answering):
     per_word: ClassVar[bool] = False                # whether each word has an answer, and not the text
     pooling: ClassVar[str | None] = None            # the one that a model must have; None: any
     hub_class: ClassVar[str] = "SequenceClassification"     # Hugging Face's: the end of ...ForSequenceClassification
+    grouped: ClassVar[bool] = False                 # whether rows are ranked in groups, which a column names
     in_folds: ClassVar[bool] = True                 # whether cross-validation can take it
 
     def num_outputs(self, asked: int | None) -> int:
@@ -238,6 +239,10 @@ class Task(Combining, Searching, Answering):
     def counted(self, labels: np.ndarray) -> np.ndarray:
         "The labels (N,) or (N, C) that balanced weights and shares of classes are counted from."
         return labels
+
+    def groups(self, labels: np.ndarray | None) -> np.ndarray | None:
+        "(N,) the group of each row, which a batch shall not cut; None: rows stand alone."
+        return None
 
     def reported(self, targets: Any, predictions: Any) -> Reported | None:
         "The answers that a report of errors is about; None: these."
