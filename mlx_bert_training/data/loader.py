@@ -31,7 +31,7 @@ def _checked(rows: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
     if len(wrong): raise DataError(f"row {wrong[0]} does not exist; there are {count} rows, counted from 0.")
     return array.astype(np.int64)
 
-
+# %% ../../nbs/data/09_loader.ipynb #5a1a92f2
 @dataclass(frozen=True)
 class TextDataset:
     """N texts as tokens, with their targets.
@@ -169,7 +169,7 @@ def together(
     _, first, which = np.unique(groups[order], return_index=True, return_inverse=True)
     return order[np.argsort(first[which], kind="stable")]
 
-
+# %% ../../nbs/data/09_loader.ipynb #a73c891f
 @dataclass(frozen=True)
 class PaddingSummary:
     "What one epoch computes: real tokens, all tokens with padding and filler rows, and the shapes that occur."

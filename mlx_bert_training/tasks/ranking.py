@@ -105,7 +105,7 @@ def _partners(logits: mx.array, labels: mx.array) -> tuple[mx.array, mx.array, m
     same = (group[:, None] == group[None]) & (group >= 0)[:, None]
     return logits[:, 0].astype(mx.float32), labels[:, 0].astype(mx.float32), same
 
-
+# %% ../../nbs/tasks/19_ranking.ipynb #e1eee5a8
 def pairwise(
     logits: mx.array,               # (B, 1)
     labels: mx.array,               # (B, 2) relevance and group
