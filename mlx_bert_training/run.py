@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from .core.base import Trainer
-from .core.config import BaseTrainerConfig
+from .core.config import BaseTrainerConfig, KaggleTrainerConfig
 from .core.control import RunControl
 from .core.evaluator import Evaluator
 from .core.results import Predictions, TrainResult
@@ -27,23 +27,33 @@ from .data.prepare import PreparedData
 from .data.tokenization import Tokenizer
 from .declaration.load import load_config
 from .errors import DataError
-from .factory import check_fits, create_kaggle_trainer, create_trainer
+from mlx_bert_training.factory import (
+    adapting_callbacks,
+    check_fits,
+    create_kaggle_trainer,
+    create_trainer,
+    declared_data,
+)
 from .files import refusals, replace_folder
 from .integrations.mlflow import MLflowCallback
 from .kaggle.delivery import SubmissionFile
+from .kaggle.files import locate_files
 from .kaggle.trainer import KaggleTrainer
 from .lease import Lease
 from .models.create import load_declared
 from .parallel.ranks import run_in_ranks
+from .pretraining.adapt import AdaptedEncoder, adapt
+from .pretraining.masking import PretrainingError
 from .runtime.ranks import process_ranks
+from .stages.plan import all_rows
 from .stages.results import CVResult
 from .tasks.targets import TargetTransform
 from .validation.scores import compare
 
 # %% auto #0
 __all__ = ['save_for_prediction', 'compare_with_baselines', 'TrainingRun', 'keep_model', 'run_training', 'TrainingJob',
-           'train_in_ranks', 'summary_lines', 'CompetitionRun', 'run_competition', 'FinishedModel', 'load',
-           'predict_file']
+           'train_in_ranks', 'run_pretraining', 'summary_lines', 'CompetitionRun', 'run_competition', 'FinishedModel',
+           'load', 'predict_file']
 
 # %% ../nbs/09_run.ipynb #6c8775ac
 def save_for_prediction(
@@ -153,10 +163,25 @@ def train_in_ranks(
     control: RunControl | None = None,
 ) -> TrainingRun:
     "Train in as many processes as `parallel.ranks` says. Raises `RankError`, or what one of them raises."
+    if config.pretraining.objective != "none": run_pretraining(config)      # once, for all of them
     checkpoint = None if resume_from is None else checkpoint_to_resume(resume_from, config.environment)
     control, job = control or RunControl(), TrainingJob(config, checkpoint, read_interventions(replay))
     found = run_in_ranks(job, config.parallel.ranks or 1, control)
     return TrainingRun(None, *found, control)
+
+# %% ../nbs/09_run.ipynb #c843c93a
+def run_pretraining(
+    config: str | Path | dict[str, Any] | BaseTrainerConfig,    # preset, file, dictionary or object
+    **overrides: Any,                           # flat or dotted, as for `get_trainer_config`
+) -> AdaptedEncoder:                            # its folder, and what changed on texts that only measured
+    "Adapt the encoder of a declaration to its texts. Raises `PretrainingError` where that is not declared."
+    resolved = load_config(config, **overrides)
+    if resolved.pretraining.objective == "none":
+        raise PretrainingError("pretraining.objective is none: write `pretraining: masked_words` into the declaration")
+    if isinstance(resolved, KaggleTrainerConfig): resolved = all_rows(locate_files(resolved))
+    data = declared_data(None, resolved)
+    if data is None: raise PretrainingError("pretraining needs texts: set data.train_path")
+    return adapt(resolved, data, adapting_callbacks)
 
 # %% ../nbs/09_run.ipynb #dae9b96e
 def summary_lines(

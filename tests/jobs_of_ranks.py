@@ -33,13 +33,14 @@ def ask_for_a_rate(trainer): trainer.control.set_learning_rate(0.005)
 class ToyRun:
     "Trains the toy model; what it comes to is plain arrays."
 
-    def __init__(self, folder, dropout=0.0, at=None, resume=None, rows=37, batch=8, loader=None, **overrides):
-        self.folder, self.dropout, self.at, self.resume, self.rows, self.batch = folder, dropout, at, resume, rows, batch
-        self.overrides = overrides
+    def __init__(self, folder, dropout=0.0, at=None, resume=None, rows=37, batch=8, **overrides):
+        self.folder, self.dropout, self.at, self.resume = folder, dropout, at, resume
+        self.rows, self.batch, self.overrides = rows, batch, overrides
 
     def run(self, control=None):
         config = toy_config(self.folder, **self.overrides)
-        callbacks = [EarlyStopping(2, 1e-4), *([ModelCheckpoint("steps", 2)] if config.training.save_strategy != "no" else [])]
+        callbacks = [EarlyStopping(2, 1e-4)]
+        if config.training.save_strategy != "no": callbacks.append(ModelCheckpoint("steps", 2))
         if self.at is not None: callbacks.append(At(*self.at))
         trainer = Trainer(ToyModel(self.dropout), config, callbacks=callbacks, control=control)
         result = trainer.train(ToyLoader(self.rows, self.batch), ToyLoader(21, 8, seed=1, shuffle=False),
@@ -52,3 +53,11 @@ class ToyRun:
                 "tokens": trainer.state.tokens, "examples": trainer.state.examples, "folder": str(result.output_dir),
                 "rank": process_ranks().rank, "files": sorted(p.name for p in Path(result.output_dir).glob("*")),
                 "interventions": [str(i).split(",")[0] for i in result.interventions]}
+
+
+class Several:
+    "Runs one after the other, in the same ranks."
+
+    def __init__(self, *runs): self.runs = runs
+
+    def run(self, control=None): return [run.run(control) for run in self.runs]

@@ -98,6 +98,7 @@ class KaggleServer:
         self.ranges: list[str] = []                 # Range headers of downloads
         self.blobs: dict[str, tuple[bytes, float]] = {}
         self.uploads: dict[str, dict[str, Any]] = {}
+        self.received = 0                           # bytes of uploads
         self.lock = threading.RLock()
 
     def __enter__(self) -> KaggleServer:
@@ -317,6 +318,7 @@ class Handler(BaseHTTPRequestHandler):
             expected = int(self.headers.get("Content-Length") or 0)
             kept = upload["content"][:int(part[1])] if part else b""
             upload["content"] = kept + self.rfile.read(min(expected, fault.get("cut", expected)))
+            self.site.received += len(upload["content"]) - len(kept)
             if "cut" in fault: return self.hang_up()
             self.reply(200, {})
 

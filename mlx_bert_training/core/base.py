@@ -38,8 +38,7 @@ from .weights import check_finite, exchanged_weights, model_weights, set_weights
 from ..errors import MLXBertError
 from ..lease import Lease
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
-from ..runtime.ranks import (RankError, Ranks, arrays_of_first, check_agreement,
-                                                 declared_ranks, of_first)
+from ..runtime.ranks import RankError, Ranks, arrays_of_first, check_agreement, declared_ranks, of_first
 from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import Task
 
@@ -220,7 +219,7 @@ def make_parts(
 
 def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any] = ()) -> TrainingStep:
     "A step that has captured the optimizer's present state; a resume needs a new one."
-    names = ("around_forward", "around_loss", "around_gradient")
+    names = ("around_forward", "around_score", "around_loss", "around_gradient")
     changing = [technique for technique in techniques if any(hasattr(technique, name) for name in names)]
     assert evaluator.loss is not None
     evaluator.model.train()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -29,8 +30,8 @@ from ..runtime.ranks import ALONE, RankError, Ranks, all_values, sum_gradients
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'ACTIONS_THAT_GO_ON', 'RankStep', 'make_step', 'RankInference', 'inference_step', 'end_process', 'Watch',
-           'RankControl', 'lost_ranks', 'scratch_folder']
+__all__ = ['log', 'ACTIONS_THAT_GO_ON', 'SIGNALS', 'RankStep', 'make_step', 'RankInference', 'inference_step', 'end_process',
+           'Watch', 'RankControl', 'lost_ranks', 'scratch_folder']
 
 # %% ../../nbs/core/21_ranks.ipynb #57792316
 class RankStep(TrainingStep):
@@ -43,12 +44,21 @@ class RankStep(TrainingStep):
     def update(self, batch: Batch, learning_rate: float) -> tuple[mx.array, mx.array, mx.array]:
         "One whole batch, one update. Returns loss sum and weight of all rows, and the gradient norm."
         loss, weight, norm = super().update(self.ranks.share(batch), learning_rate)
-        return self.ranks.sum(loss), self.ranks.sum(weight), norm
+        loss, weight = self.ranks.sum(mx.stack([loss, weight]))
+        mx.async_eval(loss, weight, norm)
+        return loss, weight, norm
 
     def accumulate(self, batch: Batch) -> tuple[mx.array, mx.array]:
         "Add a batch to the window. Returns loss sum and weight of all its rows."
-        loss, weight = super().accumulate(self.ranks.share(batch))
-        return self.ranks.sum(loss), self.ranks.sum(weight)
+        loss, weight = self.ranks.sum(mx.stack(list(super().accumulate(self.ranks.share(batch)))))
+        mx.async_eval(loss, weight)
+        return loss, weight
+
+    def apply(self, learning_rate: float) -> mx.array:
+        "Update with the window's gradient, of all ranks. Returns the gradient norm."
+        norm = super().apply(learning_rate)
+        mx.async_eval(norm)
+        return norm
 
     def _finish(self, gradients: Any, weight: mx.array) -> mx.array:
         return super()._finish(sum_gradients(self.ranks, gradients), self.ranks.sum(weight))
@@ -70,7 +80,9 @@ class RankInference(InferenceStep):
         "Logits (B, C), loss sum and weight of a whole batch."
         logits, loss, weight = super().__call__(self.ranks.share(batch))
         whole = self.ranks.join(logits, len(batch["input_ids"]))
-        return whole, self.ranks.sum(loss), self.ranks.sum(weight)
+        loss, weight = self.ranks.sum(mx.stack([loss, weight]))
+        mx.async_eval(whole, loss, weight)
+        return whole, loss, weight
 
 
 def inference_step(ranks: Ranks, *arguments: Any, **options: Any) -> InferenceStep:     # as `InferenceStep`
@@ -117,6 +129,7 @@ class Watch:
 
 # %% ../../nbs/core/21_ranks.ipynb #a2629100
 ACTIONS_THAT_GO_ON = ("resume", "stop")
+SIGNALS: dict[str, int] = {"interrupt": signal.SIGINT, "SIGTERM": signal.SIGTERM}   # by what a request says it is from
 
 
 class RankControl(RunControl):
@@ -143,6 +156,7 @@ class RankControl(RunControl):
             for values in asked: self._follow(Request(**values))
 
     def _follow(self, request: Request) -> None:
+        self.signal = SIGNALS.get(request.source, self.signal)      # then all ranks end as that one does
         if request.action == "pause": super().ask(request, self._go.clear)
         elif request.action in ACTIONS_THAT_GO_ON: super().ask(request, self._go.set)
         else: super().ask(request)

@@ -64,7 +64,7 @@ class TextDataset:
         labels, weights, ids, groups = (a if a is None else a[rows]
                                         for a in (self.labels, self.weights, self.ids, self.groups))
         texts = None if self.texts is None else [self.texts[row] for row in rows]
-        return TextDataset(self.encoded.take(rows), labels, weights, ids, self.pad_id, texts, groups)
+        return TextDataset(self.encoded.select(rows), labels, weights, ids, self.pad_id, texts, groups)
 
 # %% ../../nbs/data/09_loader.ipynb #2316870f
 MULTIPLE = 8

@@ -18,6 +18,7 @@ from .frames import read_frame, where
 from .labels import LabelMap, fit_labels
 from .loader import BucketedLoader, TextDataset, bucket_widths
 from .templates import RowTemplate, Texts, read_texts
+from .token_store import encode_texts
 from .tokenization import Tokenizer, tiny_tokenizer
 from ..errors import DataError
 from ..tasks.task import get_task
@@ -293,8 +294,7 @@ def prepare(
                         f"{', '.join(labels.label_names[:20])}.")
     if tokenizer is None: tokenizer = tiny_tokenizer([t for part in next(iter(texts.values())) for t in part or []])
     if not isinstance(tokenizer, Tokenizer): tokenizer = Tokenizer.load(tokenizer)
-    encoded = {part: tokenizer.encode(*words, max_length=data.max_length, num_workers=data.num_workers)
-               for part, words in texts.items()}
+    encoded = {part: encode_texts(tokenizer, words, data) for part, words in texts.items()}
     widths = bucket_widths(np.concatenate([e.lengths for e in encoded.values()]), data.length_buckets, data.max_length)
     loaders = {}
     for part, frame in frames.items():

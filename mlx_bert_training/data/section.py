@@ -54,6 +54,8 @@ class DataConfig(Section):
     sampling: str = option("all", "all: each row once an epoch; balanced: rows are drawn, each class as often",
                            choices=("all", "balanced"))
     drop_last: bool = option(False, "leave out the last training batch if it is not full")
+    tokens: str = option("auto", "where tokens are kept, memory or disk; auto: on disk from 256 million characters on",
+                         choices=("auto", "memory", "disk"))
     length_buckets: int = option(8, "at most so many padded lengths, hence compiled shapes", ge=1, le=1024)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:

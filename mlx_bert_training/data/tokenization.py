@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -24,7 +26,7 @@ from ..files import write_text
 from ..tasks.words import SplitText, first_tokens
 
 # %% auto #0
-__all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'tiny_tokenizer']
+__all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'join_encoded', 'tiny_tokenizer']
 
 # %% ../../nbs/data/06_tokenization.ipynb #b4790c20
 @dataclass(frozen=True)
@@ -54,8 +56,12 @@ class Encoded:
         "The token numbers of one text."
         return self.ids[self.offsets[index]:self.offsets[index + 1]]
 
+    def select(self, rows: np.ndarray) -> Encoded:
+        "The texts at `rows`, in that order, to keep; tokens that are on disk stay there."
+        return self.take(rows)
+
     def take(self, rows: np.ndarray) -> Encoded:
-        "The texts at `rows`, in that order."
+        "The texts at `rows`, in that order, in memory."
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
@@ -108,20 +114,24 @@ class Tokenizer:
         Of a pair the longer text is cut first. `num_workers` threads share the work; 0 and 1 mean this thread.
         Texts that know their words (`SplitText`) are tokenized word by word.
         """
+        return join_encoded(list(self.encode_parts(texts, pairs, max_length, num_workers)))
+
+    def encode_parts(self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int = 128,
+                     num_workers: int = 1) -> Iterator[Encoded]:
+        "As `encode`, a thousand texts at a time, of which only a few are in memory."
         if pairs is not None and len(pairs) != len(texts): raise DataError(f"{len(texts)} texts, {len(pairs)} pairs.")
         special = self.backend.num_special_tokens_to_add(pairs is not None)
         if max_length <= special:
             raise DataError(f"max_length {max_length} leaves no room beside {special} special tokens.")
-        items = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        chunks = [items[i:i + CHUNK] for i in range(0, len(items), CHUNK)]
+        chunks = _chunks(texts, pairs)
         with _LOCK, _own_pool_off():
             self.backend.enable_truncation(max_length, strategy="longest_first")
             try:
                 if num_workers > 1:
-                    with ThreadPoolExecutor(num_workers) as pool: parts = list(pool.map(self._chunk, chunks))
-                else: parts = [self._chunk(chunk) for chunk in chunks]
+                    with ThreadPoolExecutor(num_workers) as pool:
+                        yield from _ahead(pool, self._chunk, chunks, num_workers)
+                else: yield from map(self._chunk, chunks)
             finally: self.backend.no_truncation()
-        return _join(parts)
 
     def _chunk(self, items: list[str] | list[tuple[str, str]]) -> Encoded:
         split = bool(items) and isinstance(items[0], SplitText)
@@ -158,6 +168,23 @@ def _spaced(text: SplitText) -> list[str]:
     return [word if i == 0 else f" {word}" for i, word in enumerate(text.words)]
 
 
+def _chunks(texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[list[Any]]:
+    "The rows, a thousand at a time."
+    for i in range(0, len(texts), CHUNK):
+        some = texts[i:i + CHUNK]
+        yield list(some) if pairs is None else list(zip(some, pairs[i:i + CHUNK], strict=True))
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[Any], Encoded], chunks: Iterator[Any],
+           workers: int) -> Iterator[Encoded]:
+    "What `work` makes of each chunk, in order; twice as many as there are workers are under way."
+    queue = deque(pool.submit(work, chunk) for chunk in islice(chunks, 2 * workers))
+    while queue:
+        done = queue.popleft().result()
+        queue.extend(pool.submit(work, chunk) for chunk in islice(chunks, 1))
+        yield done
+
+
 def _parts(item: str | tuple[str, str]) -> tuple[str, ...]:
     "The one or two texts of a row."
     return item if isinstance(item, tuple) else (item,)
@@ -171,7 +198,7 @@ def _not_text(text: object) -> str:
     return ""
 
 
-def _join(parts: Sequence[Encoded]) -> Encoded:
+def join_encoded(parts: Sequence[Encoded]) -> Encoded:
     "The texts of all parts, in order."
     if not parts: return Encoded(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, bool))
     lengths = np.concatenate([part.lengths for part in parts])

@@ -135,6 +135,10 @@ def explain(
         hides = "KAGGLE_API_TOKEN is set and hides every other. " if os.environ.get("KAGGLE_API_TOKEN") else ""
         return KaggleCredentialsError(f"{what}: Kaggle refuses the credentials ({said}). {hides}{MAKE_A_TOKEN}.",
                                       **details)
+    if status in (403, 404) and not competition:
+        kind = KaggleNotFoundError if status == 404 else KaggleError
+        return kind(f"{what}: Kaggle says: {said}. Look at the name, and at https://www.kaggle.com/settings whether "
+                    "your phone number is verified, which notebooks and datasets need", **details)
     if status == 403 and "rules" in said.lower():
         return KaggleRulesError(f"{what}: the rules of {competition} are not accepted yet. Open {page}/rules, accept "
                                 f"them, and run this again. Kaggle says: {said}", **details)

@@ -44,7 +44,7 @@ from ..tasks.task import Task, get_task, known_task, task_place
 # %% auto #0
 __all__ = ['SMALL', 'MODEL_TYPES', 'WITH_LORA', 'SavedModel', 'read_description', 'saved_head', 'settle_head', 'check_model_type',
            'check_names', 'choose_architecture', 'check_pooling', 'choose_head', 'load', 'settle_trained', 'fill',
-           'reinitialize', 'settle_dropout', 'create_model', 'load_declared']
+           'reinitialize', 'settle_dropout', 'declared_sizes', 'create_model', 'load_declared']
 
 # %% ../../nbs/models/10_create.ipynb #69be2009
 @dataclass(frozen=True)
@@ -282,6 +282,18 @@ def settle_dropout(head: ClassificationHead, rate: float | None, samples: int) -
     head.samples = samples
 
 # %% ../../nbs/models/10_create.ipynb #28339420
+def declared_sizes(
+    section: ModelConfig,       # `model:` of a declaration
+    vocab_size: int | None,     # of the tokenizer, for random weights; None: not known
+) -> tuple[str, dict[str, Any]]:    # `model_type` and `config` of `create_model`
+    "What a declaration says of the encoder."
+    kind, sizes = split_kind(section.type)
+    sizes.update(section.config)
+    if kind in ARCHITECTURES or ":" in kind: kind, sizes["model_type"] = "with_head", kind
+    if vocab_size is not None and section.pretrained is None: sizes.setdefault("vocab_size", vocab_size)
+    return kind, sizes
+
+
 @runtime.prepared()
 def create_model(
     model_type: str = "bert_with_head",                 # or "bert_core": hidden states, no head

@@ -76,7 +76,8 @@ class Worker:
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code, str(job), str(self.outcome_path)], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=None if shown else errors, env=environment, start_new_session=True, text=True)
+                stdout=subprocess.PIPE, stderr=None if shown else errors, env=environment, start_new_session=True,
+                text=True)
         self.thread = threading.Thread(target=self._listen, name=f"worker-{number}", daemon=True)
         self.thread.start()
 

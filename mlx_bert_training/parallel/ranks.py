@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..core.control import Request, RunControl, graceful_interrupt
+from ..core.control import RunControl, graceful_interrupt
 from ..core.ranks import RankControl
 from .executor import Job
 from .processes import Share, Worker, end_workers
@@ -138,8 +138,8 @@ class RankRun:
             if hasattr(outcome.error, "add_note"): outcome.error.add_note(f"raised in {name}:\n{outcome.trace}")
             return outcome.error
         return RankError(f"{name} died with code {worker.process.returncode}. A negative code is a signal; -9 is often "
-                         "a lack of memory. What it has written to its last checkpoint is whole: go on from there with "
-                         f"--resume. {worker.last_words()}".rstrip())
+                         "a lack of memory. Checkpoints are whole (training.save_strategy says when there is one): go "
+                         f"on from the newest with --resume. {worker.last_words()}".rstrip())
 
 # %% ../../nbs/parallel/05_ranks.ipynb #5b187a67
 def run_in_ranks(
@@ -150,5 +150,6 @@ def run_in_ranks(
     "Do a job in several processes that share its batches. Raises `RankError`, or what a rank raises."
     control = control or RunControl()
     log.info("starting %d ranks, each with %d of %d threads", count, max(1, cpu_threads() // count), cpu_threads())
-    with tempfile.TemporaryDirectory(prefix="mlx-bert-ranks-") as folder, control.running(), graceful_interrupt(control):
+    home = tempfile.TemporaryDirectory(prefix="mlx-bert-ranks-")
+    with home as folder, control.running(), graceful_interrupt(control):
         return RankRun(job, count, control, Path(folder)).finish()

@@ -22,10 +22,13 @@ class ParallelConfig(Section):
     shorthand: ClassVar[str] = "executor"
     executor: Kind = option("here", "here: one fold after the other in this process", registry=EXECUTORS)
     workers: int | None = option(None, "jobs that are done at once; null: one for each core", ge=1, le=10_000)
-    ranks: int | None = option(None, "processes that share every batch; null: one, or those of mlx.launch", ge=1, le=1024)
+    options: dict[str, Any] = option(dict, "further arguments of the executor, by name")
+    ranks: int | None = option(None, "processes that share a batch; null: one, or those of mlx.launch", ge=1, le=1024)
     timeout: float = option(600.0, "seconds that a rank waits for the others before it gives up", gt=0)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.executor == "here" and self.options:
+            yield "options", "here takes none; set executor to processes, ray or one of your own"
         if self.executor == "here" and (self.workers or 1) > 1:
             yield "workers", "here does one job after the other; set executor to processes"
 

@@ -101,8 +101,10 @@ def arrays_of_first(
 ) -> Mapping[str, mx.array]:
     "The arrays of the first rank, on all of them."
     if ranks.alone: return arrays
-    sent = {name: array if ranks.first else mx.zeros_like(array) for name, array in arrays.items()}
-    summed = {name: ranks.sum(array) for name, array in sent.items()}   # not packed: a mean would round
+    summed = {}
+    for name, array in arrays.items():      # not packed: a mean would round
+        summed[name] = ranks.sum(array if ranks.first else mx.zeros_like(array))
+        mx.eval(summed[name])               # on all ranks, in the same order
     return arrays if ranks.first else summed
 
 # %% ../../nbs/runtime/06_ranks.ipynb #8da4d14a

@@ -129,7 +129,7 @@ def _r2(values: np.ndarray, predicted: np.ndarray) -> float:
     if (values == values[0]).all(): raise _Undefined("all targets are the same")
     return float(sk.r2_score(values, predicted))
 
-
+# %% ../../nbs/tasks/11_metrics.ipynb #440effa6
 def _pearson(values: np.ndarray, predicted: np.ndarray) -> float:
     "Linear correlation."
     if np.ptp(values) == 0 or np.ptp(predicted) == 0: raise _Undefined("all targets or all predictions are the same")

@@ -50,6 +50,11 @@ class SeveralValues:
     def logits(self, predictions: np.ndarray) -> np.ndarray: return predictions
     def cells(self, asked: str, kinds: Sequence[str]) -> str: return "values"
     def column_each(self, need: str) -> bool: return True
+    def judge(self) -> Task: return self        # type: ignore[return-value]
+
+    @property
+    def split(self) -> str: return "kfold"
+
     def default_rule(self, predictions: np.ndarray, targets: np.ndarray) -> Rule | None: return None
 
     def check_rule(self, metric: str, targets: np.ndarray, row: Callable[[int], str] = "row {}".format) -> None:
@@ -70,11 +75,6 @@ class MultiRegression(SeveralValues, Regression):
     default_metrics: ClassVar[tuple[str, ...]] = ("mcrmse", "spearman", "r2")
     low: float | None = None
     high: float | None = None
-
-    @property
-    def split(self) -> str: return "kfold"
-
-    def judge(self) -> Task: return self
 
     def num_outputs(self, asked: int | None) -> int:
         if isinstance(asked, int) and asked >= 1: return asked

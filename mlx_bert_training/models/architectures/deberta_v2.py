@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..architecture import Architecture
+from ..architecture import Architecture, WordHead
 from mlx_bert_training.models.layers import (
     ACTIVATIONS,
     Embedding,
@@ -458,4 +458,6 @@ ARCHITECTURE = Architecture(
     pooler=DebertaV2Pooler, pooler_path="pooler", head_dropout=rate_before_classifier,
     dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "cls_dropout"),
     ignored={r"embeddings\.position_embeddings\.": "only pretraining used absolute positions"},
-    max_tokens=longest_text)
+    max_tokens=longest_text, word_head=WordHead(renames=(       # as the files of version 3 call it
+        (r"^lm_predictions\.lm_head\.bias$", "cls.predictions.bias"),
+        (r"^lm_predictions\.lm_head\.", "cls.predictions.transform."))))

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..architecture import Architecture
+from ..architecture import Architecture, WordHead
 from mlx_bert_training.models.layers import (
     ACTIVATIONS,
     Embedding,
@@ -382,4 +382,7 @@ ARCHITECTURE = Architecture(
     pooler=ModernBertPooler, token_pooler=ModernBertTokenPooler, pooler_path="head",
     head_dropout=rate_before_classifier,
     dropouts=("attention_dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout"),
-    refused={"rope_scaling": ()}, segments=no_segments)
+    refused={"rope_scaling": ()}, segments=no_segments,
+    word_head=WordHead("head.dense", "head.norm", "decoder.bias", "embeddings.tok_embeddings",
+                       lambda config: config.classifier_activation, lambda config: config.norm_eps,
+                       lambda config: config.classifier_bias, lambda config: config.norm_bias))
