@@ -165,8 +165,7 @@ def encode_texts(
     data: DataConfig,       # says how long, where, and with how many threads
 ) -> Encoded:
     "The tokens of a part, in memory or in the user's cache. Raises `DataError`, and `OutputError` for a full disk."
-    known = bool(texts.first) and isinstance(texts.first[0], SplitText)     # its words: these stay in memory
-    if known or not on_disk(texts, data.tokens):
+    if not on_disk(texts, data.tokens):
         return tokenizer.encode(*texts, max_length=data.max_length, num_workers=data.num_workers)
     folder = tokens_folder() / content_hash(tokenizer, texts, data.max_length)
     if (folder / FACTS).is_file(): os.utime(folder)

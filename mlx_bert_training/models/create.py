@@ -123,7 +123,7 @@ def settle_head(
         raise ModelError(f"label_names needs {count} different names, one for each class, not: {', '.join(names)}")
     if task.pooling and pooling not in (None, task.pooling):
         raise ModelError(f"{task} reads every token, so pooling is {task.pooling!r}, not {pooling!r}: leave it out")
-    inherited = saved.pooling if saved.pooling != NO_POOLING else None      # a new head for texts reads vectors of texts
+    inherited = saved.pooling if saved.pooling != NO_POOLING else None      # a head for texts reads vectors of texts
     if not kept: return HeadSpec(task.spec, count, names), task.pooling or pooling or inherited or "cls"
     problems = []
     if not same and (":" in task_place(kept.head_type) or task.problem_type != kept.task.problem_type):
