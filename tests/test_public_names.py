@@ -1,4 +1,4 @@
-"""Every promised name imports from where it was promised, quickly; what is to come says so."""
+"""Every promised name imports from where it was promised, quickly."""
 from __future__ import annotations
 
 import importlib
@@ -8,7 +8,6 @@ import sys
 import pytest
 
 import mlx_bert_training
-from mlx_bert_training.errors import NotYetAvailableError
 
 TOP = ("create_model create_trainer create_kaggle_trainer get_trainer_config register_trainer BaseTrainerConfig "
        "KaggleTrainerConfig OptimizerConfig SchedulerConfig MLflowConfig EarlyStopping ModelCheckpoint "
@@ -43,11 +42,6 @@ def test_trainers_have_the_promised_methods():
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="create_traner"): mlx_bert_training.create_traner  # noqa: B018
-
-
-def test_what_is_to_come_says_so():
-    from mlx_bert_training import create_model
-    with pytest.raises(NotYetAvailableError, match="not part of this release"): create_model(head_type="ranking")
 
 
 def test_the_import_brings_only_what_it_needs():

@@ -160,8 +160,8 @@ class Predictions(Predicted):
             return frame.join(pd.DataFrame(self.values if probabilities else self.labels(), columns=names))
         frame[self.target_column if isinstance(self.target_column, str) else self.target_column[0]] = self.labels()
         if probabilities and self.values.ndim == 2:
-            names = self.class_names or list(range(self.values.shape[1]))
-            for i, name in enumerate(names): frame[f"probability_{name}"] = self.values[:, i]
+            names = self.task.table_names(self.class_names, self.values.shape[1])
+            for i, name in enumerate(names): frame[name] = self.values[:, i]
         return frame
 
     def save(self, path: str | Path, probabilities: bool = True) -> Path:
@@ -233,8 +233,8 @@ class WordPredictions(WordTags):
         missing = max(counts) - self.values.shape[1]
         full = np.pad(self.values, [(0, 0), (0, max(0, missing)), (0, 0)], constant_values=np.nan)
         rows = np.concatenate([full[i, :n] for i, n in enumerate(counts)])
-        names = self.class_names or range(rows.shape[1])
-        return frame.join(pd.DataFrame({f"probability_{name}": rows[:, i] for i, name in enumerate(names)}))
+        names = self.task.table_names(self.class_names, rows.shape[1])
+        return frame.join(pd.DataFrame(rows, columns=names))
 
     def span_frame(self) -> pd.DataFrame:
         "A row for each span: id, what it is, and where. Raises `MLXBertError` where tags mark none."

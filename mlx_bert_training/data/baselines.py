@@ -257,9 +257,13 @@ def baseline_scores(
     names = list(metrics) if metrics is not None else default_metrics(task)
     if task.per_word: predictions = word_predictions(prepared.train, prepared.validation, outputs)
     else:
-        simple = BASELINES[task.targets]
+        simple, plain, counted = BASELINES[task.answers], task.plain, task.counted(labels)
         _, train, validation = fit_features(prepared)
-        predictions = {
-            simple.constant_name: constant_predictions(labels, task, outputs, len(judged)),
-            simple.linear_name: LinearFit.fit(train, labels, task, outputs).predictions(validation)}
+        fit = LinearFit.fit(train, counted, plain, outputs)
+        predictions = {simple.constant_name: constant_predictions(counted, plain, outputs, len(judged)),
+                       simple.linear_name: fit.predictions(validation)}
+        if plain is not task:
+            errors = {simple.constant_name: counted - counted.mean(),
+                      simple.linear_name: counted - fit.predictions(train)}
+            predictions = {name: task.around(p, errors[name]) for name, p in predictions.items()}
     return pd.DataFrame({name: compute_metrics(names, task, p, judged) for name, p in predictions.items()}).T

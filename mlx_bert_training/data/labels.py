@@ -64,12 +64,12 @@ class LabelMap:
     @property
     def num_labels(self) -> int:
         "The number of classes or labels; 1 for a value."
-        return len(self.classes) or self.task.num_outputs(None)
+        return len(self.classes) or 1
 
     @property
     def label_names(self) -> list[str]:
         "A name for each class or label."
-        return [str(c) for c in self.classes] or list(self.columns)
+        return [str(c) for c in self.classes] or list(self.columns)[:1]
 
     @property
     def head_type(self) -> str:

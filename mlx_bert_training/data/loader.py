@@ -19,7 +19,7 @@ from ..protocols import Batch
 from ..tasks.words import SplitText, labels_at_tokens
 
 # %% auto #0
-__all__ = ['MULTIPLE', 'TextDataset', 'bucket_widths', 'collate', 'class_shares', 'PaddingSummary', 'BucketedLoader']
+__all__ = ['MULTIPLE', 'TextDataset', 'bucket_widths', 'collate', 'class_shares', 'together', 'PaddingSummary', 'BucketedLoader']
 
 # %% ../../nbs/data/09_loader.ipynb #81e56aca
 def _checked(rows: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
@@ -31,14 +31,14 @@ def _checked(rows: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
     if len(wrong): raise DataError(f"row {wrong[0]} does not exist; there are {count} rows, counted from 0.")
     return array.astype(np.int64)
 
-
+# %% ../../nbs/data/09_loader.ipynb #5a1a92f2
 @dataclass(frozen=True)
 class TextDataset:
     """N texts as tokens, with their targets.
 
     labels: (N,) or (N, C), or None when predicting; weights: (N,) float32 in the loss, None for all ones;
     ids: (N,) the row ids of the file, None for positions; pad_id fills the rest of a row; texts: (N,) those that know
-    their words, whose labels are (N, W), None for others.
+    their words, whose labels are (N, W), None for others; groups: (N,) rows to keep in one batch, None: none.
     """
 
     encoded: Encoded
@@ -47,9 +47,10 @@ class TextDataset:
     ids: np.ndarray | None = None
     pad_id: int = 0
     texts: Sequence[SplitText] | None = None
+    groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        for name in ("labels", "weights", "ids", "texts"):
+        for name in ("labels", "weights", "ids", "texts", "groups"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self):
                 raise DataError(f"{len(values)} {name} for {len(self)} texts.")
@@ -60,9 +61,10 @@ class TextDataset:
     def take(self, rows: Sequence[int] | np.ndarray) -> TextDataset:
         "The examples at `rows`, in that order."
         rows = _checked(rows, len(self))
-        labels, weights, ids = (a if a is None else a[rows] for a in (self.labels, self.weights, self.ids))
+        labels, weights, ids, groups = (a if a is None else a[rows]
+                                        for a in (self.labels, self.weights, self.ids, self.groups))
         texts = None if self.texts is None else [self.texts[row] for row in rows]
-        return TextDataset(self.encoded.select(rows), labels, weights, ids, self.pad_id, texts)
+        return TextDataset(self.encoded.select(rows), labels, weights, ids, self.pad_id, texts, groups)
 
 # %% ../../nbs/data/09_loader.ipynb #2316870f
 MULTIPLE = 8
@@ -120,6 +122,7 @@ def collate(
     batch = {"input_ids": input_ids, "attention_mask": mask.astype(np.int32), "token_type_ids": token_type_ids,
              "example_weight": weight, "row": row}
     if data.labels is not None: batch["labels"] = data.labels[full]
+    if data.labels is not None and data.groups is not None: batch["labels"][len(rows):] = -1    # of no group
     return batch if taken.word is None else batch | _for_words(mask, taken.word, batch.get("labels"))
 
 
@@ -158,6 +161,15 @@ def class_shares(
     return 1 / (len(counts) * counts[inverse])
 
 # %% ../../nbs/data/09_loader.ipynb #876b7c08
+def together(
+    order: np.ndarray,      # (N,) rows
+    groups: np.ndarray,     # (N,) of each row
+) -> np.ndarray:            # (N,)
+    "The rows with those of a group one after another, groups in the order of their first rows."
+    _, first, which = np.unique(groups[order], return_index=True, return_inverse=True)
+    return order[np.argsort(first[which], kind="stable")]
+
+# %% ../../nbs/data/09_loader.ipynb #a73c891f
 @dataclass(frozen=True)
 class PaddingSummary:
     "What one epoch computes: real tokens, all tokens with padding and filler rows, and the shapes that occur."
@@ -237,9 +249,12 @@ class BucketedLoader:
         if epoch < 0: raise DataError(f"epochs are counted from 0, not {epoch}.")
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
         order = rng.permutation(len(self.dataset)) if self.shuffle else np.arange(len(self.dataset))
+        groups = self.dataset.groups
+        if groups is not None: order = together(order, groups)
         if self.balanced: order = rng.choice(len(order), len(order), p=class_shares(self.labels))
         if self.drop_last: order = order[:len(self) * self.batch_size]
-        order = order[np.argsort(-self._bucket[order], kind="stable")]  # widest first: a short batch is a narrow one
+        if groups is None:      # widest first: a short batch is a narrow one
+            order = order[np.argsort(-self._bucket[order], kind="stable")]
         batches = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         if self.shuffle: batches = [batches[i] for i in rng.permutation(len(batches))]
         return [(rows, self.widths[self._bucket[rows].max()]) for rows in batches]

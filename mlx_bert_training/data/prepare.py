@@ -40,12 +40,18 @@ def _targets(data: DataConfig) -> list[str]:
     return [] if column is None else [column] if isinstance(column, str) else list(column)
 
 
+def _answers(config: BaseTrainerConfig) -> list[str]:
+    "The columns that targets are made of: the target columns and, where rows are ranked, that of their groups."
+    group = config.data.group_column
+    return [*_targets(config.data), *([group] if group and get_task(config.model.head_type).grouped else [])]
+
+
 def text_source(
     frame: pd.DataFrame,    # a frame of the declaration
     data: DataConfig,       # its `data` section
 ) -> RowTemplate | list[str]:
     "The template, or the one or two text columns. Raises `DataError` where it is unclear, or holds the target."
-    hidden = {*_targets(data), data.id_column}
+    hidden = {*_targets(data), data.id_column, data.group_column}
     if data.template is not None:
         template = RowTemplate(data.template, data.template_defaults)
         source: RowTemplate | list[str] = template
@@ -183,7 +189,7 @@ def _read_frames(config: BaseTrainerConfig) -> dict[str, pd.DataFrame]:
         if path is None: continue
         if part != "test" and not _targets(data):
             raise DataError(f"data.{part}_path needs data.target_column, the column with the answers.")
-        required = [*([] if part == "test" else _targets(data)), *([data.id_column] if data.id_column else [])]
+        required = [*([] if part == "test" else _answers(config)), *([data.id_column] if data.id_column else [])]
         frames[part] = read_frame(
             path, encoding=data.encoding, separator=data.separator, decimal=data.decimal, quoting=data.quoting,
             required=required, as_text=_as_text(config, path, part != "test"), source=config.source)
@@ -293,7 +299,7 @@ def prepare(
     per_word = get_task(config.model.head_type).per_word
     texts = {part: read_texts(frame, source, per_word) for part, frame in frames.items()}
     if "train" in frames:
-        labels = labels or fit_labels(frames["train"], _targets(data), config.model.head_type,
+        labels = labels or fit_labels(frames["train"], _answers(config), config.model.head_type,
                                       separator=data.label_separator, positive=data.positive_class)
         _split(config, frames, texts, labels)
     elif "validation" in frames and labels is None:
@@ -311,7 +317,8 @@ def prepare(
         ids = (frame[data.id_column] if data.id_column else frame.index).to_numpy()
         split = _split_texts(texts[part])
         if split is not None and targets is not None: _check_words(frame, split, targets)
-        dataset = TextDataset(encoded[part], targets, ids=ids, pad_id=tokenizer.pad_id, texts=split)
+        groups = None if labels is None else labels.task.groups(targets)
+        dataset = TextDataset(encoded[part], targets, ids=ids, pad_id=tokenizer.pad_id, texts=split, groups=groups)
         loaders[part] = _loader(part, config, dataset, widths)
     return PreparedData(loaders.get("train"), loaders.get("validation"), loaders.get("test"), labels, tokenizer,
                         frames, texts, source, config)

@@ -34,6 +34,7 @@ class DataConfig(Section):
     template: str | None = option(None, "sentence a row is put into, with {column} places; null: text_column is used")
     template_defaults: dict[str, Any] = option(dict, "what stands for a missing value, by column")
     target_column: str | list[str] | None = option(None, "label column, for multilabel one each; null: none")
+    group_column: str | None = option(None, "ranking: column whose equal values are ranked together; null: none")
     id_column: str | None = option(None, "column that names a row in predictions; null: the row number does")
     validation_fraction: float = option(0.2, "part of train_path held out if there is no validation_path", ge=0, lt=1)
     max_length: int = option(128, "tokens of an example, the rest is cut", ge=2, le=131072)
@@ -70,6 +71,11 @@ class DataConfig(Section):
             for key in ("template", "text_pair_column"):
                 if getattr(self, key) is not None:
                     yield f"data.{key} model.head_type", f"a {task} needs words: set data.text_column to their column"
+        if task is not None and task.grouped and self.group_column is None and self.train_path is not None:
+            yield "data.group_column model.head_type", f"a {task} needs the column that says which rows are compared"
+        if task is not None and not task.grouped and self.group_column is not None:
+            yield "data.group_column model.head_type", (f"a {task} does not read it: set it to null; folds that keep "
+                                                        "groups have kaggle.group_column")
         if self.text_pair_column is not None and self.text_column is None:
             yield "data.text_pair_column data.text_column", "a second text needs a first: set data.text_column"
         if self.template_defaults and self.template is None:

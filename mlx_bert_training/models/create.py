@@ -28,6 +28,7 @@ from mlx_bert_training.models.architecture import (
 )
 from .heads import ClassificationHead, check_head
 from .layers import ModelError, initialize
+from .pooling import NO_POOLING
 from .registry import ADAPTERS, ARCHITECTURES, POOLINGS
 from .section import ModelConfig
 from .text_model import HeadSpec, PoolingSpec, TextModel
@@ -122,7 +123,8 @@ def settle_head(
         raise ModelError(f"label_names needs {count} different names, one for each class, not: {', '.join(names)}")
     if task.pooling and pooling not in (None, task.pooling):
         raise ModelError(f"{task} reads every token, so pooling is {task.pooling!r}, not {pooling!r}: leave it out")
-    if not kept: return HeadSpec(task.spec, count, names), task.pooling or pooling or saved.pooling or "cls"
+    inherited = saved.pooling if saved.pooling != NO_POOLING else None      # a head for texts reads vectors of texts
+    if not kept: return HeadSpec(task.spec, count, names), task.pooling or pooling or inherited or "cls"
     problems = []
     if not same and (":" in task_place(kept.head_type) or task.problem_type != kept.task.problem_type):
         problems.append(f"head_type: {task}, saved {task_place(kept.head_type)}")
@@ -189,7 +191,7 @@ def check_pooling(
 ) -> None:
     "Raises `UnknownNameError` or `RegistryError`, and `WeightsError` where a file names code that the caller does not."
     if not name and saved.pooling and ":" in saved.pooling: raise WeightsError(_outside("pooling", saved.pooling))
-    if chosen := name or saved.pooling: POOLINGS.get(chosen)
+    if (chosen := name or saved.pooling) and chosen != NO_POOLING: POOLINGS.get(chosen)
 
 
 def choose_head(
@@ -205,8 +207,9 @@ def choose_head(
     check_pooling(pooling, saved)
     if not model_type.removesuffix(WITH_LORA).endswith("core"):
         return settle_head(saved, head_type, num_labels, label_names, pooling, new_head)
+    pooling = pooling or (saved.pooling if saved.pooling != NO_POOLING else None)
     if head_type or num_labels or label_names: raise ModelError(f"{model_type} has no head; bert_with_head has")
-    return None, pooling or saved.pooling or "cls"
+    return None, pooling or "cls"
 
 # %% ../../nbs/models/10_create.ipynb #2389b69a
 def load(model: TextModel, folder: Path, saved: SavedModel, new_head: bool) -> WeightsReport:

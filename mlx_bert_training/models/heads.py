@@ -10,14 +10,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..errors import not_yet, unknown_name
+from ..errors import unknown_name
 from .layers import Linear, ModelError
 from .ops import dropout
 from ..tasks.registry import TASK_ALIASES, TASKS
 from ..tasks.task import Task, TaskError, get_task, task_place
 
 # %% auto #0
-__all__ = ['LATER_HEADS', 'ClassificationHead', 'check_head']
+__all__ = ['ClassificationHead', 'check_head']
 
 # %% ../../nbs/models/06_heads.ipynb #468d854c
 class ClassificationHead(Linear):
@@ -37,16 +37,12 @@ class ClassificationHead(Linear):
         return super().__call__(masked[0] if self.samples == 1 else sum(masked) / self.samples)
 
 # %% ../../nbs/models/06_heads.ipynb #466ce51d
-LATER_HEADS = ("quantile_regression", "ranking")
-
-
 def check_head(
     head_type: str | Mapping[str, Any] | Task,  # full or short name, "module:Name", or a mapping with options
     num_labels: int | None,                     # of classes or labels; None: what the task implies
 ) -> tuple[Task, int]:                          # the task, and the number of its classes or labels
-    "Settle what a head is; raises `UnknownNameError`, `NotYetAvailableError`, or `ModelError` for a wrong number."
+    "Settle what a head is; raises `UnknownNameError`, or `ModelError` for a wrong number."
     place = task_place(head_type)
-    if place in LATER_HEADS: raise not_yet(f"head {place!r}", f"Today there are: {', '.join(TASKS)}.")
     if place not in TASKS and ":" not in place: raise unknown_name("task", place, [*TASKS, *TASK_ALIASES])
     task = get_task(head_type)
     try: outputs = task.num_outputs(num_labels)

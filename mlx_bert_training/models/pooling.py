@@ -18,9 +18,9 @@ from .layers import Linear, ModelError, additive_mask
 from .registry import POOLINGS
 
 # %% auto #0
-__all__ = ['Pooling', 'real_tokens', 'weighted_sum', 'normalized', 'mean_pooling', 'weighted_mean_pooling', 'max_pooling',
-           'last_pooling', 'AttentionPooling', 'WeightedFirst', 'ConcatLast', 'first_token', 'every_token',
-           'create_pooling', 'pooled_size']
+__all__ = ['NO_POOLING', 'Pooling', 'real_tokens', 'weighted_sum', 'normalized', 'mean_pooling', 'weighted_mean_pooling',
+           'max_pooling', 'last_pooling', 'AttentionPooling', 'WeightedFirst', 'ConcatLast', 'first_token',
+           'every_token', 'create_pooling', 'pooled_size']
 
 # %% ../../nbs/models/05_pooling.ipynb #dedb037d
 def real_tokens(
@@ -118,6 +118,9 @@ def first_token(hidden: mx.array, attention_mask: mx.array | None = None) -> mx.
     return hidden[:, 0]
 
 
+NO_POOLING = "none"     # no choice of a declaration: a head for words has it, and no other head has
+
+
 def every_token(hidden: mx.array, attention_mask: mx.array | None = None) -> mx.array:
     "All hidden states (B, T, H) as they are, where each token has an answer."
     return hidden
@@ -133,7 +136,7 @@ def create_pooling(
     num_layers: int = 0,                            # of the encoder, for poolings that read several
 ) -> Pooling:                                       # maps (B, T, H) and a mask (B, T) to (B, H')
     "The pooling of that name. Raises `UnknownNameError`, `RegistryError`, or `ModelError` where it is none."
-    found = POOLINGS.get(name)
+    found = every_token if name == NO_POOLING else POOLINGS.get(name)
     takes = inspect.signature(found).parameters
     wrong = [option for option in options or () if option not in takes]
     known = list(takes)[1 if isinstance(found, type) else 2:]

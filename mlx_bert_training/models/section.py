@@ -15,10 +15,9 @@ from ..tasks.registry import TASK_ALIASES, TASKS
 from ..tasks.task import Task, TaskError, known_task
 
 # %% auto #0
-__all__ = ['LATER_TASKS', 'SENTENCE_ENCODERS', 'MODELS', 'SIZES', 'ModelConfig']
+__all__ = ['SENTENCE_ENCODERS', 'MODELS', 'SIZES', 'ModelConfig']
 
 # %% ../../nbs/models/01_section.ipynb #65387a20
-LATER_TASKS = ("quantile_regression", "ranking")
 SENTENCE_ENCODERS = ("all-MiniLM-", "sentence-transformers/all-")    # how names begin that were trained on the mean
 
 
@@ -37,8 +36,7 @@ class ModelConfig(Section):
                         choices=MODELS, registry=ARCHITECTURES)
     pretrained: str | None = option(None, "a folder, a known name or a hub id; null: random weights", path=True)
     config: dict[str, Any] = option(dict, "sizes of the encoder, where they differ from the default or pretrained ones")
-    head_type: Kind = option("binary_classification", "the task", registry=TASKS, aliases=TASK_ALIASES,
-                             later=LATER_TASKS)
+    head_type: Kind = option("binary_classification", "the task", registry=TASKS, aliases=TASK_ALIASES)
     num_labels: int | None = option(None, "classes; null: as many as the training data has", ge=1)
     pooling: Kind | None = option(None, "token vectors into one; null: as saved, else cls, but mean for all-MiniLM",
                                   registry=POOLINGS)

@@ -21,7 +21,7 @@ from mlx.utils import tree_flatten
 from .architecture import Architecture, parameter_depths
 from .heads import ClassificationHead
 from .layers import ModelError
-from .pooling import create_pooling, first_token, pooled_size
+from .pooling import NO_POOLING, create_pooling, first_token, pooled_size
 from .weights import WeightsReport, write_model_folder
 from ..tasks.task import Task, get_task
 
@@ -159,7 +159,7 @@ class TextModel(HeadFacts):
         place(self, architecture.prefix, architecture.encoder(config))
         per_word = head is not None and head.task.per_word
         native = pooling.name == "cls" and (head is not None or architecture.pooler_in_encoder)
-        at_tokens = architecture.token_pooler if per_word and pooling.name == "none" else None
+        at_tokens = architecture.token_pooler if per_word and pooling.name == NO_POOLING else None
         native = native or at_tokens is not None
         self._pooling_path = architecture.pooler_path if native else "pooling"
         self._output_path = architecture.output_path if native else "classifier"

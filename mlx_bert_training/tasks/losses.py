@@ -221,7 +221,7 @@ def create_loss(
         raise LossError(f"class_weights have no meaning for {name!r}: a {kind} has no classes")
     weights = None if class_weights is None else _checked_weights(class_weights)
     given = {"label_smoothing": label_smoothing, "focal_gamma": focal_gamma, "class_weights": weights,
-             "huber_delta": huber_delta, **(options or {})}
+             "huber_delta": huber_delta, **kind.loss_options, **(options or {})}
     return found.make(**{option: value for option, value in given.items() if option in found.options})
 
 

@@ -34,7 +34,7 @@ class _Undefined(Exception):
     "Why a metric has no value on these labels."
 
 
-NEEDS = ("labels", "probabilities", "values", "tags", "spans")
+NEEDS = ("labels", "probabilities", "values", "tags", "spans", "quantiles", "scores")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Metric:
     """A named score of predictions against targets.
 
     `function` is given targets and, by `needs`, decided labels in the form of the targets; probabilities (N, C), of the
-    positive class alone (N,) when the task is binary; values (N,); or the tags (N, W) of words, which may mark spans.
+    positive class alone (N,) when the task is binary; values (N,); the tags (N, W) of words, which may mark spans;
+    quantiles with their levels (N, Q, 2); or scores (N,) with targets (N, 2), relevance and group.
     """
     name: str
     function: Callable[[np.ndarray, np.ndarray], float]

@@ -25,10 +25,13 @@ TASKS = Registry("task", {
     "ordinal_regression": f"{_HERE}.ordinal:Ordinal",
     "multi_target_regression": f"{_HERE}.multi_regression:MultiRegression",
     "token_classification": f"{_HERE}.token_classification:TokenClassification",
+    "quantile_regression": f"{_HERE}.quantile:Quantile",
+    "ranking": f"{_HERE}.ranking:Ranking",
 })
 TASK_ALIASES = {"binary": "binary_classification", "multiclass": "multiclass_classification",
                 "multilabel": "multilabel_classification", "ordinal": "ordinal_regression",
-                "multi_regression": "multi_target_regression", "token": "token_classification"}
+                "multi_regression": "multi_target_regression", "token": "token_classification",
+                "quantile": "quantile_regression", "rank": "ranking"}
 HUB_TASKS = {   # the ends of Hugging Face's class names -> the task; None: what the labels suggest
     "ForSequenceClassification": None, "ForTokenClassification": "token_classification"}
 
@@ -36,7 +39,8 @@ HUB_TASKS = {   # the ends of Hugging Face's class names -> the task; None: what
 LOSS_TARGETS = {   # what a loss takes, see `Task.loss_form`
     "cross_entropy": "classes", "focal": "classes", "bce": "columns",
     "mse": "values", "mae": "values", "huber": "values", "pinball": "values", "cumulative": "steps",
-    "token_cross_entropy": "words",
+    "token_cross_entropy": "words", "quantiles": "quantiles",
+    "pairwise": "groups", "listwise": "groups",
 }
 
 
@@ -50,6 +54,8 @@ def _is_loss(found: Any) -> bool:
 LOSSES = Registry("loss", {name: f"{_HERE}.losses:{name.upper()}" for name in LOSS_TARGETS} | {
     "cumulative": f"{_HERE}.ordinal:CUMULATIVE",
     "token_cross_entropy": f"{_HERE}.token_classification:TOKEN_CROSS_ENTROPY",
+    "quantiles": f"{_HERE}.quantile:QUANTILES",
+    "pairwise": f"{_HERE}.ranking:PAIRWISE", "listwise": f"{_HERE}.ranking:LISTWISE",
 }, _is_loss)
 
 METRICS = Registry("metric", {
@@ -60,4 +66,9 @@ METRICS = Registry("metric", {
         "mse", "rmse", "mcrmse", "mae", "rmsle", "r2", "pearson", "spearman")
 } | {
     name: f"{_HERE}.span_metrics:{name}" for name in ("span_f1", "span_precision", "span_recall", "word_accuracy")
+} | {
+    name: f"{_HERE}.quantile_metrics:{name}" for name in (
+        "pinball_loss", "coverage", "coverage_error", "interval_width")
+} | {
+    name: f"{_HERE}.ranking_metrics:{name}" for name in ("ndcg", "ndcg_at_10", "mean_average_precision", "mrr")
 })

@@ -18,7 +18,7 @@ from .forms import FORMS, TargetForm
 from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['TaskError', 'Rule', 'Combining', 'Deciding', 'Searching', 'Answering', 'OneByOne', 'Task', 'get_task', 'task_place',
+__all__ = ['TaskError', 'Rule', 'Combining', 'Deciding', 'Searching', 'Answering', 'Reported', 'Task', 'get_task', 'task_place',
            'known_task', 'task_in_file', 'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/03_task.ipynb #235aa1bf
@@ -165,12 +165,12 @@ class Answering:
 
 
 # %% ../../nbs/tasks/03_task.ipynb #f6e60871
-class OneByOne(NamedTuple):
-    "Answers for words as if each word were a row."
+class Reported(NamedTuple):
+    "Answers that a report of errors knows how to show, one a row."
     task: Task
     targets: np.ndarray         # (M,)
-    predictions: np.ndarray     # (M, C)
-    places: np.ndarray          # (M, 2) the row and the word
+    predictions: np.ndarray     # (M, C) or (M,)
+    places: np.ndarray | None = None    # (M, 2) the row and the word of each, where words are shown as rows
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,7 @@ class Task(Combining, Searching, Answering):
     per_word: ClassVar[bool] = False                # whether each word has an answer, and not the text
     pooling: ClassVar[str | None] = None            # the one that a model must have; None: any
     hub_class: ClassVar[str] = "SequenceClassification"     # Hugging Face's: the end of ...ForSequenceClassification
+    grouped: ClassVar[bool] = False                 # whether rows are ranked in groups, which a column names
     in_folds: ClassVar[bool] = True                 # whether cross-validation can take it
 
     def num_outputs(self, asked: int | None) -> int:
@@ -239,9 +240,21 @@ class Task(Combining, Searching, Answering):
         "The labels (N,) or (N, C) that balanced weights and shares of classes are counted from."
         return labels
 
-    def one_by_one(self, targets: Any, predictions: Any) -> OneByOne | None:
-        "The answers of a text one by one, where it has one for each word; None where it has one."
+    def groups(self, labels: np.ndarray | None) -> np.ndarray | None:
+        "(N,) the group of each row, which a batch shall not cut; None: rows stand alone."
         return None
+
+    def reported(self, targets: Any, predictions: Any) -> Reported | None:
+        "The answers that a report of errors is about; None: these."
+        return None
+
+    def around(self, values: np.ndarray, errors: np.ndarray) -> np.ndarray:
+        "Predictions from values (M,) of `plain`, which makes such errors (N,)."
+        return values
+
+    def table_names(self, names: Sequence[Any] | None, count: int) -> list[str]:
+        "What the columns of predictions (N, C) are called beside the decision."
+        return [f"probability_{name}" for name in names or range(count)]
 
     def scaling(self, setting: str, metric: str) -> str:
         "What is done to targets before training: none, standardize or log1p; `setting` auto looks at the metric."
@@ -256,6 +269,16 @@ class Task(Combining, Searching, Answering):
     def answers(self) -> str:
         "What a picture or a table of answers is chosen by: `targets`, or `value columns`."
         return "value columns" if self.several and self.targets == "values" else self.targets
+
+    @property
+    def loss_options(self) -> dict[str, Any]:
+        "What a loss is told of the task's own options."
+        return {}
+
+    @property
+    def plain(self) -> Task:
+        "The task of the simple models that it is compared with."
+        return self
 
     @property
     def loss_form(self) -> str:

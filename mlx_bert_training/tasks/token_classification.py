@@ -19,7 +19,7 @@ from .columns import TargetColumn, TargetFormat, class_numbers, sorted_classes
 from .forms import TargetForm, only
 from .losses import LossError, LossKind, cross_entropy
 from .multiclass import Multiclass
-from .task import OneByOne, Rule, TaskError, check_probabilities
+from .task import Reported, Rule, TaskError, check_probabilities
 from .words import IGNORED, NO_ANSWER, OUTSIDE, span_tags, words_of
 
 # %% auto #0
@@ -82,10 +82,10 @@ class PerWord(Multiclass):
         losses[seen] = super().row_losses(targets[seen], predictions[seen])
         return losses.sum(-1) / np.maximum(seen.sum(-1), 1)
 
-    def one_by_one(self, targets: Any, predictions: Any) -> OneByOne | None:
+    def reported(self, targets: Any, predictions: Any) -> Reported | None:
         y, p = np.asarray(targets), np.asarray(predictions)
         seen = (y != IGNORED) & ~np.isnan(p).any(-1)
-        return OneByOne(Multiclass(), y[seen], p[seen], np.argwhere(seen))
+        return Reported(Multiclass(), y[seen], p[seen], np.argwhere(seen))
 
     def check_predictions(self, values: Any, row: Callable[[int], str] = "row {}".format,
                           optional: np.ndarray | None = None, tolerance: float = 1e-3) -> np.ndarray:

@@ -200,7 +200,7 @@ def label_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
 # %% ../../nbs/widgets/09_data_sections.ipynb #c7a43fa1
 def value_section(data: PreparedData, parts: dict[str, np.ndarray]) -> Section:
     "The spread of the values, and what to do about a long tail."
-    table, (column,), y = value_table(parts), data.labels.columns, next(iter(parts.values()))   # type: ignore[union-attr]
+    table, (column, *_), y = value_table(parts), data.labels.columns, next(iter(parts.values()))   # type: ignore[union-attr]
     bent = table["skewness"].iloc[0]
     notes = [f"{column} lies between {cell_text(float(y.min()))} and {cell_text(float(y.max()))}."]
     if bent > 1 and y.min() >= 0:

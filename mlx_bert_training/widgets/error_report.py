@@ -14,12 +14,12 @@ import pandas as pd
 
 from ..errors import DataError
 from ..figures import new_figure
-from ..tasks.task import OneByOne, Task, get_task
+from ..tasks.task import Task, get_task
 from .error_views import VIEWS, ClassView, LabelView, ValueView
 from .section import Section, shorten, show
 
 # %% auto #0
-__all__ = ['view_errors', 'ErrorFigures', 'plot_errors', 'ErrorPictures', 'ErrorReport']
+__all__ = ['view_errors', 'ErrorFigures', 'plot_errors', 'ErrorPictures', 'word_rows', 'ErrorReport']
 
 # %% ../../nbs/widgets/04_error_report.ipynb #5ac07926
 def view_errors(
@@ -121,6 +121,18 @@ class ErrorPictures:
 
     def _ipython_display_(self) -> None: show(self.section())
 
+# %% ../../nbs/widgets/04_error_report.ipynb #15942802
+def word_rows(
+    places: np.ndarray,                 # (M, 2) row and word
+    texts: Sequence[str] | None,        # (N,), which may know their words
+    row_ids: Any,                       # (N,); None: counted from 0
+) -> tuple[list[str] | None, list[str]]:    # texts and ids (M,)
+    "What a report says of words where each is a row."
+    ids = [f"{row if row_ids is None else row_ids[row]}, word {word + 1}" for row, word in places]
+    if texts is None: return None, ids
+    words = [getattr(text, "words", None) for text in texts]
+    return [f"{words[row][word]} in: {texts[row]}" if words[row] else texts[row] for row, word in places], ids
+
 # %% ../../nbs/widgets/04_error_report.ipynb #b953b84a
 @dataclass(eq=False, repr=False)
 class ErrorReport(ErrorFigures, ErrorPictures):
@@ -139,8 +151,11 @@ class ErrorReport(ErrorFigures, ErrorPictures):
     title: str = "Errors"
 
     def __post_init__(self) -> None:
-        single = get_task(self.head_type).one_by_one(self.targets, self.predictions)
-        if single is not None: self._take(single)
+        single = get_task(self.head_type).reported(self.targets, self.predictions)
+        if single is not None:
+            self.head_type, self.targets, self.predictions, places = single
+            if self.predictions.ndim == 1: self.class_names = None
+            if places is not None: self.texts, self.row_ids = word_rows(places, self.texts, self.row_ids)
         self.view = view_errors(self.targets, self.predictions, self.head_type, self.class_names, self.threshold)
         self.targets, self.predictions, self.class_names = self.view.targets, self.view.predictions, self.view.names
         self.task = self.view.task
@@ -149,16 +164,6 @@ class ErrorReport(ErrorFigures, ErrorPictures):
         for kind, values in (("row ids", self.row_ids), ("texts", self.texts)):
             if values is not None and len(values) != len(self.targets):
                 raise DataError(f"{len(values)} {kind} for {len(self.targets)} rows")
-
-    def _take(self, single: OneByOne) -> None:
-        "Report the answers for words one by one."
-        self.head_type, self.targets, self.predictions, places = single
-        ids = range(len(places)) if self.row_ids is None else self.row_ids
-        self.row_ids = [f"{ids[row]}, word {word + 1}" for row, word in places]
-        if self.texts is None: return
-        words = [getattr(text, "words", ()) for text in self.texts]
-        self.texts = [f"{words[row][word]} in: {self.texts[row]}" if words[row] else self.texts[row]
-                      for row, word in places]
 
     def hardest(self, count: int = 10) -> pd.DataFrame:
         "The rows with the largest loss, the hardest first: id, true, predicted, loss or error, shortened text."

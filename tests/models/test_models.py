@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_bert_training.errors import NotYetAvailableError, UnknownNameError
+from mlx_bert_training.errors import UnknownNameError
 from mlx_bert_training.models import ModelError, create_model
 from mlx_bert_training.models.architecture import config_from_file
 from mlx_bert_training.models.architectures.bert import BertConfig, BertLayer
-from mlx_bert_training.models.heads import LATER_HEADS
 from mlx_bert_training.models.layers import additive_mask, recomputed
 from mlx_bert_training.models.registry import POOLINGS
 from mlx_bert_training.tasks.registry import TASKS
+from mlx_bert_training.tasks.task import get_task
 
 SIZES: dict[str, Any] = dict(vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
                              intermediate_size=32, max_position_embeddings=20, initializer_range=0.3)
@@ -50,11 +50,17 @@ def gradients(model, seed=0, first_rows=slice(None)):
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("head_type", list(TASKS))
 def test_every_pooling_and_head_goes_forward_and_backward(pooling, head_type):
-    labels = {"binary_classification": 2, "regression": 1}.get(head_type, 4)
-    columns = 3 if head_type == "ordinal_regression" else labels  # one for each class but the last
+    labels = {"binary_classification": 2, "regression": 1, "quantile_regression": 1, "ranking": 1}.get(head_type, 4)
+    # one for each class but the last; the three quantiles
+    columns = 3 if head_type in ("ordinal_regression", "quantile_regression") else labels
+    if get_task(head_type).per_word:    # it reads every token, and a pooling is refused
+        with pytest.raises(ModelError, match="reads every token"):
+            make(pooling=pooling, head_type=head_type, num_labels=labels)
+        pooling = None
     model = make(evaluation=False, pooling=pooling, head_type=head_type, num_labels=labels)
     logits = run(model)
-    assert logits.shape == (3, columns) and logits.dtype == mx.float32
+    shape = (3, IDS.shape[1], columns) if pooling is None else (3, columns)
+    assert logits.shape == shape and logits.dtype == mx.float32
     value, grads = gradients(model)
     assert all(mx.isfinite(g).all() for g in grads.values())  # the filler row included
     assert np.isfinite(value) and set(grads) == set(dict(tree_flatten(model.trainable_parameters())))
@@ -364,12 +370,6 @@ def test_what_a_model_tells_of_itself():
 def test_what_cannot_be_made_is_refused(arguments, error, words):
     with pytest.raises(error, match=words):
         create_model(**arguments)
-
-
-@pytest.mark.parametrize("name", LATER_HEADS)
-def test_later_heads_say_so(name):
-    with pytest.raises(NotYetAvailableError, match=name):
-        create_model(head_type=name)
 
 
 @pytest.mark.parametrize("setting", [

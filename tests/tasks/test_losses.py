@@ -37,7 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "huber": dict(name="huber", task=REGRESSION, huber_delta=0.7),
 }
 
-ELSEWHERE = {"token_cross_entropy"}     # in test_token_classification, against the reference of cross_entropy
+ELSEWHERE = {"token_cross_entropy", "quantiles", "pairwise", "listwise"}    # in the tests of their tasks
 
 
 def inputs(head_type: str) -> tuple[mx.array, mx.array]:
@@ -172,7 +172,8 @@ def test_names_near_misses_are_answered():
     with pytest.raises(UnknownNameError, match="Did you mean 'cross_entropy'"):
         create_loss("cross-entropy", task="binary")
     with pytest.raises(UnknownNameError, match="Did you mean 'regression'"): get_task("regresion")
-    short = ("binary", "multiclass", "multilabel", "regression", "ordinal", "multi_regression", "token")
+    short = ("binary", "multiclass", "multilabel", "regression", "ordinal", "multi_regression", "token",
+             "quantile", "rank")
     assert [get_task(n).name for n in short] == list(TASKS)
 
 
