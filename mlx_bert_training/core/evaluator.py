@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import runtime
+from .batch_parts import inference_step
 from .config import BaseTrainerConfig, check_task
 from .results import Predictions
 from .step import InferenceStep
@@ -215,9 +216,12 @@ def model_outputs(
     runtime.claim_mlx()
     if loss is None: check_finite(model_weights(model), "in the weights to predict with")
     model.eval()
-    step = InferenceStep(model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
+    parts = evaluator.config.environment.cpu_parts
+    step = inference_step(model, loss, parts, dtype=evaluator.dtype, compiled=evaluator.compiled)
     try: outputs = run_all(step, transformed(loader, evaluator.transform), seen)
-    finally: model.train()
+    finally:
+        step.close()
+        model.train()
     return in_file_units(outputs, evaluator.transform)
 
 # %% ../../nbs/core/11_evaluator.ipynb #d4c10a6a
