@@ -20,7 +20,7 @@ from .step import InferenceStep, TrainingStep
 from ..protocols import Batch, Loss, Model
 
 # %% auto #0
-__all__ = ['T', 'Window', 'row_parts', 'twin', 'Companion', 'Crew', 'window_sum', 'PartsStep', 'PartsInference',
+__all__ = ['T', 'Window', 'row_parts', 'twin', 'Companion', 'Crew', 'follow', 'window_sum', 'PartsStep', 'PartsInference',
            'training_step_of', 'inference_step', 'on_cpu']
 
 # %% ../../nbs/core/22_batch_parts.ipynb #7cc84bb9
@@ -86,8 +86,19 @@ class Crew:
         while self.threads: self.threads.pop().close()
 
 # %% ../../nbs/core/22_batch_parts.ipynb #7df2bf28
-def _gradient(weights: Any, step: TrainingStep, share: Batch, seed: int) -> tuple[mx.array, mx.array]:
-    step.model.update(weights)
+def follow(model: Any, leader: Any) -> Callable[[], None]:
+    "Put the arrays and the mode of a model as it is now into its twin, when that is called."
+    arrays, training = _computed(leader.parameters()), leader.training
+
+    def take() -> None:
+        model.update(arrays)
+        model.train(training)
+
+    return take
+
+
+def _gradient(ready: Callable[[], None], step: TrainingStep, share: Batch, seed: int) -> tuple[mx.array, mx.array]:
+    ready()
     mx.random.seed(seed)
     return _computed(step.accumulate(share), step.window)
 
@@ -127,8 +138,9 @@ class PartsStep(TrainingStep):
         shares = row_parts(batch, 1 if whole else len(self.beside) + 1)
         if len(shares) == 1: return super().accumulate(batch)
         seeds = [int(seed) for seed in np.array(mx.random.randint(0, 2**31 - 1, (len(shares) - 1,)))]
-        weights = _computed(self.model.parameters())    # now, for while the first part is traced the model has others
-        beside = [partial(_gradient, weights, *work) for work in zip(self.beside, shares[1:], seeds, strict=False)]
+        # now, for while the first part is traced the model has other arrays
+        beside = [partial(_gradient, follow(step.model, self.model), step, share, seed)
+                  for step, share, seed in zip(self.beside, shares[1:], seeds, strict=False)]
         losses, weights = zip(*self.crew.run(partial(self._first, shares[0]), *beside), strict=True)
         return sum(losses), sum(weights)
 
@@ -160,7 +172,8 @@ class PartsInference(InferenceStep):
         "Logits (B, C), loss sum and weight; the last two are 0 for a batch without labels."
         shares = row_parts(batch, len(self.beside) + 1)
         if len(shares) == 1: return super().__call__(batch)
-        work = [partial(_computed_by, step, share) for step, share in zip(self.beside, shares[1:], strict=False)]
+        work = [partial(_logits, follow(step.model, self.model), step, share)
+                for step, share in zip(self.beside, shares[1:], strict=False)]
         found = self.crew.run(lambda: _computed(super(PartsInference, self).__call__(shares[0])), *work)
         logits, losses, weights = zip(*found, strict=True)
         return mx.concatenate(list(logits)), sum(losses), sum(weights)
@@ -168,7 +181,8 @@ class PartsInference(InferenceStep):
     def close(self) -> None: self.crew.close()
 
 
-def _computed_by(step: InferenceStep, share: Batch) -> tuple[mx.array, mx.array, mx.array]:
+def _logits(ready: Callable[[], None], step: InferenceStep, share: Batch) -> tuple[mx.array, mx.array, mx.array]:
+    ready()
     return _computed(step(share))
 
 # %% ../../nbs/core/22_batch_parts.ipynb #aadcdfda

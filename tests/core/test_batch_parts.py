@@ -84,6 +84,18 @@ def test_logits_are_those_of_the_whole_batch():
     assert without[0].shape[0] == 4 and without[2].item() == 0
 
 
+def test_logits_follow_the_weights_and_the_mode_of_the_model():
+    model, other = (create_model(config=SMALL, dropout_rate=0.5, seed=seed) for seed in (1, 2))
+    model.train()
+    step = PartsInference(model)    # made while dropout is on
+    model.eval()
+    other.eval()
+    for weights in (model.parameters(), other.parameters()):
+        model.update(weights)
+        assert np.allclose(np.array(step(batch_of(6))[0]), np.array(InferenceStep(model)(batch_of(6))[0]), rtol=1e-5)
+    step.close()
+
+
 def test_a_window_of_several_batches_in_parts():
     def both(step, batch):
         step.accumulate(batch)
