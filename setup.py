@@ -18,7 +18,7 @@ lib = cfg["lib_path"]
 presets = lib + ".presets"  # configs/ at the top of the checkout, importable once installed
 competitions = presets + ".competitions"
 
-optional = ("notebook", "parquet", "hub", "mlflow", "kaggle", "search", "onnx")     # all of which the tests use
+optional = ("notebook", "parquet", "hub", "mlflow", "kaggle", "search", "onnx", "ray")     # all of which the tests use
 extras = {name: lines(f"{name}_requirements") for name in (*optional, "cuda12", "cuda13")}
 extras["dev"] = [*(line for name in optional for line in extras[name]), *lines("dev_requirements")]
 

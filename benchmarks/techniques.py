@@ -3,6 +3,8 @@
     python benchmarks/techniques.py DATA                    # runs what is missing, and keeps each result as it comes
     python benchmarks/techniques.py DATA --minutes 30       # begins no run after that time
     python benchmarks/techniques.py --report                # the table of what has been run
+    python benchmarks/techniques.py DATA --rows 64 --epochs 12 --sets sst2 --only "supcon 4 epochs"     # few rows
+    python benchmarks/techniques.py --report --rows 64      # the table of those runs
 
 DATA is a folder with `sst2/train.tsv` (`text<TAB>label` a line), `disaster-tweets/train.csv`, `titanic/train.csv` and
 `german-credit/german.csv`. For each set and seed some rows are drawn to train on and others to test on; every technique
@@ -27,6 +29,7 @@ import pandas as pd
 
 from mlx_bert_training import create_trainer, load_config, runtime
 
+TEST = 500      # rows to test on, at least
 RESULTS = Path(__file__).parent / "results" / "techniques.jsonl"
 TECHNIQUES: dict[str, dict[str, Any]] = {
     "baseline": {},
@@ -43,6 +46,9 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
     "awp 0.01": {"callbacks": [{"type": "awp", "start": 1}]},
     "label_smoothing 0.1": {"training": {"label_smoothing": 0.1}},
     "balanced sampling": {"data": {"sampling": "balanced"}},
+    "supcon 1 epoch": {"callbacks": [{"type": "supcon", "epochs": 1}]},
+    "supcon 4 epochs": {"callbacks": [{"type": "supcon", "epochs": 4}]},
+    "supcon beside": {"callbacks": [{"type": "supcon", "epochs": None, "weight": 0.3}]},
     "pooling weighted_cls": {"model": {"pooling": "weighted_cls"}},
     "pooling concat_last": {"model": {"pooling": "concat_last"}},
     "pooling attention": {"model": {"pooling": "attention"}},
@@ -85,7 +91,7 @@ def one_run(rows: Rows, technique: str, seed: int, size: int, epochs: int) -> di
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder, f"{name}.csv")) for name in ("train", "test")]
         shuffled[:size].to_csv(files[0], index=False)
-        shuffled[size:2 * size].to_csv(files[1], index=False)
+        shuffled[size:size + max(size, TEST)].to_csv(files[1], index=False)
         config = {**RECIPE, **{name: {**RECIPE.get(name, {}), **part} if isinstance(part, dict) else part
                                for name, part in extra.items()}}
         config["data"] = {**config["data"], **rows.data, "train_path": files[0], "validation_path": files[1]}
@@ -144,19 +150,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", help="folder with the four sets")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="to run, such as 0 1 2")
-    parser.add_argument("--rows", type=int, default=500, help="to train on, and to test on")
+    parser.add_argument("--rows", type=int, default=500, help="to train on, and to test on, but at least 500")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--sets", nargs="+", help="some of the four; all if not said")
+    parser.add_argument("--only", nargs="+", help="some of the techniques, beside the run without any")
     parser.add_argument("--report", action="store_true", help="print the table and run nothing")
     args = parser.parse_args()
-    if args.report: return print(report(read_results(args.results)))
+    if args.report: return print(report([row for row in read_results(args.results) if row["rows"] == args.rows]))
     if args.data is None: parser.error("say where the data are, or --report")
     sets, end = read_sets(args.data), time.monotonic() + 60 * args.minutes
     device = str(runtime.select_device("auto").type).removeprefix("DeviceType.")    # cpu or gpu
     for seed in args.seeds:
-        for technique in TECHNIQUES:
+        for technique in TECHNIQUES if args.only is None else ["baseline", *args.only]:
             for name, rows in sets.items():
+                if args.sets is not None and name not in args.sets: continue
                 key = {"set": name, "technique": technique, "seed": seed, "rows": args.rows, "epochs": args.epochs,
                        "device": device}
                 if any(key.items() <= row.items() for row in read_results(args.results)): continue

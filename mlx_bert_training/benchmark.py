@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from . import runtime
-from .core.batch_parts import inference_step, training_step_of
+from .core.batch_parts import inference_step_of, training_step_of
 from .core.config import OptimizerConfig
 from .core.evaluator import compute_dtype
 from .core.optimization import create_optimizer
@@ -102,7 +102,7 @@ def runs_of(
 
     model.train()
     yield "training", train, training.close
-    inference = inference_step(model, loss, parts, **options)
+    inference = inference_step_of(parts, model, loss, **options)
 
     def infer() -> None: mx.eval(inference(batch))
 

@@ -18,8 +18,8 @@ from .errors import DataError, MLXBertError
 from .secrets import RedactingFilter, redact
 
 # %% auto #0
-__all__ = ['Command', 'settle_resume', 'train', 'run', 'search', 'auto', 'refuse_overwriting', 'explore', 'ledger', 'runs',
-           'mlflow', 'predict', 'bundle', 'export', 'info', 'benchmark', 'fetch', 'presets', 'config', 'init',
+__all__ = ['Command', 'settle_resume', 'train', 'run', 'pretrain', 'search', 'auto', 'refuse_overwriting', 'explore', 'ledger',
+           'runs', 'mlflow', 'predict', 'bundle', 'export', 'info', 'benchmark', 'fetch', 'presets', 'config', 'init',
            'add_runs', 'add_looks', 'add_facts', 'build_parser', 'main']
 
 # %% ../nbs/10_cli.ipynb #c8428bc4
@@ -38,10 +38,12 @@ def train(args: argparse.Namespace) -> int:
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.run import run_training
     settle_resume(args)
+    from mlx_bert_training.runtime.ranks import process_ranks
     overrides = parse_overrides(args.overrides)
+    if args.ranks is not None: overrides["parallel.ranks"] = args.ranks
     done = run_training(args.config, resume_from=args.resume, replay=args.replay or (), **overrides)
-    print(done)
-    return 128 + done.trainer.control.signal if done.trainer.control.signal else 0      # 130 after an interrupt
+    if process_ranks().first: print(done)
+    return 128 + done.control.signal if done.control.signal else 0      # 130 after an interrupt
 
 # %% ../nbs/10_cli.ipynb #6b8e53b8
 def run(args: argparse.Namespace) -> None:
@@ -49,6 +51,13 @@ def run(args: argparse.Namespace) -> None:
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.run import run_competition
     print(run_competition(args.config, **parse_overrides(args.overrides)))
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    "Adapt the encoder of a declaration to its texts, as its pretraining section says; a run of it starts from there."
+    from mlx_bert_training.declaration.load import parse_overrides
+    from mlx_bert_training.run import run_pretraining
+    print(run_pretraining(args.config, **parse_overrides(args.overrides)))
 
 
 def search(args: argparse.Namespace) -> None:
@@ -130,10 +139,14 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def bundle(args: argparse.Namespace) -> None:
-    "Write what a competition without internet needs: models, tokenizer, wheels and an inference notebook."
+    "Write what a competition without internet needs; --push uploads it, runs it there and submits it."
+    from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.kaggle.bundle import bundle
-    print(bundle(args.run, args.output, model_alone=args.model_alone, wheels=not args.no_wheels, sample=args.sample,
-                 dataset=args.dataset))
+    made = bundle(args.run, args.output, model_alone=args.model_alone, wheels=not args.no_wheels, sample=args.sample,
+                  dataset=args.dataset, **parse_overrides(args.overrides))
+    if not args.push: return print(made)
+    from mlx_bert_training.kaggle.push import push
+    print(push(made))
 
 # %% ../nbs/10_cli.ipynb #6161fafc
 def export(args: argparse.Namespace) -> None:
@@ -214,7 +227,9 @@ def add_runs(command: Command) -> None:
     sub.add_argument("--resume", nargs="?", const="latest", metavar="CHECKPOINT",
                      help="go on from the newest, or from this one")
     sub.add_argument("--replay", metavar="RUN", help="do to this run what was done by hand to the run in this folder")
+    sub.add_argument("--ranks", type=int, help="processes that share every batch (default: parallel.ranks)")
     command(run, with_config=True)
+    command(pretrain, with_config=True)
     sub = command(search, with_config=True)
     sub.add_argument("--trials", type=int, help="how many in all (default: search.trials)")
     sub.add_argument("--time", help="how long at most, such as 30m or 2h (default: search.time)")
@@ -236,6 +251,8 @@ def add_runs(command: Command) -> None:
     sub.add_argument("--dataset", metavar="USER/NAME", help="the Kaggle dataset that it will be")
     sub.add_argument("--model-alone", action="store_true", help="leave the partners of an ensemble out")
     sub.add_argument("--no-wheels", action="store_true", help="leave MLX out: torch predicts, nothing is downloaded")
+    sub.add_argument("--push", action="store_true", help="upload it, run it on Kaggle and submit it; again goes on")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as bundle_accelerator=gpu")
     sub = command(export)
     sub.add_argument("form", choices=["onnx", "hub"], help="an ONNX file, or a folder with a model card")
     sub.add_argument("run", help="the folder of a finished run")

@@ -81,6 +81,12 @@ class Secrets:
         if isinstance(value, (list, tuple)): return [self.hide(item) for item in value]
         return self._pattern.sub("***", value) if self._pattern and isinstance(value, str) else value
 
+    def are_in(self, content: bytes) -> bool:
+        "Whether one of these credentials is in the bytes of a file; short ones count in what is text."
+        short = self._pattern if b"\0" not in content[:4096] else None
+        return any(value.encode() in content for value in self._values if len(value) >= 8) or bool(
+            short and short.search(content.decode("utf-8", "replace")))
+
     def redact(self, text: object) -> str:
         "The text without these credentials, and without what looks like one."
         return hide_shapes(self.hide(str(text)))

@@ -9,6 +9,7 @@ _find, __dir__, __all__ = lazy_names(__name__, {
     "averages": ["ExponentialAverage", "StochasticAverage"],
     "base": ["Callback", "create_callback", "register_callback"],
     "checkpoint": ["ModelCheckpoint"],
+    "contrastive": ["SupCon"],
     "early_stopping": ["EarlyStopping"],
     "learning_curve": ["LearningCurve"],
     "lr_scheduler": ["LearningRateScheduler"],

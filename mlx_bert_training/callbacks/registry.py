@@ -38,5 +38,7 @@ CALLBACKS = Registry("callback", {
     "neftune": f"{_HERE}.neftune:NEFTune",
     "mixout": f"{_HERE}.mixout:Mixout",
     "nonfinite": f"{_HERE}.nonfinite:NonFinite",
+    "supcon": f"{_HERE}.contrastive:SupCon",
+    "distillation": "mlx_bert_training.ensemble.distillation:Distillation",
     "dashboard": "mlx_bert_training.widgets.dashboard:DashboardCallback",
 }, check=is_callback)

@@ -21,7 +21,7 @@ from ..protocols import Batch, Loss, Model
 
 # %% auto #0
 __all__ = ['T', 'Window', 'row_parts', 'twin', 'Companion', 'Crew', 'follow', 'window_sum', 'PartsStep', 'PartsInference',
-           'training_step_of', 'inference_step', 'on_cpu']
+           'training_step_of', 'inference_step_of', 'on_cpu']
 
 # %% ../../nbs/core/22_batch_parts.ipynb #7cc84bb9
 def row_parts(
@@ -196,15 +196,14 @@ def training_step_of(
     return PartsStep(*arguments, parts=parts, **options)
 
 
-def inference_step(
-    model: Model,
-    loss: Loss | None,  # None: logits alone
+def inference_step_of(
     parts: int,         # of a batch, on a CPU
-    **options: Any,     # of the step
+    *arguments: Any,    # of the step: model and loss
+    **options: Any,     # the same
 ) -> InferenceStep:
     "The same for logits."
-    if parts == 1 or not on_cpu(): return InferenceStep(model, loss, **options)
-    return PartsInference(model, loss, parts=parts, **options)
+    if parts == 1 or not on_cpu(): return InferenceStep(*arguments, **options)
+    return PartsInference(*arguments, parts=parts, **options)
 
 
 def on_cpu() -> bool:

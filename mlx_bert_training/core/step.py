@@ -14,13 +14,16 @@ from mlx.utils import tree_flatten, tree_map
 from ..protocols import Batch, Loss, Model
 
 # %% auto #0
-__all__ = ['BLOCK', 'Arrays', 'batch_arrays', 'apply_model', 'cast', 'sum_of_squares', 'global_norm', 'Passes', 'Backward',
-           'TrainingStep', 'InferenceStep']
+__all__ = ['ASKED', 'BLOCK', 'Arrays', 'batch_arrays', 'apply_model', 'cast', 'sum_of_squares', 'global_norm', 'Passes',
+           'Backward', 'TrainingStep', 'InferenceStep']
 
 # %% ../../nbs/core/09_step.ipynb #2fe48c1b
+ASKED = ("positions", "answers")     # of a loader whose model is asked for single tokens: where, and what is right
+
+
 def batch_arrays(batch: Batch) -> dict[str, mx.array]:
     "A batch on the device, with the example weights filled in."
-    keys = ("input_ids", "attention_mask", "token_type_ids", "labels", "example_weight")
+    keys = ("input_ids", "attention_mask", "token_type_ids", "labels", "example_weight", "row", *ASKED)
     arrays = {key: mx.array(batch[key]) for key in keys if batch.get(key) is not None}
     if "example_weight" not in arrays: arrays["example_weight"] = mx.ones(len(batch["input_ids"]))
     return arrays
@@ -28,7 +31,8 @@ def batch_arrays(batch: Batch) -> dict[str, mx.array]:
 
 def apply_model(model: Model, arrays: dict[str, mx.array]) -> mx.array:
     "Logits (B, C) in float32."
-    logits = model(arrays["input_ids"], arrays.get("attention_mask"), arrays.get("token_type_ids"))
+    asked = {name: arrays[name] for name in ASKED if name in arrays}
+    logits = model(arrays["input_ids"], arrays.get("attention_mask"), arrays.get("token_type_ids"), **asked)
     return logits.astype(mx.float32)
 
 # %% ../../nbs/core/09_step.ipynb #c83a908e
@@ -62,17 +66,17 @@ Arrays = dict[str, mx.array]
 
 
 class Passes:
-    "The forward pass, the loss sum and the gradient of a batch, with techniques round them; the last is outermost."
+    "Forward pass, score, loss sum and gradient of a batch, with techniques round them; the last is outermost."
 
     def __init__(self, model: Model, loss: Loss, dtype: mx.Dtype | None = None, techniques: Sequence[Any] = ()):
         self.model, self.per_example, self.dtype = model, loss, dtype
-        self.forward, self.loss, self.gradient = self._forward, self._loss, self._gradient
-        for name in ("forward", "loss", "gradient"):
+        self.forward, self.score, self.loss, self.gradient = self._forward, self._score, self._loss, self._gradient
+        for name in ("forward", "score", "loss", "gradient"):
             for technique in techniques:
                 around = getattr(technique, f"around_{name}", None)
                 if around is not None: setattr(self, name, around(getattr(self, name), self))
 
-    def score(self, logits: mx.array, arrays: Arrays) -> tuple[mx.array, mx.array]:
+    def _score(self, logits: mx.array, arrays: Arrays) -> tuple[mx.array, mx.array]:
         "Sum of the weighted losses of a batch, and of its weights."
         losses, weights = self.per_example(logits, arrays["labels"])
         weights = weights * arrays["example_weight"]

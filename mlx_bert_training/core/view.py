@@ -17,7 +17,7 @@ from ..protocols import DataLoader
 if TYPE_CHECKING:
     from mlx_bert_training.core.config import BaseTrainerConfig
     from mlx_bert_training.core.control import RunControl
-    from mlx_bert_training.core.evaluator import Outputs
+    from mlx_bert_training.core.evaluator import Evaluator, Outputs
     from mlx_bert_training.core.events import CallbackList
     from mlx_bert_training.core.ledger import LossMeter
     from mlx_bert_training.core.run_folder import RunFolder
@@ -34,6 +34,7 @@ class TrainerView(Protocol):
     model: Any                          # trains in place
     data: Any                           # prepared data, or None
     callbacks: CallbackList             # all listeners of the run
+    evaluator: Evaluator                # scores and predicts; has the transform of a regression's targets
     control: RunControl                 # takes requests: pause, stop, save, another rate
     steering: Steering                  # follows them, and has the record of what was done
     train_loader: DataLoader | None     # of this run

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -21,9 +23,10 @@ from tokenizers import normalizers, pre_tokenizers
 from .tokenizer_files import bert_backend, load_backend
 from ..errors import DataError
 from ..files import write_text
+from ..tasks.words import SplitText, first_tokens
 
 # %% auto #0
-__all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'tiny_tokenizer']
+__all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'join_encoded', 'tiny_tokenizer']
 
 # %% ../../nbs/data/06_tokenization.ipynb #b4790c20
 @dataclass(frozen=True)
@@ -31,13 +34,15 @@ class Encoded:
     """Token numbers of N texts.
 
     ids: (tokens,) int32 of all texts, one after another; type_ids: (tokens,) uint8, 1 in the second text of a pair;
-    offsets: (N + 1,) int64, where each text begins; truncated: (N,) bool, whether its end was cut off.
+    offsets: (N + 1,) int64, where each text begins; truncated: (N,) bool, whether its end was cut off; word: (tokens,)
+    int32, of texts that know their words, the word that a token begins, or -1; None for other texts.
     """
 
     ids: np.ndarray
     type_ids: np.ndarray
     offsets: np.ndarray
     truncated: np.ndarray
+    word: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.truncated)
@@ -51,12 +56,17 @@ class Encoded:
         "The token numbers of one text."
         return self.ids[self.offsets[index]:self.offsets[index + 1]]
 
+    def select(self, rows: np.ndarray) -> Encoded:
+        "The texts at `rows`, in that order, to keep; tokens that are on disk stay there."
+        return self.take(rows)
+
     def take(self, rows: np.ndarray) -> Encoded:
-        "The texts at `rows`, in that order."
+        "The texts at `rows`, in that order, in memory."
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return Encoded(self.ids[places], self.type_ids[places], offsets, self.truncated[rows])
+        word = None if self.word is None else self.word[places]
+        return Encoded(self.ids[places], self.type_ids[places], offsets, self.truncated[rows], word)
 
 # %% ../../nbs/data/06_tokenization.ipynb #f402db99
 CHUNK = 1000
@@ -102,24 +112,32 @@ class Tokenizer:
         """Token numbers of each text, or of each text and its pair, of at most `max_length` tokens.
 
         Of a pair the longer text is cut first. `num_workers` threads share the work; 0 and 1 mean this thread.
+        Texts that know their words (`SplitText`) are tokenized word by word.
         """
+        return join_encoded(list(self.encode_parts(texts, pairs, max_length, num_workers)))
+
+    def encode_parts(self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int = 128,
+                     num_workers: int = 1) -> Iterator[Encoded]:
+        "As `encode`, a thousand texts at a time, of which only a few are in memory."
         if pairs is not None and len(pairs) != len(texts): raise DataError(f"{len(texts)} texts, {len(pairs)} pairs.")
         special = self.backend.num_special_tokens_to_add(pairs is not None)
         if max_length <= special:
             raise DataError(f"max_length {max_length} leaves no room beside {special} special tokens.")
-        items = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        chunks = [items[i:i + CHUNK] for i in range(0, len(items), CHUNK)]
+        chunks = _chunks(texts, pairs)
         with _LOCK, _own_pool_off():
             self.backend.enable_truncation(max_length, strategy="longest_first")
             try:
                 if num_workers > 1:
-                    with ThreadPoolExecutor(num_workers) as pool: parts = list(pool.map(self._chunk, chunks))
-                else: parts = [self._chunk(chunk) for chunk in chunks]
+                    with ThreadPoolExecutor(num_workers) as pool:
+                        yield from _ahead(pool, self._chunk, chunks, num_workers)
+                else: yield from map(self._chunk, chunks)
             finally: self.backend.no_truncation()
-        return _join(parts)
 
     def _chunk(self, items: list[str] | list[tuple[str, str]]) -> Encoded:
-        try: encodings = self.backend.encode_batch_fast(items)
+        split = bool(items) and isinstance(items[0], SplitText)
+        try:
+            if split: encodings = self.backend.encode_batch([_spaced(text) for text in items], is_pretokenized=True)
+            else: encodings = self.backend.encode_batch_fast(items)
         except TypeError as error:
             raise DataError(next((f"{text!a:.100} {why}." for item in items for text in _parts(item)
                                   if (why := _not_text(text))), f"a text cannot be tokenized: {error}")) from error
@@ -128,7 +146,8 @@ class Tokenizer:
         ids = np.array([i for e in encodings for i in e.ids], dtype=np.int32)
         type_ids = np.array([i for e in encodings for i in e.type_ids], dtype=np.uint8)
         offsets = np.cumsum([0, *(len(e) for e in encodings)], dtype=np.int64)
-        return Encoded(ids, type_ids, offsets, np.array([bool(e.overflowing) for e in encodings], dtype=bool))
+        word = np.array([i for e in encodings for i in first_tokens(e.word_ids)], dtype=np.int32) if split else None
+        return Encoded(ids, type_ids, offsets, np.array([bool(e.overflowing) for e in encodings], dtype=bool), word)
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = True) -> str:
         "The text of token numbers."
@@ -144,6 +163,28 @@ class Tokenizer:
         return cls(load_backend(Path(folder)))
 
 
+def _spaced(text: SplitText) -> list[str]:
+    "The words as they stand in a text: a space before each but the first, which some tokenizers tell a word by."
+    return [word if i == 0 else f" {word}" for i, word in enumerate(text.words)]
+
+
+def _chunks(texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[list[Any]]:
+    "The rows, a thousand at a time."
+    for i in range(0, len(texts), CHUNK):
+        some = texts[i:i + CHUNK]
+        yield list(some) if pairs is None else list(zip(some, pairs[i:i + CHUNK], strict=True))
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[Any], Encoded], chunks: Iterator[Any],
+           workers: int) -> Iterator[Encoded]:
+    "What `work` makes of each chunk, in order; twice as many as there are workers are under way."
+    queue = deque(pool.submit(work, chunk) for chunk in islice(chunks, 2 * workers))
+    while queue:
+        done = queue.popleft().result()
+        queue.extend(pool.submit(work, chunk) for chunk in islice(chunks, 1))
+        yield done
+
+
 def _parts(item: str | tuple[str, str]) -> tuple[str, ...]:
     "The one or two texts of a row."
     return item if isinstance(item, tuple) else (item,)
@@ -157,13 +198,19 @@ def _not_text(text: object) -> str:
     return ""
 
 
-def _join(parts: Sequence[Encoded]) -> Encoded:
+def join_encoded(parts: Sequence[Encoded]) -> Encoded:
     "The texts of all parts, in order."
     if not parts: return Encoded(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, bool))
     lengths = np.concatenate([part.lengths for part in parts])
     return Encoded(np.concatenate([part.ids for part in parts]), np.concatenate([part.type_ids for part in parts]),
                    np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-                   np.concatenate([part.truncated for part in parts]))
+                   np.concatenate([part.truncated for part in parts]), _joined_words(parts))
+
+
+def _joined_words(parts: Sequence[Encoded]) -> np.ndarray | None:
+    "Of which word each token is the first, where the texts know their words."
+    words = [part.word for part in parts if part.word is not None]
+    return np.concatenate(words) if words else None
 
 # %% ../../nbs/data/06_tokenization.ipynb #d196be68
 def tiny_tokenizer(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -25,8 +25,8 @@ def _loss_of(
 ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
     "Log-loss, or squared error in units of the targets' variance, and its gradient, of weights (M,)."
     if task.targets == "values":
-        scale = max(float(np.std(targets)), 1e-12)
-        x, goal = predictions / scale, targets / scale
+        scale = np.maximum(np.std(targets, axis=0), 1e-12)      # of each column, where a row has several values
+        x, goal = (predictions / scale).reshape(len(predictions), -1), (targets / scale).ravel()
 
         def squared(w: np.ndarray) -> tuple[float, np.ndarray]:
             miss = w @ x - goal
@@ -58,11 +58,13 @@ def loss_weights(
 class Blending:
     "Weights of at least zero that sum to one, best on the rows given: for `loss`, or for `metric`."
     objective: str = "loss"
+    per_column: bool = False    # of several labels or values: weights for each column by itself
     learns: ClassVar[bool] = True
     weighted: ClassVar[bool] = False
 
     def fit(self, predictions: np.ndarray, targets: np.ndarray, task: Task, metric: str) -> Fit:
-        "Optimise the weights."
+        "Optimise the weights; with `per_column` no member has one weight that could be told."
+        if self.per_column and task.several: return self._fit_columns(predictions, targets, task, metric)
         if self.objective not in ("loss", "metric"):
             raise unknown_name("objective of blending", self.objective, ("loss", "metric"))
         weights = loss_weights(predictions, targets, task)
@@ -77,3 +79,11 @@ class Blending:
             found = on_simplex(minimize(cost, start, method="Nelder-Mead", options={"maxfev": 60 * len(weights)}).x)
             best = min(best, found, key=cost)
         return weighted_mean(best)
+
+    def _fit_columns(self, predictions: np.ndarray, targets: np.ndarray, task: Task, metric: str) -> Fit:
+        "A fit of each column (M, n, 1)."
+        columns = [slice(c, c + 1) for c in range(predictions.shape[-1])]
+        one = replace(self, per_column=False)
+        fits = [one.fit(predictions[..., c], targets[:, c], task, metric).weights for c in columns]
+        weights = np.stack([found for found in fits if found is not None], axis=1)      # (M, C)
+        return Fit(lambda p: np.einsum("mc,mnc->nc", weights, p), None)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from ..data.baselines import FEW, LinearFit
+from ..data.baselines import FEW, LinearFit, chosen_columns
 from ..data.frames import require_columns
 from ..data.prepare import PreparedData
 from ..data.templates import RowTemplate
@@ -124,30 +124,33 @@ def fit_predict(
     train: np.ndarray,          # (n, F)
     others: np.ndarray,         # (m, F)
 ) -> np.ndarray:                # (m, C) probabilities, or (m,) values
-    "Fit one model, or one for each of many labels; a class without rows is next to impossible."
+    "Fit one model, or one for each of several labels or values; a class without rows is next to impossible."
     def probabilities(labels: np.ndarray, classes: int) -> np.ndarray:
         p, present = np.zeros((len(others), classes)), np.unique(labels)
         p[:, present] = 1.0 if len(present) == 1 else make().fit(train, labels).predict_proba(others)
         p = np.clip(p, 1e-6, 1)
         return p / p.sum(1, keepdims=True)
-    if fold.task.targets == "values": return np.asarray(make().fit(train, fold.targets).predict(others), np.float64)
+    if fold.task.targets == "values":
+        columns = fold.targets.reshape(len(train), -1).T
+        found = np.stack([make().fit(train, column).predict(others) for column in columns], axis=1).astype(np.float64)
+        return found if fold.task.several else found[:, 0]
     labels = fold.targets.astype(int)
     if fold.task.targets == "classes": return probabilities(labels, fold.outputs)
     return np.stack([probabilities(labels[:, c], 2)[:, 1] for c in range(fold.outputs)], axis=1)
 
-
+# %% ../../nbs/ensemble/12_gbm.ipynb #94d487d9
 @dataclass(frozen=True)
 class GBM:
     "Gradient boosting on the columns; `options` go to the library as they are."
     library: str = "sklearn"                    # sklearn, lightgbm, xgboost or catboost
-    columns: Sequence[str] | None = None        # None: those that the texts are made of
+    columns: Sequence[str] | str | None = None  # of the file, or "all"; None: those that the texts are made of
     seed: int = 0
     options: dict[str, Any] | None = None
     name: str = "gbm"
 
     def predict(self, fold: FoldTask) -> np.ndarray:
         "Predictions of the other rows of a fold."
-        train, others, categories = gbm_table(fold, self.columns)
+        train, others, categories = gbm_table(fold, chosen_columns(fold.data, self.columns))
         values = fold.task.targets == "values"
         return fit_predict(lambda: make_gbm(self.library, values, self.options or {}, categories, self.seed), fold,
                            train, others)
@@ -156,4 +159,5 @@ class GBM:
                folder: Path | None = None) -> OOF:
         "Its out-of-fold and test predictions. Raises `MissingExtraError` for a library that is not installed."
         _library(self.library, like.task.targets == "values")
-        return fold_member(self.name, like, data, folds, transform, self.predict)
+        known = self if data is None else replace(self, columns=chosen_columns(data, self.columns))
+        return fold_member(self.name, like, data, folds, transform, known.predict)

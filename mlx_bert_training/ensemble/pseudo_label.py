@@ -98,8 +98,10 @@ def _agreed(values: np.ndarray, limit: int, spread: Any) -> np.ndarray:
         if spread.shape != values.shape or not np.isfinite(spread).all():
             raise PseudoLabelError(f"spread must be the standard deviation over models of each of the {len(values)} "
                                    f"values, not of shape {spread.shape}")
+        if values.ndim == 2: spread = (spread / np.maximum(values.std(0), 1e-12)).sum(1)
         return np.argsort(spread, kind="stable")[:limit]
-    return np.argsort(values, kind="stable")[np.linspace(0, len(values) - 1, limit).round().astype(int)]
+    level = values if values.ndim == 1 else (values / np.maximum(values.std(0), 1e-12)).sum(1)
+    return np.argsort(level, kind="stable")[np.linspace(0, len(values) - 1, limit).round().astype(int)]
 
 # %% ../../nbs/ensemble/16_pseudo_label.ipynb #275fdd85
 def _check_options(seen: frozenset[str], threshold: float, max_share: float | None) -> None:

@@ -238,7 +238,8 @@ class KNN:
         "Predictions of the other rows of a fold."
         y = np.eye(fold.outputs)[fold.targets.astype(int)] if fold.task.targets == "classes" else fold.targets
         found = neighbour_mean(vectors, y.reshape(len(y), -1), others, self.neighbours)
-        return found[:, 0] if fold.task.targets == "values" else np.clip(found, 1e-6, 1 - 1e-6)
+        if fold.task.targets == "values": return found if fold.task.several else found[:, 0]
+        return np.clip(found, 1e-6, 1 - 1e-6)
 
     def member(self, like: OOF, data: PreparedData | None, folds: Folds, transform: str,
                folder: Path | None = None) -> OOF:

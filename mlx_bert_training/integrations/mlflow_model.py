@@ -151,6 +151,7 @@ class RowPredictor:
         threshold = np.array(self.facts.get("threshold", 0.5))
         frame = predictions.to_frame(probabilities=True).iloc[:, 1:]
         decided = predictions.labels(threshold if threshold.ndim else float(threshold))     # type: ignore[arg-type]
+        if self.labels.task.answers == "value columns": return pd.DataFrame(decided, columns=frame.columns)
         if self.labels.task.targets == "columns":
             return pd.DataFrame(decided, columns=frame.columns).join(frame.add_prefix("probability_"))
         return frame.assign(**{frame.columns[0]: decided})

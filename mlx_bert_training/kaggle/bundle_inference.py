@@ -186,7 +186,7 @@ def decide(
     if cut or shown["kind"] == "labels":
         values = decided[:, None] == np.arange(values.shape[1]) if task.targets == "classes" else decided
         values = np.rint(values).astype(int if shown["kind"] == "labels" else float)
-    table = values.reshape(len(values), -1)
+    table = (decided if task.targets == "values" and not cut else values).reshape(len(values), -1)
     return {column: table[:, i] for column, i in zip(columns, shown["order"], strict=True)}
 
 # %% ../../nbs/kaggle/08_inference.ipynb #11eacab0

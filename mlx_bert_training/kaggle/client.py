@@ -29,9 +29,11 @@ from mlx_bert_training.kaggle.connection import (
     KaggleError,
     KaggleLimitError,
     KaggleNotFoundError,
+    KaggleTransferError,
     KaggleUnavailableError,
     RetryPolicy,
 )
+from ..runtime.transfer import TransferLimits
 from ..secrets import get_logger
 
 log = get_logger(__name__)
@@ -125,8 +127,9 @@ def _holds(folder: Path, files: Sequence[str]) -> bool:
 class KaggleClient:
     "A competitor's calls to Kaggle. Needs credentials and the network from the first call on, not before."
 
-    def __init__(self, timeout: float = 60.0, policy: RetryPolicy | None = None):
-        self.connection = Connection(timeout, policy)
+    def __init__(self, timeout: float = 60.0, policy: RetryPolicy | None = None,
+                 limits: TransferLimits | None = None):     # of uploads and downloads; None: those of the policy
+        self.connection = Connection(timeout, policy, limits)
         self.policy = self.connection.policy
 
     def __repr__(self) -> str: return f"KaggleClient({self.connection})"
@@ -139,7 +142,18 @@ class KaggleClient:
     def submit(self, competition: str, file: str | Path, message: str = "", tag: str | None = None) -> Submission:
         """Send a file once, whatever the network does. Raises a `KaggleError` when it did not count, or may not have.
         `tag`, one of `run_tag`, marks it: whoever wrote the tag down first can look the submission up by it."""
-        return _submit(self, competition_slug(competition), Path(file), message, tag or run_tag())
+        slug, path = competition_slug(competition), Path(file)
+        if not path.is_file() or not path.stat().st_size:
+            raise KaggleSubmitError(f"{path}: no such file, or an empty one")
+        return _submit(self, slug, path.name, message, tag or run_tag(),
+                       lambda api, text: api.competition_submit(str(path), text, slug, quiet=True))
+
+    def submit_code(self, competition: str, kernel: str, version: int, message: str = "",
+                    tag: str | None = None, file: str = "submission.csv") -> Submission:
+        """Send what a version of a notebook ("owner/name") wrote into `file`, once; otherwise as `submit`."""
+        slug, name = competition_slug(competition), f"{kernel}, version {version}"
+        return _submit(self, slug, name, message, tag or run_tag(),
+                       lambda api, text: api.competition_submit_code(file, text, slug, kernel, version, quiet=True))
 
     def find(self, competition: str, tag: str) -> Submission | None:
         "The submission with this tag; None if Kaggle has none. Raises a `KaggleError` if it cannot be asked."
@@ -254,29 +268,29 @@ def _download(client: KaggleClient, slug: str, folder: Path, force: bool, max_by
 BEFORE = ("IntrospectToken", "StartSubmissionUpload", "upload")    # if one of these fails, nothing was submitted
 
 
-def _submit(client: KaggleClient, slug: str, path: Path, message: str, tag: str) -> Submission:
-    "Send a file once."
-    if not path.is_file() or not path.stat().st_size: raise KaggleSubmitError(f"{path}: no such file, or an empty one")
+def _submit(client: KaggleClient, slug: str, name: str, message: str, tag: str,
+            send: Callable[[Any, str], Any]) -> Submission:
+    "Send something once; `send` takes the client's API and the message."
     policy = client.policy
     text, trouble = f"{message.strip()[:MESSAGE_LENGTH]} [{tag}]".lstrip(), ""
     for attempt in range(policy.attempts):
         pause = policy.pause(attempt)
         try:
-            answer = client.call("submit to", slug, attempts=1,
-                                 function=lambda api: api.competition_submit(str(path), text, slug, quiet=True))
-            if answer.ref: return Submission(answer.ref, "pending", description=text, file_name=path.name)
+            answer = client.call("submit to", slug, attempts=1, function=lambda api: send(api, text))
+            if answer.ref: return Submission(answer.ref, "pending", description=text, file_name=name)
             trouble = f"{answer.message} (ref=0: the file did not arrive)"
         except KaggleError as error:
             if error.status is not None and error.status < 500 and error.status != 429:
                 raise _refused(client, slug, error) from None
             trouble, pause = str(error), policy.pause(attempt, error.retry_after)
+            if isinstance(error, KaggleTransferError): break
             if error.request not in BEFORE and error.status != 429:
                 if found := _find(client, slug, tag, trouble): return found
             if not isinstance(error, KaggleUnavailableError): raise
         if pause > policy.longest or attempt + 1 == policy.attempts: break
         log.warning("%s; nothing was counted, trying again in %.1f s", trouble, pause)
         time.sleep(pause)
-    raise KaggleSubmitError(f"{path} was not submitted to {slug}: {trouble}")
+    raise KaggleSubmitError(f"{name} was not submitted to {slug}: {trouble}")
 
 # %% ../../nbs/kaggle/03_client.ipynb #b256bd92
 def _find(client: KaggleClient, slug: str, tag: str, trouble: str) -> Submission | None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from ..core.results import Predictions
 from ..data.delimited import TableFormat
 from ..data.frames import resolve_path
 from ..data.prepare import PreparedData
-from .client import KaggleClient, KaggleSubmitError, run_tag
+from .client import KaggleClient, KaggleSubmitError, Submission, run_tag
 from .files import find_sample
 from .ledger import Ledger, LedgerEntry, file_sha256
 from mlx_bert_training.kaggle.submission import (
@@ -43,7 +45,7 @@ log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'LEDGER_FILE', 'submission_style', 'default_sample', 'SubmissionFile', 'settings_hash', 'default_message',
-           'table_format', 'write_final', 'check_before_training', 'send_final']
+           'table_format', 'write_final', 'check_before_training', 'send_once', 'read_score', 'send_final']
 
 # %% ../../nbs/kaggle/06_delivery.ipynb #88a0bee9
 def submission_style(
@@ -196,7 +198,7 @@ def check_before_training(
     known, form, kaggle = get_task(task), table_format(config), config.kaggle
     wanted = read_sample(sample, form)
     count, classes = len(row_ids), len(class_names or [0])
-    values = np.eye(classes)[np.arange(count) % classes] if known.targets != "values" else np.zeros(count)
+    values = np.eye(classes)[np.arange(count) % classes] if known.answers != "values" else np.zeros(count)
     made_up = Predictions(values, known, np.asarray(row_ids), class_names)
     made_up, ids = _with_sample_ids(made_up, wanted, config, data)
     if kaggle.trust_ids is None: check_ids(wanted, ids, form)
@@ -224,9 +226,14 @@ def _own_line(ledger: Ledger, entry: LedgerEntry) -> LedgerEntry | None:
     return own[-1] if own else None
 
 
-def _send_once(ledger: Ledger, entry: LedgerEntry, competition: str, file: Path,
-               client: KaggleClient) -> LedgerEntry:
-    "Send a file unless it was sent before: the intent is on the disk first, and is looked up after a kill."
+def send_once(
+    ledger: Ledger,             # of the competition; nobody else sends while this does
+    entry: LedgerEntry,         # of what is sent
+    competition: str,
+    client: KaggleClient,       # to look an earlier attempt up
+    send: Callable[[str], Submission],      # sends it under a tag
+) -> LedgerEntry:               # with its number
+    "Send something unless it was sent before: the intent is on the disk first, and is looked up after a kill."
     before, tag = _same_file(ledger, entry), run_tag()
     for attempt in [e for e in before if e.tag and not e.ref]:
         found = client.find(competition, attempt.tag)
@@ -238,10 +245,25 @@ def _send_once(ledger: Ledger, entry: LedgerEntry, competition: str, file: Path,
         known = {name: getattr(sent[-1], name) for name in ("ref", "tag", "public_score", "private_score")}
         return _own_line(ledger, replace(entry, **known)) or ledger.append(replace(entry, **known))
     ledger.append(replace(entry, tag=tag))
-    made = client.submit(competition, file, entry.message, tag)
+    made = send(tag)
     return ledger.append(replace(entry, tag=tag, ref=made.ref))     # on the disk before anything else can fail
 
-# %% ../../nbs/kaggle/06_delivery.ipynb #c821e262
+# %% ../../nbs/kaggle/06_delivery.ipynb #d8ce3e08
+def read_score(
+    ledger: Ledger,
+    entry: LedgerEntry,         # of a submission with a number
+    client: KaggleClient,
+    timeout: float,             # seconds
+) -> LedgerEntry:               # with the score, if it came in time
+    "Wait for a score and enter it into the ledger."
+    if entry.public_score is not None: return entry
+    try: scored = client.wait_for_score(int(entry.ref or 0), timeout=timeout)
+    except KaggleSubmitError as error:
+        log.warning("%s", error)
+        return entry
+    return ledger.append(replace(entry, public_score=scored.public_score, private_score=scored.private_score, time=""))
+
+# %% ../../nbs/kaggle/06_delivery.ipynb #780ecdc3
 def send_final(
     submission: SubmissionFile,     # written and checked
     config: KaggleTrainerConfig,    # says where to, and how long to wait
@@ -252,11 +274,8 @@ def send_final(
     if not kaggle.auto_submit or kaggle.competition_name is None:
         return replace(submission, entry=_own_line(ledger, entry) or ledger.append(entry))
     client = client or KaggleClient()
-    with ledger.sending(): entry = _send_once(ledger, entry, kaggle.competition_name, submission.copy, client)
-    if entry.public_score is not None: return replace(submission, entry=entry)
-    try: scored = client.wait_for_score(int(entry.ref or 0), timeout=kaggle.score_timeout)
-    except KaggleSubmitError as error:
-        log.warning("%s", error)
-        return replace(submission, entry=entry)
-    entry = ledger.append(replace(entry, public_score=scored.public_score, private_score=scored.private_score, time=""))
+    competition, path = kaggle.competition_name, submission.copy
+    send = partial(client.submit, competition, path, entry.message)
+    with ledger.sending(): entry = send_once(ledger, entry, competition, client, send)
+    entry = read_score(ledger, entry, client, kaggle.score_timeout)
     return replace(submission, entry=entry)

@@ -16,6 +16,7 @@ from ..data.frames import read_frame
 from ..declaration.load import list_presets, load_config
 from ..errors import DataError
 from ..stages.plan import text_among
+from ..tasks.task import task_place
 
 # %% auto #0
 __all__ = ['preset_table', 'nearest_preset', 'task_of_targets', 'draft']
@@ -28,7 +29,7 @@ def preset_table() -> pd.DataFrame:
         config: Any = load_config(name)
         kaggle = getattr(config, "kaggle", None)
         metric = getattr(kaggle, "competition_metric", None) or config.training.best_metric
-        rows.append({"preset": name, "task": config.model.head_type, "metric": metric,
+        rows.append({"preset": name, "task": task_place(config.model.head_type), "metric": metric,
                      "competition": getattr(kaggle, "competition_name", None) or "",
                      "weights": config.model.pretrained or "", "purpose": purpose})
     return pd.DataFrame(rows).set_index("preset")
@@ -52,8 +53,10 @@ def task_of_targets(
     if targets.shape[1] > 1:
         if set(pd.unique(targets.to_numpy().ravel())) <= {0, 1}:
             return "generic_multilabel", "auc", "columns of 0 and 1"
-        raise DataError(f"{list(targets)}: several targets of values, which one declaration does not learn together; "
-                        "draft one for each with target=NAME")
+        if all(map(pd.api.types.is_numeric_dtype, targets.dtypes)):
+            return "generic_multi_regression", "mcrmse", "several columns of numbers"
+        raise DataError(f"{list(targets)}: several targets, not all of them numbers, which one declaration does not "
+                        "learn together; draft one for each with target=NAME")
     values = first.nunique()
     if values == 2: return "generic_binary", "auc", "two values"
     if pd.api.types.is_float_dtype(first) and (first % 1 != 0).any(): return "generic_regression", "rmse", "numbers"

@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from pathlib import Path
@@ -29,7 +29,8 @@ from ..secrets import get_logger
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'LedgerEntry', 'file_sha256', 'Fit', 'fit_scores', 'plot_scores', 'Ledger', 'LedgerSummary', 'summarize']
+__all__ = ['log', 'LedgerEntry', 'file_sha256', 'Fit', 'fit_scores', 'plot_scores', 'one_at_a_time', 'Ledger', 'LedgerSummary',
+           'summarize']
 
 # %% ../../nbs/kaggle/07_ledger.ipynb #a6ecaba6
 @dataclass
@@ -157,6 +158,22 @@ def _completed(entry: LedgerEntry, later: LedgerEntry) -> LedgerEntry:
     return LedgerEntry(**asdict(entry) | said)
 
 
+@contextmanager
+def one_at_a_time(
+    path: Path,     # of what only one process may work on
+) -> Iterator[None]:
+    "Inside, no other process is inside for the same path; a second one waits. A kill opens the lock."
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error: raise DataError(f"{lock}: cannot be locked: {error}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally: os.close(handle)       # and with it the lock, also where the process is killed
+
+# %% ../../nbs/kaggle/07_ledger.ipynb #db846048
 class Ledger:
     "The submissions of a project, in a file that is only ever added to. Shows itself as a table in a notebook."
 
@@ -174,18 +191,9 @@ class Ledger:
         except OSError as error: raise DataError(f"{self.path}: the ledger cannot be written: {error}") from error
         return entry
 
-    @contextmanager
-    def sending(self) -> Iterator[None]:
+    def sending(self) -> AbstractContextManager[None]:
         "Inside, no other process sends a submission of this ledger; a second one waits."
-        path = self.path.with_name(f".{self.path.name}.lock")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error: raise DataError(f"{path}: the ledger cannot be locked: {error}") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally: os.close(handle)       # and with it the lock, also where the process is killed
+        return one_at_a_time(self.path)
 
     def entries(self) -> list[LedgerEntry]:
         "The submissions of each run, the oldest first; lines with the same number, or tag, and run are one."

@@ -5,6 +5,7 @@
 # %% ../../nbs/kaggle/00_section.ipynb #e06ed5c1
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from ..stages.section import CompetitionOptions
 from ..validation.section import FoldOptions, LeakOptions
 
 # %% auto #0
-__all__ = ['CompetitionFiles', 'SubmissionOptions', 'KaggleConfig']
+__all__ = ['RETIRED', 'NAME', 'CompetitionFiles', 'SubmissionOptions', 'BundleOptions', 'KaggleConfig']
 
 # %% ../../nbs/kaggle/00_section.ipynb #d06b5173
 @dataclass
@@ -53,13 +54,36 @@ class SubmissionOptions(Section):
             yield "kaggle.auto_submit kaggle.competition_name", "where to? Set kaggle.competition_name"
         if why := folder_problem(self.submission_dir): yield "kaggle.submission_dir", why
 
+# %% ../../nbs/kaggle/00_section.ipynb #0206b9b9
+RETIRED = {"nvidiateslap100": "gpu", "tpuv38": "tpu", "tpu1vmv38": "tpu", "tpuv232": "tpu", "tpuv2256": "tpu"}
+NAME = r"([\w-]+/)?[a-z0-9]+(-[a-z0-9]+)*"      # of a dataset or a notebook
+
+
+@dataclass
+class BundleOptions(Section):
+    "Where the bundle of a run goes on Kaggle."
+    bundle_dataset: str | None = option(None, "dataset that a bundle becomes, name or user/name; null: by the run")
+    bundle_kernel: str | None = option(None, "notebook that predicts, name or user/name; null: by the dataset")
+    bundle_accelerator: str = option("none", "that runs the notebook: none, gpu, tpu, or Kaggle's name of a machine")
+    bundle_private: bool = option(True, "nobody else sees dataset and notebook")
+    bundle_timeout: float = option(7200.0, "seconds to wait for dataset and notebook", gt=0)
+
+    def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
+        for key, name in (("bundle_dataset", self.bundle_dataset), ("bundle_kernel", self.bundle_kernel)):
+            plain = (name or "long-enough").rpartition("/")[2]
+            if name is not None and not re.fullmatch(NAME, name):
+                yield f"kaggle.{key}", "is user/name or name: small letters, digits and single hyphens"
+            elif not 6 <= len(plain) <= 50: yield f"kaggle.{key}", "the name has 6 to 50 letters"
+        if instead := RETIRED.get(self.bundle_accelerator.lower()):
+            yield "kaggle.bundle_accelerator", f"Kaggle has retired {self.bundle_accelerator}; {instead} is there"
+
 # %% ../../nbs/kaggle/00_section.ipynb #49467281
 @dataclass
-class KaggleConfig(SubmissionOptions, TTAOptions, PseudoLabelOptions, ThresholdOptions, EnsembleOptions, LeakOptions,
-                   FoldOptions, CompetitionOptions, CompetitionFiles):
+class KaggleConfig(BundleOptions, SubmissionOptions, TTAOptions, PseudoLabelOptions, ThresholdOptions, EnsembleOptions,
+                   LeakOptions, FoldOptions, CompetitionOptions, CompetitionFiles):
     "What a competition adds to a run."
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
-        for part in (CompetitionFiles, SubmissionOptions, TTAOptions, EnsembleOptions, LeakOptions, FoldOptions,
-                     CompetitionOptions):
+        for part in (CompetitionFiles, SubmissionOptions, BundleOptions, TTAOptions, EnsembleOptions, LeakOptions,
+                     FoldOptions, CompetitionOptions):
             yield from part.checks(self, whole)

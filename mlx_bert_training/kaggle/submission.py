@@ -221,9 +221,10 @@ def _target_cells(predictions: Predictions, wanted: SampleFormat, style: str, th
     values = np.asarray(predictions.values)
     names = predictions.class_names or list(range(values.shape[-1] if values.ndim > 1 else 1))
     single = len(wanted.targets) == 1
-    if task.targets == "values":
+    if task.answers == "values":
         if not single:
-            raise SubmissionError(f"{wanted.name}: {len(wanted.targets)} targets, but a regression has one value")
+            raise SubmissionError(f"{wanted.name}: {len(wanted.targets)} targets, but a regression has one value; "
+                                  "head_type: multi_regression has several")
         return {wanted.targets[0]: np.rint(values).astype(int) if kind == "labels" else values.reshape(len(values))}
     if kind == "names":
         cells = [" ".join(_text(n) for n, on in zip(names, row, strict=True) if on)
@@ -236,7 +237,8 @@ def _target_cells(predictions: Predictions, wanted: SampleFormat, style: str, th
             return {wanted.targets[0]: values[:, task.positive if named is None else named]}
         raise SubmissionError(f"{wanted.name}: one target column cannot hold the probabilities of {len(names)} classes")
     order = _match_columns(wanted.targets, names, wanted.name)
-    if kind == "labels" and task.targets == "columns":
+    if task.targets == "values": values = task.decide(values)
+    elif kind == "labels" and task.targets == "columns":
         values = predictions.labels(threshold)
     elif kind == "labels":      # one column a class, and labels asked for: one-hot
         values = np.eye(values.shape[1], dtype=int)[values.argmax(axis=1)]

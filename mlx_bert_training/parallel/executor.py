@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..core.control import RunControl
-from ..declaration.kinds import create_kind
+from ..declaration.kinds import create_kind, split_kind
 from ..errors import MLXBertError
 from .registry import EXECUTORS
 from .section import ParallelConfig
@@ -67,7 +67,9 @@ def create_executor(
     section: ParallelConfig,    # names it, and has its arguments
 ) -> Executor:
     "The executor that a declaration asks for. Raises `UnknownNameError`, `RegistryError` or `KindError`."
-    made: Executor = create_kind(EXECUTORS, section.executor, workers=section.workers)
+    name, options = split_kind(section.executor)
+    kind = {"type": name, "options": {**section.options, **options}}
+    made: Executor = create_kind(EXECUTORS, kind, workers=section.workers)
     return made
 
 # %% ../../nbs/parallel/02_executor.ipynb #08e09b63

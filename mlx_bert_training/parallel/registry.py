@@ -14,4 +14,5 @@ __all__ = ['EXECUTORS']
 EXECUTORS = Registry("executor", {
     "here": "mlx_bert_training.parallel.executor:Here",
     "processes": "mlx_bert_training.parallel.processes:Processes",
+    "ray": "mlx_bert_training.parallel.ray:RayCluster",
 }, is_class_with("run"))

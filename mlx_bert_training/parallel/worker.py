@@ -24,7 +24,7 @@ from ..files import write_bytes
 
 # %% auto #0
 __all__ = ['WorkerError', 'Outcome', 'read_outcome', 'write_request', 'pass_on', 'follow', 'Channel', 'LogToCaller',
-           'peak_memory', 'open_channel', 'do_job', 'work']
+           'peak_memory', 'open_channel', 'do_job', 'attempt', 'work', 'serve']
 
 # %% ../../nbs/parallel/03_worker.ipynb #a900e421
 class WorkerError(MLXBertError, RuntimeError):
@@ -39,14 +39,18 @@ class Outcome:
     trace: str = ""
 
     def save(self, path: Path) -> None:
-        "Write it in one step. An error that does not survive a pickle is sent as its text."
+        "Write it in one step."
+        write_bytes(path, self.packed())
+
+    def packed(self) -> bytes:
+        "A pickle of it. An error that does not survive a pickle is sent as its text."
         try: data = pickle.dumps(self)
         except Exception as problem:
             data = pickle.dumps(Outcome(None, WorkerError(f"the result of a job cannot be sent: {problem}")))
         if self.error is not None:
             try: pickle.loads(data)
             except Exception: data = pickle.dumps(Outcome(None, WorkerError(_in_words(self.error)), self.trace))
-        write_bytes(path, data)
+        return data
 
 
 def _in_words(error: BaseException) -> str: return f"{type(error).__name__}: {error}"
@@ -102,7 +106,7 @@ class Channel:
 class LogToCaller(logging.Handler):
     "Log lines of a worker go to the loggers of its caller."
 
-    def __init__(self, channel: Channel):
+    def __init__(self, channel: Any):      # has `send`
         super().__init__(logging.INFO)
         self.channel = channel
 
@@ -125,8 +129,14 @@ def open_channel() -> Channel:
 
 def do_job(path: Path, control: RunControl) -> Outcome:
     "Read a job from its file and do it."
+    try: job = pickle.loads(path.read_bytes())
+    except Exception as error: return Outcome(None, error, traceback.format_exc())
+    return attempt(job, control)
+
+
+def attempt(job: Any, control: RunControl) -> Outcome:
+    "Do a job; what it came to, an error too."
     try:
-        job = pickle.loads(path.read_bytes())
         with control.running():     # requests that come before the training begins wait for it
             return Outcome(job.run(control))
     except Exception as error: return Outcome(None, error, traceback.format_exc())
@@ -137,7 +147,16 @@ def work(
     outcome: str,   # where to write what it came to
 ) -> None:
     "What a worker does from its beginning to its end."
-    channel, control = open_channel(), RunControl()
+    serve(open_channel(), RunControl(), job, outcome)
+
+
+def serve(
+    channel: Channel,       # to the caller
+    control: RunControl,    # hears what the caller wants
+    job: str,               # the file of the job
+    outcome: str,           # where to write what it came to
+) -> None:
+    "Do a job under a control, and end the process."
     control.report = channel.progress
     logging.getLogger("mlx_bert_training").addHandler(LogToCaller(channel))
     logging.getLogger("mlx_bert_training").setLevel(logging.INFO)

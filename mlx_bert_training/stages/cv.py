@@ -14,6 +14,7 @@ from .announce import CVListener
 from .augment import augment
 from .combine import combine
 from .decide import decide
+from .noise import seed_noise
 from .plan import FoldPlan
 from .relabel import relabel
 from .results import CVResult, save_predictions, save_result
@@ -39,12 +40,13 @@ def _all_stages(plan: FoldPlan, folder: RunFolder, executor: Executor, listener:
     began, kaggle = time.perf_counter(), plan.config.kaggle
     listener.on_cv_begin(folder, len(plan.folds))
     run = run_folds(plan, folder, executor, listener)
+    noise = seed_noise(plan, run, executor, listener)
     relabelled = relabel(plan, run, executor, listener)
     augmented = augment(plan, relabelled.run)
     combined = combine(plan, augmented.oof, folder)
     decision = decide(plan, combined.oof)
     result = CVResult(run, plan.folds, plan.metric, relabelled, augmented, combined, decision,
-                      time.perf_counter() - began, kaggle.select_epoch, plan.leaks, plan.adversarial)
+                      time.perf_counter() - began, kaggle.select_epoch, plan.leaks, plan.adversarial, noise)
     if kaggle.save_oof_predictions: save_predictions(result, kaggle.save_test_predictions)
     save_result(result)
     return result

@@ -99,6 +99,7 @@ class FoldRows:
     folder: RunFolder               # where it is kept
     added: PseudoLabels | None = None   # test rows that are added to the training rows
     dashboard: bool | None = None   # live plots; None: in a notebook
+    reseed: int = 0                 # added to the seed
 
     @property
     def plan(self) -> FoldPlan: return self.shared.value
@@ -121,7 +122,7 @@ class FoldRows:
     @property
     def seed(self) -> int:
         "Each repeat shuffles, and drops out, in its own way."
-        return (self.plan.config.environment.seed + self.place[0]) % 2**32
+        return (self.plan.config.environment.seed + self.place[0] + 10_000 * self.reseed) % 2**32
 
     @property
     def config(self) -> KaggleTrainerConfig:

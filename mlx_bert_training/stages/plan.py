@@ -247,10 +247,10 @@ class FoldPlan:
         "The values of the file, in the order of the model's outputs; None where the outputs are no classes."
         labels = getattr(self.data, "labels", None)
         names = getattr(labels, "classes", None) or getattr(self.model.pattern, "label_names", None)
-        return list(names) if names and self.task.targets != "values" else None
+        return list(names) if names and (self.task.several or self.task.targets != "values") else None
 
 # %% ../../nbs/stages/04_plan.ipynb #16a52d4d
-_APART = ("tracking", "environment", "kaggle", "parallel", "search")      # what of these matters is named below
+_APART = ("tracking", "environment", "kaggle", "parallel", "pretraining", "search")     # what matters is named below
 _NO_MATTER = {"data": ("train_path", "validation_path", "test_path", "num_workers", "prefetch_size", "eval_batch_size",
                        "validation_fraction"),
               "training": ("logging_steps", "save_strategy", "save_steps", "save_total_limit", "baselines")}

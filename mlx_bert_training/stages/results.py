@@ -25,6 +25,7 @@ from ..files import json_safe, write_bytes, write_text
 from .augment import Augmented
 from .combine import Combined
 from .decide import Decision
+from .noise import SeedNoise
 from .relabel import Relabelled
 from .run import CVRun
 from ..tasks.decisions import OrdinalCuts, Threshold
@@ -57,6 +58,7 @@ class StageValues:
     epoch_chosen: bool = False      # on the rows that score it
     leaks: LeakReport | None = None
     adversarial: AdversarialReport | None = None
+    noise: SeedNoise | None = None      # what another seed does to a score
 
     @property
     def folder(self) -> RunFolder: return self.run.folder
@@ -107,17 +109,18 @@ class CVScores(StageValues):
         return self.run.table()
 
     def to_frame(self) -> pd.DataFrame:
-        "One row a score, with its gain over the plain model."
+        "One row a score, with its gain over the plain model, and beside it what a seed does."
         scores = self.scores()
         gains = [compare(score, scores[0]) for score in scores]
         return pd.DataFrame({
             self.metric: [s.mean for s in scores], "error": [s.standard_error for s in scores],
             "all rows at once": [s.pooled for s in scores], "gain": [g.mean for g in gains],
-            **gain_columns(gains)}, index=[s.name for s in scores])
+            **gain_columns(gains), **({"seed noise": self.noise.bar} if self.noise else {})},
+            index=[s.name for s in scores])
 
     def plot(self) -> Any:
-        "Every score as a line, folds as dots; a matplotlib Figure."
-        return plot_scores(self.scores())
+        "Every score as a line, folds as dots, and a band of what a seed does; a matplotlib Figure."
+        return plot_scores(self.scores(), self.noise.bar if self.noise else None)
 
 # %% ../../nbs/stages/12_results.ipynb #a8bee09a
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,7 +130,8 @@ class CVResult(CVScores):
     @property
     def notes(self) -> list[str]:
         "What the stages have to say."
-        return [*self.relabelled.notes, *self.augmented.notes, *self.combined.notes]
+        noise = [str(self.noise)] if self.noise else []
+        return [*self.relabelled.notes, *self.augmented.notes, *self.combined.notes, *noise]
 
     def headline(self) -> list[str]:
         "The score with its error, and what has to be said of it."
@@ -197,6 +201,7 @@ def save_result(result: CVResult) -> Path:
              "table": result.table().reset_index().to_dict("records"),
              "scores": result.to_frame().reset_index(names="name").to_dict("records"),
              "threshold": None if value is None else np.asarray(value).tolist(),
+             "noise": {"scores": result.noise.scores, "bar": result.noise.bar} if result.noise else None,
              "epoch_chosen": result.epoch_chosen, "notes": result.notes, "seconds": result.seconds,
              "lowest_rating": rule.low if isinstance(rule, OrdinalCuts) else None,
              "ensemble": ensemble.method if ensemble else None,

@@ -34,6 +34,7 @@ class CompetitionOptions(Section):
     save_fold_models: bool = option(True, "keep the model of every fold")
     save_oof_predictions: bool = option(True, "keep the out-of-fold predictions")
     save_test_predictions: bool = option(True, "keep the test predictions")
+    noise_runs: int = option(0, "train fold 0 so many times more, with other seeds: what a seed does", ge=0, le=50)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         wanted, place = self.competition_type, task_place(whole.model.head_type)
@@ -45,7 +46,10 @@ class CompetitionOptions(Section):
 
     def task_checks(self, whole: Any, task: Task) -> Iterator[tuple[str, str]]:
         values = task.targets == "values"
-        if self.competition_type == "ordinal_regression" and (task.targets == "columns" or task.positive is not None):
+        if not task.in_folds:
+            yield ("kaggle.competition_type model.head_type",
+                   f"cross-validation cannot take a {task}: leave out the section kaggle, and train on one split")
+        if self.competition_type == "ordinal_regression" and (task.several or task.positive is not None):
             yield ("kaggle.competition_type model.head_type",
                    "ratings need several classes, or values: multiclass or regression")
         if self.target_transform not in ("auto", "none") and not values:

@@ -45,7 +45,8 @@ def only(columns: Sequence[TargetColumn]) -> TargetColumn:
     "The one target column. Raises `DataError` where there are several."
     if len(columns) == 1: return columns[0]
     raise columns[0].unfit(f"one target column is needed, not {len(columns)} "
-                           f"({', '.join(column.name for column in columns)}); only multilabel takes several.")
+                           f"({', '.join(column.name for column in columns)}); only multilabel (0 and 1)"
+                           " and multi_regression (numbers) take several.")
 
 # %% ../../nbs/tasks/02_forms.ipynb #c2a0068d
 class ClassForm:

@@ -114,45 +114,48 @@ def bce(
 
 # %% ../../nbs/tasks/08_losses.ipynb #3c2875d9
 def _error(logits: mx.array, labels: mx.array) -> mx.array:
-    "Prediction minus target (B,), from logits (B, 1)."
-    if logits.ndim != 2 or logits.shape[1] != 1:
+    "Prediction minus target: (B,) from logits (B, 1), or (B, C) where a row has several values."
+    several = labels.ndim == 2
+    if logits.ndim != 2 or logits.shape[1] != 1 and not several:
         raise LossError(f"a loss on values needs logits of shape (B, 1), not {logits.shape}")
-    _check_shapes(logits, labels, columns=False)
-    return logits[:, 0].astype(mx.float32) - labels.astype(mx.float32)
+    _check_shapes(logits, labels, columns=several)
+    return (logits if several else logits[:, 0]).astype(mx.float32) - labels.astype(mx.float32)
+
+
+def _each_row(losses: mx.array) -> tuple[mx.array, mx.array]:
+    "The mean over the values of a row (B,), and ones."
+    return losses.mean(-1) if losses.ndim == 2 else losses, mx.ones(losses.shape[:1], mx.float32)
 
 
 def mse(logits: mx.array, labels: mx.array) -> tuple[mx.array, mx.array]:
-    "Squared error of logits (B, 1) against labels (B,)."
-    error = _error(logits, labels)
-    return error.square(), mx.ones_like(error)
+    "Squared error of logits (B, 1) against labels (B,), or the mean over columns of (B, C)."
+    return _each_row(_error(logits, labels).square())
 
 
 def mae(logits: mx.array, labels: mx.array) -> tuple[mx.array, mx.array]:
-    "Absolute error of logits (B, 1) against labels (B,)."
-    error = _error(logits, labels)
-    return error.abs(), mx.ones_like(error)
+    "Absolute error of logits (B, 1) against labels (B,), or the mean over columns of (B, C)."
+    return _each_row(_error(logits, labels).abs())
 
 
 def huber(
-    logits: mx.array,               # (B, 1)
-    labels: mx.array,               # (B,)
+    logits: mx.array,               # (B, 1), or (B, C)
+    labels: mx.array,               # (B,), or (B, C)
     delta: float = 1.0,             # error at which the parabola turns into a line, in the target's units
 ) -> tuple[mx.array, mx.array]:     # loss (B,), and ones
     "Huber 1964: half the square of a small error, and `delta * (|error| - delta / 2)` of a large one."
-    error = _error(logits, labels)
-    size = error.abs()
+    size = _error(logits, labels).abs()
     small = mx.minimum(size, delta)
-    return small * (size - 0.5 * small), mx.ones_like(error)
+    return _each_row(small * (size - 0.5 * small))
 
 # %% ../../nbs/tasks/08_losses.ipynb #6276268b
 def pinball(
-    logits: mx.array,               # (B, 1)
-    labels: mx.array,               # (B,)
+    logits: mx.array,               # (B, 1), or (B, C)
+    labels: mx.array,               # (B,), or (B, C)
     quantile: float = 0.5,          # the share of answers that shall be below the prediction, between 0 and 1
 ) -> tuple[mx.array, mx.array]:     # loss (B,), and ones
     "The loss whose least expectation is at a quantile (Koenker and Bassett, 1978); half the absolute error at 0.5."
     error = _error(logits, labels)
-    return mx.maximum(-quantile * error, (1 - quantile) * error), mx.ones_like(error)
+    return _each_row(mx.maximum(-quantile * error, (1 - quantile) * error))
 
 # %% ../../nbs/tasks/08_losses.ipynb #a8f4a713
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from .task import Rule, Task, get_task
 # %% auto #0
 __all__ = ['NEEDS', 'accuracy', 'balanced_accuracy', 'precision', 'recall', 'f1', 'macro_precision', 'macro_recall', 'macro_f1',
            'micro_f1', 'weighted_f1', 'f2', 'f05', 'jaccard', 'macro_jaccard', 'mcc', 'qwk', 'auc', 'average_precision',
-           'log_loss', 'map_at_3', 'mse', 'rmse', 'mae', 'rmsle', 'r2', 'pearson', 'spearman', 'MetricError', 'Metric',
-           'register_metric', 'get_metric', 'metric_direction', 'default_metrics', 'check_metrics', 'compute_metrics']
+           'log_loss', 'map_at_3', 'mse', 'rmse', 'mcrmse', 'mae', 'rmsle', 'r2', 'pearson', 'spearman', 'MetricError',
+           'Metric', 'register_metric', 'get_metric', 'metric_direction', 'default_metrics', 'check_metrics',
+           'compute_metrics']
 
 # %% ../../nbs/tasks/11_metrics.ipynb #dd42040c
 class MetricError(MLXBertError, ValueError):
@@ -33,7 +34,7 @@ class _Undefined(Exception):
     "Why a metric has no value on these labels."
 
 
-NEEDS = ("labels", "probabilities", "values")
+NEEDS = ("labels", "probabilities", "values", "tags", "spans")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Metric:
     """A named score of predictions against targets.
 
     `function` is given targets and, by `needs`, decided labels in the form of the targets; probabilities (N, C), of the
-    positive class alone (N,) when the task is binary; or values (N,).
+    positive class alone (N,) when the task is binary; values (N,); or the tags (N, W) of words, which may mark spans.
     """
     name: str
     function: Callable[[np.ndarray, np.ndarray], float]
@@ -114,7 +115,12 @@ def _qwk(labels: np.ndarray, predicted: np.ndarray) -> float:
 def _rmsle(values: np.ndarray, predicted: np.ndarray) -> float:
     "Root mean squared error of log(1 + x); negative predictions count as 0."
     if (values < 0).any(): raise _Undefined("some targets are negative")
-    return float(np.sqrt(np.mean((np.log1p(values) - np.log1p(np.maximum(predicted, 0))) ** 2)))
+    return float(np.sqrt(np.mean((np.log1p(values) - np.log1p(np.maximum(predicted, 0))) ** 2, axis=0)).mean())
+
+
+def _rmse(values: np.ndarray, predicted: np.ndarray) -> float:
+    "Root mean squared error; of several columns the mean of their roots."
+    return float(np.mean(sk.mean_squared_error(values, predicted, multioutput="raw_values") ** 0.5))
 
 
 def _r2(values: np.ndarray, predicted: np.ndarray) -> float:
@@ -122,7 +128,7 @@ def _r2(values: np.ndarray, predicted: np.ndarray) -> float:
     if (values == values[0]).all(): raise _Undefined("all targets are the same")
     return float(sk.r2_score(values, predicted))
 
-
+# %% ../../nbs/tasks/11_metrics.ipynb #440effa6
 def _pearson(values: np.ndarray, predicted: np.ndarray) -> float:
     "Linear correlation."
     if np.ptp(values) == 0 or np.ptp(predicted) == 0: raise _Undefined("all targets or all predictions are the same")
@@ -132,6 +138,22 @@ def _pearson(values: np.ndarray, predicted: np.ndarray) -> float:
 def _spearman(values: np.ndarray, predicted: np.ndarray) -> float:
     "Correlation of ranks; ties share their mean rank."
     return _pearson(pd.Series(values).rank().to_numpy(), pd.Series(predicted).rank().to_numpy())
+
+
+def _each_value(function: Callable[..., float], values: np.ndarray, predicted: np.ndarray) -> float:
+    """A correlation, or its mean over the columns of (N, C).
+
+    A column whose targets are all the same is left out; one whose predictions are all the same counts as 0.
+    """
+    if values.ndim == 1: return function(values, predicted)
+    usable = [c for c in range(values.shape[1]) if np.ptp(values[:, c]) > 0]
+    if not usable: raise _Undefined("all targets are the same in every column")
+    if len(usable) < values.shape[1]:
+        left_out = sorted(set(range(values.shape[1])) - set(usable))
+        warnings.warn(f"columns {left_out} are left out of a mean correlation: their targets are all the same",
+                      RuntimeWarning, stacklevel=2)
+    return float(np.mean([function(values[:, c], predicted[:, c]) if np.ptp(predicted[:, c]) > 0 else 0.0
+                          for c in usable]))
 
 # %% ../../nbs/tasks/11_metrics.ipynb #3c1e0194
 _ONE_CLASS = ("binary_classification", "multiclass_classification")
@@ -161,12 +183,13 @@ log_loss = Metric("log_loss", _log_loss, False, "probabilities")
 map_at_3 = Metric("map_at_3", _map_at_3, True, "probabilities", _ONE_CLASS[1:])
 
 mse = Metric("mse", sk.mean_squared_error, False, "values")
-rmse = Metric("rmse", lambda values, predicted: sk.mean_squared_error(values, predicted) ** 0.5, False, "values")
+rmse = Metric("rmse", _rmse, False, "values")
+mcrmse = Metric("mcrmse", _rmse, False, "values", ("multi_target_regression",))
 mae = Metric("mae", sk.mean_absolute_error, False, "values")
 rmsle = Metric("rmsle", _rmsle, False, "values")
 r2 = Metric("r2", _r2, True, "values")
-pearson = Metric("pearson", _pearson, True, "values")
-spearman = Metric("spearman", _spearman, True, "values")
+pearson = Metric("pearson", partial(_each_value, _pearson), True, "values")
+spearman = Metric("spearman", partial(_each_value, _spearman), True, "values")
 
 # %% ../../nbs/tasks/11_metrics.ipynb #eea189df
 def register_metric(
@@ -235,10 +258,9 @@ def compute_metrics(
     kind = get_task(task)
     wanted = [get_metric(name) for name in check_metrics(names, kind)]
     p, y = np.asarray(predictions, np.float64), np.asarray(targets)
-    expected = p.shape if kind.targets == "columns" else p.shape[:1]
-    if p.ndim != (1 if kind.targets == "values" else 2) or y.shape != expected:
+    if y.shape != kind.targets_shape(p):
         raise MetricError(f"predictions {p.shape} and targets {y.shape} do not make a {kind}")
     y = y.astype(np.float64 if kind.targets == "values" else np.int64)
     given: dict[str, np.ndarray] = {need: kind.metric_input(need, p, rule) for need in {m.needs for m in wanted}}
-    finite = bool(np.isfinite(p).all())
+    finite = kind.is_finite(p)
     return {metric.name: metric.score(y, given[metric.needs] if finite else p) for metric in wanted}

@@ -28,6 +28,7 @@ class Multilabel(Task):
     alias: ClassVar[str] = "multilabel"
     problem_type: ClassVar[str] = "multi_label_classification"
     targets: ClassVar[str] = "columns"
+    several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("labels", "probabilities")
     default_loss: ClassVar[str] = "bce"
     default_metrics: ClassVar[tuple[str, ...]] = ("macro_f1", "micro_f1", "auc")

@@ -24,28 +24,38 @@ __all__ = ['FILE', 'TargetTransform', 'TransformedLoader', 'transformed', 'fit_t
 FILE = "targets.json"
 
 # %% ../../nbs/tasks/10_targets.ipynb #91181a91
+def _shown(kind: str, values: np.ndarray) -> np.ndarray:
+    "What is standardised: the values, or their logarithms. Raises `DataError` for a negative value."
+    inner = np.asarray(values, np.float64)
+    if kind != "log1p": return inner
+    for bad in inner[inner < 0][:1]:
+        raise DataError(f"target_transform log1p: the target {bad:g} is negative; use standardize")
+    return np.log1p(inner)
+
+# %% ../../nbs/tasks/10_targets.ipynb #c58559aa
 @dataclass(frozen=True)
 class TargetTransform:
     "From the values of a file to what a regression is trained on, and back."
     kind: str = "none"      # none, standardize or log1p
-    mean: float = 0.0       # after the logarithm, if there is one
-    scale: float = 1.0
+    mean: float | tuple[float, ...] = 0.0       # after the logarithm, if there is one; of several values one each
+    scale: float | tuple[float, ...] = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "scale"):      # a file has lists
+            if isinstance(value := getattr(self, name), list): object.__setattr__(self, name, tuple(value))
 
     @classmethod
     def fit(cls, kind: str, values: np.ndarray) -> TargetTransform:
-        "Mean and spread of the training rows (N,). Raises `DataError` for a negative value that needs a logarithm."
+        "Mean and spread of training rows (N,) or (N, C). Raises `DataError` for a negative value with a logarithm."
         if kind == "none": return cls()
-        bad = np.flatnonzero(np.asarray(values) < 0)
-        if kind == "log1p" and len(bad):
-            raise DataError(f"target_transform log1p: the target {values[bad[0]]:g} is negative; use standardize")
-        inner = np.log1p(np.asarray(values, np.float64)) if kind == "log1p" else np.asarray(values, np.float64)
-        return cls(kind, float(inner.mean()), float(inner.std()) or 1.0)
+        inner = _shown(kind, values)
+        mean, spread = inner.mean(axis=0), inner.std(axis=0)
+        return cls(kind, mean.tolist(), np.where(spread > 0, spread, 1.0).tolist())
 
     def forward(self, values: np.ndarray) -> np.ndarray:
         "What is trained on."
         if self.kind == "none": return values
-        inner = np.log1p(np.asarray(values, np.float64)) if self.kind == "log1p" else np.asarray(values, np.float64)
-        return ((inner - self.mean) / self.scale).astype(np.float32)
+        return np.asarray((_shown(self.kind, values) - self.mean) / self.scale, np.float32)
 
     def inverse(self, values: np.ndarray) -> np.ndarray:
         "Values as the file has them."

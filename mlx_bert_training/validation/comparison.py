@@ -93,6 +93,7 @@ INFLUENCES: dict[Metric, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     metrics.log_loss: _log_loss,
     metrics.mse: lambda y, g: _mean_of((y - g) ** 2),
     metrics.rmse: lambda y, g: _root((y - g) ** 2),
+    metrics.mcrmse: lambda y, g: _root((y - g) ** 2),
     metrics.mae: lambda y, g: _mean_of(np.abs(y - g)),
     metrics.rmsle: lambda y, g: _root((np.log1p(y) - np.log1p(np.maximum(g, 0))) ** 2),
     metrics.pearson: _correlation,
@@ -111,7 +112,9 @@ class Judged:
         "Of the rows that a mask selects; None for a metric that is no smooth function of means."
         found, y, g = INFLUENCES.get(self.metric), self.targets[rows], self.given[rows]
         if found is None or not np.isfinite(g).all(): return None
-        with np.errstate(all="ignore"): out = np.asarray(found(y, g), np.float64)
+        with np.errstate(all="ignore"):
+            if y.ndim == 1 or self.metric.needs != "values": out = np.asarray(found(y, g), np.float64)
+            else: out = np.mean([found(*column) for column in zip(y.T, g.T, strict=True)], axis=0)
         return out if out.shape == (len(y),) and np.isfinite(out).all() else None
 
 # %% ../../nbs/validation/06_comparison.ipynb #b5231c6a

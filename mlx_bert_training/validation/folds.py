@@ -296,8 +296,7 @@ def _target_array(targets: Any, task: Task | None) -> tuple[int, np.ndarray | No
     frame = pd.DataFrame(np.asarray(targets) if isinstance(targets, (list, tuple)) else targets)
     missing = np.flatnonzero(frame.isna().any(axis=1))
     if len(missing): raise DataError(f"target, row {missing[0] + 1}: the value is missing.")
-    columns = task is not None and task.targets == "columns"
-    wide = frame.shape[1] > 1 or getattr(targets, "ndim", 1) == 2 and columns
+    wide = frame.shape[1] > 1 or getattr(targets, "ndim", 1) == 2 and task is not None and task.several
     return len(frame), frame.to_numpy() if wide else frame.iloc[:, 0].to_numpy()
 
 

@@ -101,8 +101,8 @@ def _check_rows(oof: OOFRecord) -> None:
 
 
 def _check_classes(oof: OOFRecord) -> None:
-    "One name a column, each once; values have none."
-    if oof.task.targets == "values":
+    "One name a column, each once; a single value has none."
+    if oof.task.targets == "values" and not oof.task.several:
         oof.class_names = None
         return
     columns = oof.predictions.shape[1]
@@ -164,10 +164,11 @@ def oof_frame(oof: OOFRecord) -> pd.DataFrame:
     frame = pd.DataFrame({oof.id_column: oof.row_ids, "fold": oof.folds})
     if oof.class_names is None: return frame.assign(target=oof.targets, prediction=oof.predictions)
     names = [str(name) for name in oof.class_names]
-    if oof.task.targets == "columns":
+    if oof.task.several:
         frame = frame.join(pd.DataFrame(oof.targets, columns=[f"target_{name}" for name in names]))
     else: frame["target"] = [oof.class_names[i] for i in oof.targets]
-    return frame.join(pd.DataFrame(oof.predictions, columns=[f"probability_{name}" for name in names]))
+    said = "prediction" if oof.task.targets == "values" else "probability"
+    return frame.join(pd.DataFrame(oof.predictions, columns=[f"{said}_{name}" for name in names]))
 
 # %% ../../nbs/validation/08_oof.ipynb #5a991719
 FORMAT, VERSION = "mlx-bert-oof", 1

@@ -146,10 +146,14 @@ def score_rows(
 # %% ../../nbs/validation/07_scores.ipynb #66ba06ec
 def plot_scores(
     scores: Sequence[CVScore],  # on the same metric
+    noise: float | None = None, # a difference from the first that a seed makes, too; None: not known
 ) -> Any:                       # a matplotlib Figure
     "One line a score: folds as dots, the mean with its standard error."
     fig = new_figure(7, 1.3 + 0.35 * len(scores), "Drawing scores")
     ax = fig.subplots()
+    if noise is not None and scores:
+        first = scores[0].mean
+        ax.axvspan(first - noise, first + noise, color="#999999", alpha=0.25, lw=0, label="seed noise")
     for y, score in enumerate(scores):
         dots, bar = ("fold", "mean ± standard error") if y == 0 else (None, None)   # one entry each in the legend
         ax.plot(score.values, [y] * len(score.values), "o", color="#2F86D0", alpha=0.5, label=dots)
@@ -158,5 +162,5 @@ def plot_scores(
     ax.set_yticks(range(len(scores)), [score.name for score in scores])
     ax.set(ylim=(len(scores) - 0.5, -0.5), xlabel=scores[0].metric if scores else "")
     ax.grid(alpha=0.3)
-    if scores: ax.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    if scores: ax.legend(fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     return fig

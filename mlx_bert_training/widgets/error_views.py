@@ -34,7 +34,7 @@ from mlx_bert_training.widgets.error_tables import (
 from .section import cell_text, shorten
 
 # %% auto #0
-__all__ = ['VIEWS', 'ErrorView', 'CountedView', 'ClassView', 'LabelView', 'ValueView']
+__all__ = ['VIEWS', 'ErrorView', 'CountedView', 'ClassView', 'LabelView', 'ValueView', 'ValuesView']
 
 # %% ../../nbs/widgets/03_error_views.ipynb #6ddecd20
 @dataclass(frozen=True, eq=False)
@@ -224,6 +224,48 @@ class ValueView(ErrorView):
 
     def draw_beside(self, axes: Any) -> None: draw_spread(axes, self.errors)
 
+# %% ../../nbs/widgets/03_error_views.ipynb #12447163
+class ValuesView(ValueView):
+    "Several numbers a row, a column for each target."
+    picture: ClassVar[str] = "errors of all targets, in standard deviations of each"
+    error_name: ClassVar[str] = "mean absolute error"
+
+    @property
+    def errors(self) -> np.ndarray: return self.losses
+
+    @property
+    def ranges(self) -> pd.DataFrame:
+        "How far off each target is, and how well the order of its rows is met."
+        off = self.predictions - self.targets
+        with np.errstate(all="ignore"):
+            alike = [np.corrcoef(y, p)[0, 1] for y, p in zip(self.targets.T, self.predictions.T, strict=True)]
+        return pd.DataFrame({"root mean squared error": np.sqrt((off ** 2).mean(0)), "mean error": off.mean(0),
+                             "standard deviation": self.targets.std(0), "correlation": alike},
+                            index=pd.Index(list(self.names), name="target"))
+
+    def answers(self, decided: np.ndarray) -> list[str]:
+        "The values of a row, joined."
+        return [", ".join(cell_text(value) for value in row) for row in decided]
+
+    def tables(self) -> dict[str, pd.DataFrame]: return {"By target": self.ranges}
+
+    def summary(self) -> list[str]:
+        table = self.ranges
+        worst: Any = (table["root mean squared error"] / np.maximum(table["standard deviation"], 1e-12)).idxmax()
+        return [f"{len(self.targets):,} rows of {len(table)} targets: mean column-wise root mean squared error "
+                f"{cell_text(table['root mean squared error'].mean())}.",
+                f"Least is known of {worst}: its error is the largest part of its standard deviation."]
+
+    @property
+    def scaled(self) -> tuple[np.ndarray, np.ndarray]:
+        "(N * C,) targets and predictions, standardised by the targets."
+        mean, spread = self.targets.mean(0), np.maximum(self.targets.std(0), 1e-12)
+        return tuple(((values - mean) / spread).ravel() for values in (self.targets, self.predictions))
+
+    def draw(self, axes: Any) -> None: draw_residuals(axes, *self.scaled)
+
+    def draw_beside(self, axes: Any) -> None: draw_spread(axes, np.subtract(*self.scaled[::-1]))
+
 # %% ../../nbs/widgets/03_error_views.ipynb #e914eaae
 VIEWS: dict[str, type[ClassView] | type[LabelView] | type[ValueView]] = {
-    "classes": ClassView, "columns": LabelView, "values": ValueView}      # by `Task.targets`
+    "classes": ClassView, "columns": LabelView, "values": ValueView, "value columns": ValuesView}  # by `Task.answers`

@@ -7,12 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlx_bert_training.declaration.load import list_presets
+from mlx_bert_training.declaration.load import list_presets, load_config
+from mlx_bert_training.kaggle.draft import draft, preset_table
 from mlx_bert_training.run import run_competition
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 WORDS = "amber birch cedar delta ember fjord grove heath islet jetty knoll ledge".split()
 TOXIC = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
+
+
+ESSAY = ["cohesion", "syntax", "vocabulary", "phraseology", "grammar", "conventions"]
+QUEST = load_config("google_quest").data.target_column
 
 
 def text(rng, size=8): return " ".join(rng.choice(WORDS, size))
@@ -36,6 +41,15 @@ SHAPES = {
         {"url_legal": lambda r: "", "license": lambda r: "", "excerpt": lambda r: text(r, 30)},
         {"target": lambda r: r.normal(-1, 1)}, ["id", "target"], only_train={"standard_error": lambda r: 0.5}),
     "jigsaw_toxic_comments": Shape({"comment_text": text}, dict.fromkeys(TOXIC, binary), ["id", *TOXIC]),
+    "feedback_prize_english_language_learning": Shape(
+        {"full_text": lambda r: text(r, 40)}, {name: lambda r: r.integers(2, 11) / 2 for name in ESSAY},
+        ["text_id", *ESSAY], id="text_id"),
+    "google_quest": Shape(
+        {"question_title": lambda r: text(r, 2), "question_body": lambda r: text(r, 20),
+         "question_user_name": text, "question_user_page": text, "answer": lambda r: text(r, 20),
+         "answer_user_name": text, "answer_user_page": text, "url": text, "category": lambda r: "TECHNOLOGY",
+         "host": lambda r: "stackoverflow.com"},
+        {name: lambda r: r.choice([0, 1 / 3, 0.5, 2 / 3, 1]) for name in QUEST}, ["qa_id", *QUEST], id="qa_id"),
     "quora_question_pairs": Shape(
         {"question1": text, "question2": text}, {"is_duplicate": binary}, ["test_id", "is_duplicate"],
         test_id="test_id", only_train={"qid1": lambda r: r.integers(1e6), "qid2": lambda r: r.integers(1e6)}),
@@ -96,3 +110,17 @@ def test_from_files_of_that_shape_to_a_submission(preset, tmp_path, monkeypatch)
     assert list(table.columns) == list(sample.columns)
     assert table[table.columns[0]].astype(str).tolist() == sample[sample.columns[0]].astype(str).tolist()
     assert table.notna().all(axis=None) and np.isfinite(done.result.mean)
+
+
+def test_thirty_targets_and_what_is_scored_of_them(tmp_path):
+    assert len(QUEST) == len(set(QUEST)) == 30
+    table = preset_table()
+    assert table.loc["google_quest", ["task", "metric"]].tolist() == ["multi_target_regression", "spearman"]
+    assert table.loc["feedback_prize_english_language_learning", "metric"] == "mcrmse"
+
+
+def test_a_draft_of_several_numbers(tmp_path):
+    write_files(tmp_path, SHAPES["feedback_prize_english_language_learning"])
+    (tmp_path / "made.yaml").write_text(draft(tmp_path, "some-essays"))
+    config = load_config(tmp_path / "made.yaml")
+    assert (config.model.head_type, config.data.target_column) == ("multi_target_regression", ESSAY)
