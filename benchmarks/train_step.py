@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,21 +34,22 @@ LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 2e-5, 0.01, 1.0
 Side = dict[str, Callable[[dict[str, np.ndarray]], float]]
 
 
-def mlx_side(folder: Path, rate: float) -> Side:
-    "Our own steps, the ones the trainer runs."
+def mlx_side(folder: Path, rate: float, parts: int = 1) -> Side:
+    "Our own steps, the ones the trainer runs; `parts` as in `environment.cpu_parts`."
     import mlx.core as mx
 
     from mlx_bert_training import create_model, runtime
+    from mlx_bert_training.core.batch_parts import inference_step_of, training_step_of
     from mlx_bert_training.core.config import OptimizerConfig
     from mlx_bert_training.core.optimization import create_optimizer
-    from mlx_bert_training.core.step import InferenceStep, TrainingStep
     from mlx_bert_training.tasks.losses import create_loss
 
     model, loss = create_model(pretrained=folder, dropout_rate=rate), create_loss("auto", task="binary")
     config = OptimizerConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     optimizer = create_optimizer(config, model.trainable_parameters())
-    training = TrainingStep(model, loss, optimizer, max_grad_norm=MAX_GRAD_NORM)
-    inference = InferenceStep(model, loss)
+    runtime.select_device("auto")
+    training = training_step_of(parts, model, loss, optimizer, max_grad_norm=MAX_GRAD_NORM)
+    inference = inference_step_of(parts, model, loss)
 
     def train(batch: dict[str, np.ndarray]) -> float:
         model.train()
@@ -100,7 +102,7 @@ def torch_side(folder: Path, rate: float) -> Side:
     return {"train": train, "infer": infer}
 
 
-SIDES = {"mlx": mlx_side, "torch": torch_side}
+SIDES = {"mlx": mlx_side, "mlx-parts": partial(mlx_side, parts=2), "torch": torch_side}
 
 
 def work(name: str, folder: Path, rate: float) -> None:
@@ -113,11 +115,13 @@ def work(name: str, folder: Path, rate: float) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         action, *numbers = line.split()
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         losses = [side[action](batches[int(n)]) for n in numbers]
-        seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        seconds, processor = time.perf_counter() - start, time.process_time() - before
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         unit = 2**20 if sys.platform == "darwin" else 2**10     # bytes there, KiB on Linux
-        print(json.dumps({"seconds": seconds, "losses": losses, "mib": peak / unit}), flush=True)
+        answer = {"seconds": seconds, "processor": processor, "losses": losses, "mib": peak / unit}
+        print(json.dumps(answer), flush=True)
 
 
 class Worker:

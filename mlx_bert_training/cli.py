@@ -19,8 +19,8 @@ from .secrets import RedactingFilter, redact
 
 # %% auto #0
 __all__ = ['Command', 'settle_resume', 'train', 'run', 'pretrain', 'search', 'auto', 'refuse_overwriting', 'explore', 'ledger',
-           'runs', 'mlflow', 'predict', 'bundle', 'export', 'info', 'fetch', 'presets', 'config', 'init', 'add_runs',
-           'add_looks', 'add_facts', 'build_parser', 'main']
+           'runs', 'mlflow', 'predict', 'bundle', 'export', 'info', 'benchmark', 'fetch', 'presets', 'config', 'init',
+           'add_runs', 'add_looks', 'add_facts', 'build_parser', 'main']
 
 # %% ../nbs/10_cli.ipynb #c8428bc4
 def settle_resume(args: argparse.Namespace) -> None:
@@ -170,6 +170,13 @@ def info(args: argparse.Namespace) -> None:
     print(runtime.machine_info())
 
 
+def benchmark(args: argparse.Namespace) -> None:
+    "Measure this machine: tokens a second and memory at a few shapes, one table to paste."
+    from mlx_bert_training.benchmark import SHAPES, parse_shape, run_benchmark
+    shapes = [parse_shape(text) for text in args.shapes] or SHAPES
+    print(run_benchmark(args.size, shapes, args.seconds))
+
+
 def fetch(args: argparse.Namespace) -> None:
     "Fetch pretrained weights into the cache and print where they are."
     from mlx_bert_training.models.weights import fetch_pretrained
@@ -282,6 +289,10 @@ def add_looks(command: Command) -> None:
 def add_facts(command: Command) -> None:
     "What says how things are, and fetches what is missing."
     command(info)
+    sub = command(benchmark)
+    sub.add_argument("shapes", nargs="*", metavar="ROWSxTOKENS", help="such as 32x128 (default: a few)")
+    sub.add_argument("--size", default="minilm", help="of the encoder: minilm or base (default: %(default)s)")
+    sub.add_argument("--seconds", type=float, default=2.0, help="for each figure (default: %(default)s)")
     command(fetch).add_argument("name", nargs="?", default="all-MiniLM-L6-v2", help="default: %(default)s")
     command(presets)
     sub = command(init)

@@ -19,6 +19,7 @@ from mlx.utils import tree_unflatten
 from .. import runtime
 from . import evaluator as evaluation
 from .background import RunHandle, check_thread
+from .batch_parts import training_step_of
 from .best import BestTracker
 from .config import BaseTrainerConfig
 from .control import EvaluationStopped, RunControl, graceful_interrupt
@@ -223,10 +224,11 @@ def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any
     changing = [technique for technique in techniques if any(hasattr(technique, name) for name in names)]
     assert evaluator.loss is not None
     evaluator.model.train()
-    clip = evaluator.config.optimizer
-    return make_step(evaluator.ranks, evaluator.model, evaluator.loss, optimizer, max_grad_norm=clip.max_grad_norm,
-                     clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled,
-                     techniques=changing)
+    clip, parts = evaluator.config.optimizer, evaluator.config.environment.cpu_parts
+    make = partial(training_step_of, parts) if evaluator.ranks.alone else partial(make_step, evaluator.ranks)
+    return make(evaluator.model, evaluator.loss, optimizer, max_grad_norm=clip.max_grad_norm,
+                clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled,
+                techniques=changing)
 
 # %% ../../nbs/core/19_base.ipynb #5797a74f
 class TrainerFacts:
@@ -393,6 +395,7 @@ class Resumable(Predictor):
         check_thread(self.handle)
         if self.optimizer is None: self.prepare_training(self.train_loader, self.val_loader)
         restore_run(self, path, going_on)
+        self.parts.step.close()
         self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
         run = run_of_checkpoint(path)
         if run is not None: self.output_dir = run.path
@@ -401,6 +404,7 @@ class Resumable(Predictor):
         "Take earlier weights and an earlier state of the optimizer, and go on from there."
         set_weights(self.model, weights, "earlier weights")
         self.parts.optimizer.state = tree_unflatten(list(optimizer.items()))
+        self.parts.step.close()
         self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
 
 # %% ../../nbs/core/19_base.ipynb #7c94f3fb
@@ -492,6 +496,7 @@ class Trainer(TrainerParts):
                 self.state.stop_reason = f"{type(error).__name__}: {error}"
                 self.fire("on_exception")
                 raise
+            finally: self.parts.step.close()
             return finish_run(self, kept)
 
     def start(self, *args: Any, **options: Any) -> RunHandle[TrainResult]:

@@ -9,12 +9,14 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from .. import runtime
+from .batch_parts import inference_step_of
 from .config import BaseTrainerConfig, check_task
 from .ranks import inference_step
 from .results import Predictions, WordPredictions
@@ -228,9 +230,13 @@ def model_outputs(
     runtime.claim_mlx()
     if loss is None: check_finite(model_weights(model), "in the weights to predict with")
     model.eval()
-    step = inference_step(evaluator.ranks, model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
+    parts, alone = evaluator.config.environment.cpu_parts, evaluator.ranks.alone
+    make = partial(inference_step_of, parts) if alone else partial(inference_step, evaluator.ranks)
+    step = make(model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
     try: outputs = run_all(step, transformed(loader, evaluator.transform), seen)
-    finally: model.train()
+    finally:
+        step.close()
+        model.train()
     return in_file_units(outputs, evaluator.transform)
 
 # %% ../../nbs/core/11_evaluator.ipynb #d4c10a6a

@@ -158,21 +158,20 @@ class TrainingStep(Backward):
         self.skips_empty = any(getattr(technique, "leaves_out", False) for technique in techniques)
         self.window: tuple[Any, mx.array] | None = None     # gradient sum and weight so far
         self._rule, self._compile = optimizer.state, _compiler(compiled)
-        self._made: dict[tuple[int, ...], tuple[Callable[..., Any], Callable[..., Any]]] = {}
+        self._made: dict[tuple[int, ...], list[Callable[..., Any]]] = {}
         self._apply = self._compile(self._finish, [model.state, self._rule], [model.state, self._rule])
 
     def update(self, batch: Batch, learning_rate: float) -> tuple[mx.array, mx.array, mx.array]:
         "One batch, one update. Returns loss sum, weight and gradient norm, not yet evaluated."
         self.optimizer.learning_rate = learning_rate
-        whole, _ = self._functions()
+        whole, _, _ = self._functions()
         return whole(batch_arrays(batch))
 
     def accumulate(self, batch: Batch) -> tuple[mx.array, mx.array]:
         "Add a batch to the window. Returns its loss sum and weight."
-        if self.window is None:
-            self.window = tree_map(mx.zeros_like, self.model.trainable_parameters()), mx.zeros(())
-        _, add = self._functions()
-        gradients, total, loss, weight = add(*self.window, batch_arrays(batch))
+        _, first, add = self._functions()
+        arrays = batch_arrays(batch)
+        gradients, total, loss, weight = first(arrays) if self.window is None else add(*self.window, arrays)
         self.window = gradients, total
         return loss, weight
 
@@ -184,8 +183,11 @@ class TrainingStep(Backward):
         self.window = None
         return norm
 
-    def _functions(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        "A whole update and an accumulation, compiled once for each set of techniques at work."
+    def close(self) -> None:
+        "Nothing to end; a step that has threads ends them."
+
+    def _functions(self) -> list[Callable[..., Any]]:
+        "A whole update, the first batch of a window and a further one, compiled once a set of techniques at work."
         active = [t for t in self.techniques if getattr(t, "active", True)]
         key = tuple(map(id, active))
         if key not in self._made:
@@ -193,18 +195,22 @@ class TrainingStep(Backward):
             self._made[key] = self._made_for(Passes(self.model, self.loss, self.dtype, active), captured)
         return self._made[key]
 
-    def _made_for(self, passes: Passes, captured: list[Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def _made_for(self, passes: Passes, captured: list[Any]) -> list[Callable[..., Any]]:
         def whole(arrays: Arrays) -> tuple[mx.array, mx.array, mx.array]:
             gradients, loss, weight = passes.gradient(self.model.trainable_parameters(), arrays)
             return loss, weight, self._finish(gradients, weight)
 
-        def add(window: Any, total: mx.array, arrays: Arrays) -> tuple[Any, mx.array, mx.array, mx.array]:
+        def first(arrays: Arrays) -> tuple[Any, mx.array, mx.array, mx.array]:
             gradients, loss, weight = passes.gradient(self.model.trainable_parameters(), arrays)
+            return gradients, weight, loss, weight
+
+        def add(window: Any, total: mx.array, arrays: Arrays) -> tuple[Any, mx.array, mx.array, mx.array]:
+            gradients, weight, loss, _ = first(arrays)
             return tree_map(mx.add, window, gradients), total + weight, loss, weight
 
         weights, random = self.model.state, mx.random.state
-        return (self._compile(whole, [weights, self._rule, random, captured], [weights, self._rule, random]),
-                self._compile(add, [weights, random, captured], [random]))
+        return [self._compile(whole, [weights, self._rule, random, captured], [weights, self._rule, random]),
+                *(self._compile(function, [weights, random, captured], [random]) for function in (first, add))]
 
 # %% ../../nbs/core/09_step.ipynb #f91efe02
 def _compiler(compiled: bool) -> Callable[..., Any]:
@@ -223,6 +229,9 @@ class InferenceStep:
     def __call__(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         "Logits (B, C), loss sum and weight; the last two are 0 for a batch without labels."
         return self._run(batch_arrays(batch))
+
+    def close(self) -> None:
+        "Nothing to end, see `TrainingStep`."
 
     def _forward(self, arrays: dict[str, mx.array]) -> tuple[mx.array, mx.array, mx.array]:
         masters = self.model.parameters()

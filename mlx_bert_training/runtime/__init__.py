@@ -4,7 +4,8 @@ from . import fork as _fork  # noqa: F401  # notices forks from now on; imports 
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, {
     "blas": ["BlasStatus", "cpu_threads", "is_linux_cpu"],
-    "device": ["DeviceError", "bf16_problem", "can_compile", "ensure_ready", "fit_cache_limit", "prepared", "select_device"],
+    "device": ["DeviceError", "bf16_problem", "can_compile", "cores_for_parts", "ensure_ready", "fit_cache_limit", "prepared",
+               "select_device"],
     "fork": ["ForkError", "aside", "check_fork", "claim_mlx"],
     "info": ["MachineInfo", "machine_info", "version"],
 })

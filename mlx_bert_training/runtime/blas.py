@@ -26,7 +26,7 @@ from .fork import side_stream
 
 # %% auto #0
 __all__ = ['log', 'BLAS_TOLERANCE', 'is_linux_cpu', 'blas_candidates', 'BlasPatch', 'redirect_blas', 'blas_error', 'read_line',
-           'cpu_threads', 'measure_gflops', 'BlasStatus', 'try_blas', 'choose_blas']
+           'cpu_threads', 'measure_gflops', 'BlasStatus', 'set_threads', 'try_blas', 'choose_blas']
 
 # %% ../../nbs/runtime/03_blas.ipynb #bf234d19
 log = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ class BlasStatus:
             self.patch.apply()
 
 # %% ../../nbs/runtime/03_blas.ipynb #bd56d059
-def _set_threads(patch: BlasPatch, threads: int) -> None:
+def set_threads(patch: BlasPatch, threads: int) -> None:
     "Tell the library how many threads to use, by whichever name it has for that."
     for name in ("openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads"):
         function = patch.function(name)
@@ -210,7 +210,7 @@ def try_blas(
     try:
         patch = redirect_blas(library)
         threads = cpu_threads()
-        _set_threads(patch, threads)
+        set_threads(patch, threads)
         error = blas_error()
         if error < BLAS_TOLERANCE: return BlasStatus(library, f"checked, error {error:.0e}", threads, patch)
         reason = f"its results are wrong (error {error:.0e})"

@@ -17,13 +17,13 @@ from contextlib import contextmanager
 import mlx.core as mx
 
 from ..errors import MLXBertError, unknown_name
-from .blas import BlasStatus, choose_blas, is_linux_cpu, read_line
+from .blas import BlasStatus, choose_blas, is_linux_cpu, read_line, set_threads
 from .fork import aside, check_fork, is_fork
 
 # %% auto #0
 __all__ = ['log', 'container_memory', 'available_memory', 'total_memory', 'cache_limit', 'ensure_ready', 'prepared',
-           'buffer_cache', 'fit_cache_limit', 'can_compile', 'DeviceError', 'select_device', 'gpu_advice',
-           'bf16_problem']
+           'buffer_cache', 'fit_cache_limit', 'cores_for_parts', 'can_compile', 'DeviceError', 'select_device',
+           'gpu_advice', 'bf16_problem']
 
 # %% ../../nbs/runtime/04_device.ipynb #21eb8497
 log = logging.getLogger(__name__)
@@ -140,6 +140,20 @@ def fit_cache_limit() -> int | None:
     limit = min(_Setup.cache_limit, max(mx.get_peak_memory() * 3 // 4, 64 << 20))
     mx.set_cache_limit(limit)
     return limit
+
+# %% ../../nbs/runtime/04_device.ipynb #452f1730
+@contextmanager
+def cores_for_parts(
+    parts: int,     # threads that compute side by side
+) -> Iterator[None]:
+    "Within this each matrix product has its share of the cores; without a BLAS of our own nothing changes."
+    status = _Setup.blas
+    if status.patch is None:
+        yield
+        return
+    set_threads(status.patch, max(status.threads // parts, 1))
+    try: yield
+    finally: set_threads(status.patch, status.threads)
 
 # %% ../../nbs/runtime/04_device.ipynb #177c682b
 @functools.cache
