@@ -156,6 +156,7 @@ STYLE = """<style>
 .mbt-back { width: auto !important; margin: 3px 0 0 8px !important; flex: 0 0 auto !important; }
 .mbt-nothing { padding: 12px; }
 .jp-OutputArea:has(.widget-box.mbt-editor) .mbt-summary { display: none; }
+.jp-OutputArea:has(.mbt-summary) .jp-OutputArea-child:has(> [data-mime-type*=widget-view]:not(:has(*))),
 .jp-OutputArea:has(.mbt-summary) .jp-OutputArea-child:has(> .jupyter-widgets:not(:has(*))) { display: none; }
 .mbt-bar .mbt-error { white-space: pre-wrap; }
 .mbt-bar { margin-bottom: 6px; }
