@@ -191,8 +191,8 @@ def test_the_keyboard_reaches_everything_and_everything_has_a_name(editor: Edito
         page.keyboard.press("Tab")
         reached.append(page.evaluate("""() => { const e = document.activeElement;
             return e.labels?.[0]?.innerText || e.getAttribute('aria-label') || e.innerText || e.tagName; }"""))
-    wanted = ["Start from it", "File", "Load", "Save", "Reset", "A competition (section kaggle)", "Find", "model", "type",
-              "pretrained", "config", "head_type", "num_labels", "pooling", "dropout_rate", "new_head"]
+    wanted = ["Start from it", "File", "Load", "Save", "Reset", "A competition (section kaggle)", "Find", "model",
+              "type", "pretrained", "config", "head_type", "num_labels", "pooling", "dropout_rate", "new_head"]
     assert [name.strip() for name in reached if name.strip() in wanted][:len(wanted)] == wanted
     page.locator(".mbt-sections .lm-TabBar-tab").first.focus()
     for _ in range(2): page.keyboard.press("ArrowRight")
