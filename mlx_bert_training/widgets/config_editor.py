@@ -209,7 +209,7 @@ class FieldRow:
         self.control, self.check, self.area = field_control(key, label, wide), OPTIONS[key].hint is bool, is_area(key)
         self.control.add_class("mbt-check" if self.check else "mbt-field")
         self.notes = w.HTML(layout=w.Layout(flex="1 1 0", min_width="200px", margin="5px 0 2px 16px"))
-        self.box, self.back = w.HBox([self.control, self.notes]), None
+        self.box, self.back = w.HBox([self.control, self.notes]), None      # type: tuple[Any, Any]
         self.box.add_class("mbt-row")
         self.shown: str | None = None
         self.refresh(Surroundings({}))

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from sklearn.metrics import f1_score, log_loss
 
-from mlx_bert_training.errors import MLXBertError
+from mlx_bert_training.errors import DataError, MLXBertError
 from mlx_bert_training.figures import new_figure
 from mlx_bert_training.widgets import ErrorReport
 from mlx_bert_training.widgets.error_tables import group_classes, most_confused
