@@ -55,7 +55,7 @@ class PseudoLabels:
     total: int                  # M
     task: Task
     soft: bool                  # labels are probabilities
-    name: str = ""              # such as "fold 0.3"
+    name: str = ""              # such as "fold 4 of 5"
 
     def __len__(self) -> int: return len(self.rows)
 
@@ -246,8 +246,8 @@ class PseudoLabelResult(PseudoLabelScores):
     def to_frame(self) -> pd.DataFrame:
         "One row a fold: both scores, the gain, and how many test rows were used."
         plain, other = self.without.score(self.metric), self.with_labels.score(self.metric)
-        frame = pd.DataFrame({"fold": plain.folds, "rows": plain.rows, "without": plain.values, "with": other.values,
-                              "gain": self.gain.values})
+        frame = pd.DataFrame({"fold": np.add(plain.folds, 1), "rows": plain.rows, "without": plain.values,
+                              "with": other.values, "gain": self.gain.values})
         if self.labels:
             frame["pseudo-labelled"] = [len(part) for part in self.labels]
             frame["confidence"] = [float(part.confidence.mean()) if len(part) else np.nan for part in self.labels]

@@ -132,11 +132,11 @@ class Lineup:
         how = f"with code {worker.process.returncode}"
         if self.deaths[number] > self.retries:
             self.ended = self.ended or WorkerError(
-                f"job {number}: its worker died {self.deaths[number]} times, the last time {how}. "
+                f"job {number + 1}: its worker died {self.deaths[number]} times, the last time {how}. "
                 f"A negative code is a signal; -9 is often a lack of memory: allow fewer workers (parallel.workers). "
                 f"{worker.last_words()}")
         else:
-            log.warning("the worker of job %d died %s: the job is done again", number, how)
+            log.warning("the worker of job %d died %s: the job is done again", number + 1, how)
             self.waiting.appendleft(number)
 
 # %% ../../nbs/parallel/04_processes.ipynb #62284847

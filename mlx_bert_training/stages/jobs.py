@@ -35,6 +35,7 @@ from ..protocols import DataLoader
 from .plan import FoldPlan
 from ..tasks.targets import TargetTransform
 from ..tasks.task import TaskError
+from ..validation.folds import fold_name
 from ..validation.oof import OOF, load_oof
 
 log = logging.getLogger(__name__)
@@ -106,8 +107,13 @@ class FoldRows:
 
     @property
     def place(self) -> tuple[int, int]:
-        "Numbers of the repeat, and of the fold in it."
+        "Numbers of the repeat, and of the fold in it, from 0."
         return divmod(self.number, self.plan.folds.n_folds)
+
+    @property
+    def name(self) -> str:
+        "The fold as people count."
+        return fold_name(self.number, self.plan.folds.n_folds, self.plan.folds.repeats)
 
     @property
     def rows(self) -> np.ndarray:
@@ -236,14 +242,14 @@ def train_fold(job: FoldJob, control: RunControl | None = None) -> tuple[Trainer
                           transform=transform, control=control, **deepcopy(dict(plan.options)))
     newest = latest_checkpoint(job.folder.checkpoints)
     if newest is None: empty_folder(job.folder)     # a fold that never came to a checkpoint
-    else: log.info("fold %d.%d goes on from %s", *job.place, newest.name)
+    else: log.info("%s goes on from %s", job.name, newest.name)
     trainer.output_dir = job.folder.path
     judge = None
     if plan.config.kaggle.select_epoch: judge = _part(plan.train, job.held, shuffle=False)
     trainer.val_loader = None       # of the declared data: it has no place in a fold
     result = trainer.train(part, judge, resume_from=newest, dashboard=job.dashboard)
     if trainer.steering.stopped:
-        raise RunStopped(f"fold {'.'.join(map(str, job.place))}: {result.stop_reason}. Its checkpoint is kept, and the "
+        raise RunStopped(f"{job.name}: {result.stop_reason}. Its checkpoint is kept, and the "
                          "next cross-validation of this declaration goes on from there")
     return trainer, result
 

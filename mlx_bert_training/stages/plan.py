@@ -33,7 +33,7 @@ from .variants import Variants, make_all_variants
 from ..tasks.metrics import check_metrics, get_metric, metric_direction
 from ..tasks.task import Task
 from ..validation.adversarial import AdversarialReport, adversarial_validation
-from ..validation.folds import Folds, make_folds
+from ..validation.folds import Folds, fold_name, make_folds
 from ..validation.leaks import LeakReport, check_leaks
 from ..validation.scores import check_metric, score_predictions
 
@@ -175,7 +175,7 @@ def check_folds(
     names = list(class_names or range(int(targets.max()) + 1)) if task.targets == "classes" else []
     if names: targets = targets.astype(np.int64)
     for i, (rows, held) in enumerate(folds):
-        where = f"fold {i % folds.n_folds}" + (f" of repeat {i // folds.n_folds}" if folds.repeats > 1 else "")
+        where = fold_name(i, folds.n_folds, folds.repeats)
         other = "ask for fewer folds, or for another cv_strategy"
         if len(np.unique(targets[rows], axis=0)) < 2:
             raise DataError(f"{where}: all of its {len(rows)} training rows have the same target; {other}.")

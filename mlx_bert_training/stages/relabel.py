@@ -21,6 +21,7 @@ from ..parallel.executor import Executor
 from .announce import CVListener
 from .plan import FoldPlan
 from .run import CVRun, run_folds
+from ..validation.folds import fold_name
 
 # %% auto #0
 __all__ = ['Relabelled', 'choose_labels', 'relabel', 'with_labels']
@@ -46,7 +47,7 @@ def choose_labels(plan: FoldPlan, run: CVRun) -> list[PseudoLabels]:
         chosen.append(select_pseudo_labels(
             np.asarray(fold.oofs[0].test_predictions), plan.task, kaggle.pseudo_label_threshold,
             trained_on=plan.folds.row_ids[rows], soft=kaggle.pseudo_label_soft, max_share=kaggle.pseudo_label_max_share,
-            balance=kaggle.pseudo_label_balance, name=f"fold {fold.repeat}.{fold.fold}"))
+            balance=kaggle.pseudo_label_balance, name=fold_name(i, plan.folds.n_folds, plan.folds.repeats)))
     return chosen
 
 # %% ../../nbs/stages/08_relabel.ipynb #c836bbc5

@@ -94,8 +94,8 @@ class CVRun:
     def oof(self) -> OOF: return self.oofs[0]
 
     def table(self) -> pd.DataFrame:
-        "One row a fold."
-        rows = [{"repeat": run.repeat, "fold": run.fold, **run.facts} for run in self.runs]
+        "One row a fold, counted from 1."
+        rows = [{"repeat": run.repeat + 1, "fold": run.fold + 1, **run.facts} for run in self.runs]
         metric = self.oof.score().metric
         return pd.DataFrame(rows).rename(columns={"score": metric}).set_index(["repeat", "fold"])
 

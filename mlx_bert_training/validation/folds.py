@@ -28,7 +28,18 @@ from .registry import SPLITTERS
 from .splitters import SplitRows, Splitter, deal_out
 
 # %% auto #0
-__all__ = ['fold_hash', 'target_columns', 'FoldSequence', 'Folds', 'load_folds', 'join_clusters', 'choose_strategy', 'make_folds']
+__all__ = ['fold_name', 'fold_hash', 'target_columns', 'FoldSequence', 'Folds', 'load_folds', 'join_clusters', 'choose_strategy',
+           'make_folds']
+
+# %% ../../nbs/validation/03_folds.ipynb #80bd128e
+def fold_name(
+    number: int,        # of the fold, over all repeats, from 0
+    n_folds: int,       # of one repeat
+    repeats: int = 1,
+) -> str:
+    "A fold as people count, from 1 and through all repeats: what every message, table and picture calls it."
+    where = f" (fold {number % n_folds + 1} of repeat {number // n_folds + 1})" if repeats > 1 else ""
+    return f"fold {number + 1} of {n_folds * repeats}{where}"
 
 # %% ../../nbs/validation/03_folds.ipynb #b75d5140
 def fold_hash(
@@ -61,10 +72,10 @@ def target_columns(
 
 
 def _balance(folds: Folds) -> pd.DataFrame:
-    "A row a fold: sizes, and the mean (and spread, of numbers) of the targets of its validation part."
+    "A row a fold, counted from 1: sizes, and the mean (and spread, of numbers) of the targets of its validation part."
     rows = []
     for i, (train, validation) in enumerate(folds):
-        row: dict[str, Any] = {"repeat": i // folds.n_folds, "fold": i % folds.n_folds,
+        row: dict[str, Any] = {"repeat": i // folds.n_folds + 1, "fold": i % folds.n_folds + 1,
                                "train": len(train), "validation": len(validation)}
         if folds.targets is not None:
             part = folds.targets.iloc[validation]
@@ -172,7 +183,7 @@ class Folds(FoldSequence):
     "Folds for cross-validation, how they are balanced, and their file."
 
     def balance(self) -> pd.DataFrame:
-        "A row a fold: sizes, and class shares or target mean and spread of the validation part."
+        "A row a fold, counted from 1: sizes, and class shares or target mean and spread of the validation part."
         return _balance(self)
 
     def plot(self) -> Any:
@@ -327,7 +338,7 @@ def _repeated(splitter: Splitter, rows: SplitRows, n_folds: int, seed: int, repe
             spread = splitter.spread(rows, n_folds)
             if spread is not None: fold = deal_out(spread, n_folds, seed + r, rows.clusters, large_first=False)
         if seen(fold):
-            raise DataError(f"repeat {r} has the same folds as one before it: the rows allow few others. "
+            raise DataError(f"repeat {r + 1} has the same folds as one before it: the rows allow few others. "
                             f"Declare kaggle.cv_repeats: {r}.")
         sets.append(fold)
     return np.stack(sets)
@@ -338,8 +349,8 @@ def _check_parts(folds: Folds) -> None:
     for i, parts in enumerate(folds):
         for name, part in zip(("training", "validation"), parts, strict=True):
             if not len(part):
-                raise DataError(f"fold {i % folds.n_folds} has no {name} rows: the groups are too large for "
-                                f"{folds.n_folds} folds.")
+                raise DataError(f"{fold_name(i, folds.n_folds, folds.repeats)} has no {name} rows: the groups are "
+                                f"too large for {folds.n_folds} folds.")
 
 # %% ../../nbs/validation/03_folds.ipynb #47fa26e4
 def make_folds(

@@ -298,7 +298,7 @@ def _split_findings(
         rows = np.flatnonzero(np.isin(labels, np.concatenate([s for _, s in split])))
         found.append(Finding(f"{kind}_across_folds", "error", f"in {len(split)} of {len(pairs)} folds {what} are "
                              "both trained on and validated on", f"Make the folds with make_folds(..., {kind}=...).",
-                             f"fold {k}, rows {(np.flatnonzero(labels == shared[0])[:3] + 1).tolist()}",
+                             f"fold {k + 1}, rows {(np.flatnonzero(labels == shared[0])[:3] + 1).tolist()}",
                              tuple(rows.tolist())))
     if groups is not None and test_groups is not None:
         shared = np.intersect1d(groups, test_groups)

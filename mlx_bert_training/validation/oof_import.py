@@ -104,7 +104,7 @@ def import_predictions(
         theirs = pd.to_numeric(frame[fold_column], errors="coerce").to_numpy()[position]
         for i in np.flatnonzero((position >= 0) & (theirs != like.folds))[:1]:
             raise DataError(f"{where(frame, position[i], fold_column)}: id {like.row_ids[i]} is in fold {theirs[i]:g} "
-                            f"here and in fold {like.folds[i]} of {like.name!r}")
+                            f"here and in fold {like.folds[i]} of {like.name!r} (as files count, from 0)")
     values[like.folds < 0] = np.nan
     tests = None
     if test is not None:

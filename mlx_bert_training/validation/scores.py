@@ -56,7 +56,7 @@ class CVScore:
     "A metric on each fold."
     name: str                   # whose predictions
     metric: str
-    folds: tuple[int, ...]      # (k,) fold numbers
+    folds: tuple[int, ...]      # (k,) fold numbers, from 0 as in `OOF.folds`
     rows: tuple[int, ...]       # (k,) rows in each
     values: tuple[float, ...]   # (k,) the metric on each
     pooled: float               # the metric on the rows of all folds at once
@@ -73,8 +73,8 @@ class CVScore:
         return float(np.std(self.values, ddof=1) / len(self.values) ** 0.5) if len(self.values) > 1 else math.nan
 
     def to_frame(self) -> pd.DataFrame:
-        "One row a fold."
-        return pd.DataFrame({"fold": self.folds, "rows": self.rows, self.metric: self.values})
+        "One row a fold, counted from 1."
+        return pd.DataFrame({"fold": np.add(self.folds, 1), "rows": self.rows, self.metric: self.values})
 
     def plot(self) -> Any:
         "Folds as dots, their mean with its standard error as a band; a matplotlib Figure."
@@ -95,8 +95,8 @@ def compare(
 ) -> Gain:              # of `score` over `other`
     "Paired difference of two scores, fold by fold. Raises `DataError` unless metric and folds are the same."
     if (score.metric, score.folds, score.rows) != (other.metric, other.folds, other.rows):
-        raise DataError(f"{score.name} ({score.metric} on folds {list(score.folds)}) and {other.name} "
-                        f"({other.metric} on folds {list(other.folds)}) were not scored alike")
+        raise DataError(f"{score.name} ({score.metric} on folds {[k + 1 for k in score.folds]}) and {other.name} "
+                        f"({other.metric} on folds {[k + 1 for k in other.folds]}) were not scored alike")
     sign = 1 if metric_direction(score.metric) == "max" else -1
     values = tuple(sign * (a - b) for a, b in zip(score.values, other.values, strict=True))
     rows = row_variances(score.judged, other.judged) if score.judged and other.judged and any(values) else ()

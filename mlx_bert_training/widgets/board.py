@@ -245,8 +245,12 @@ def summary_card(
 ) -> str:
     "What a run came to, as high as the controls whose place it takes."
     where = f"<div style='{_VALUE};margin-top:4px' title='{escape(files, quote=True)}'>files: {escape(files)}</div>"
+    cells = (f"<div style='max-width:100%'><div style='{_LABEL}'>{escape(name)}</div>"
+             f"<div style='{_VALUE}' title='{escape(value, quote=True)}'>{escape(value)}</div></div>"
+             for name, value in figures.items())
     return (f"{SLOT}<div class='mlx-bert-slot mlx-bert-card' style='{_INK};border-left:4px solid #0A8F68;"
-            f"padding:4px 12px'>{figures_html(figures, 9)}{where if files else ''}</div>")
+            f"padding:4px 12px'><div style='display:flex;flex-wrap:wrap;gap:2px 18px'>{''.join(cells)}</div>"
+            f"{where if files else ''}</div>")
 
 
 def run_card(progress: Progress, trainer: Any) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from threading import RLock
@@ -17,16 +17,18 @@ from ..declaration.editing import defaults
 from ..declaration.load import list_presets
 from ..declaration.options import Unfit, options
 from ..declaration.problems import ConfigError, show
-from ..declaration.whole import ABSENT, ConfigDiff, optional_sections, root
+from ..declaration.whole import ABSENT, ConfigDiff, find_key, optional_sections, root
 from ..declaration.yaml_io import read_document
 from ..errors import MLXBertError, missing_extra
 from .controls import someone_may_look
 from .form import OPTIONS, Form, bounds, from_text, is_nested, offers, to_text, words
+from .form_files import COLUMNS, DECLARATIONS, PATHS, Surroundings, found_files, look_around
 
 # %% auto #0
-__all__ = ['STYLE', 'BUTTONS', 'HOW', 'empty_means', 'field_notes', 'count', 'tab_title', 'state_line', 'difference_table',
-           'text_block', 'file_pane', 'FieldRow', 'SectionTabs', 'FileBar', 'base_preset', 'EditorView',
-           'EditorActions', 'static_bundle', 'ConfigEditor']
+__all__ = ['STYLE', 'BUTTONS', 'SECTIONS', 'HOW', 'empty_means', 'field_notes', 'count', 'tab_title', 'state_line',
+           'difference_table', 'text_block', 'file_pane', 'field_control', 'is_area', 'FieldRow', 'finds',
+           'SectionTabs', 'FileBar', 'base_preset', 'ResultPanes', 'ShownForm', 'EditorView', 'EditorActions',
+           'FileActions', 'summary_html', 'static_bundle', 'EditedForm', 'ConfigEditor']
 
 # %% ../../nbs/widgets/14_config_editor.ipynb #446a7ab9
 def _ipywidgets() -> Any:
@@ -50,15 +52,20 @@ def empty_means(
 def field_notes(
     form: Form,
     key: str,       # dotted
+    remark: str = "",   # what is to be said of a file or column
+    changed: bool = False,  # it is not as it was loaded
 ) -> str:           # HTML
-    "Help, bounds and messages of a field."
+    "Help, bounds, what was changed, a remark, and messages of a field."
     option, default = OPTIONS[key], to_text(key, defaults()[key])
     facts = [bounds(option), f"default {default}" if default not in ("", "null") else ""]
     help = f"<div class='mbt-help'>{escape(option.help)}</div>"
     fact = f"<div class='mbt-fact'>{escape('; '.join(filter(None, facts)))}</div>" if any(facts) else ""
     errors = "".join(f"<div class='mbt-error' role='alert'><b>Error:</b> {escape(message)}</div>"
                      for message in form.messages(key))
-    return help + fact + errors
+    said = f"<div class='mbt-remark' role='status'><b>Look:</b> {escape(remark)}</div>" if remark else ""
+    was = to_text(key, form.loaded.get(key, defaults()[key])) or "empty"
+    change = f"<div class='mbt-was'>changed from {escape(was if len(was) <= 60 else was[:57] + '...')}</div>"
+    return help + fact + change * changed + said + errors
 
 # %% ../../nbs/widgets/14_config_editor.ipynb #55ef719a
 def count(
@@ -81,14 +88,16 @@ def tab_title(
 def state_line(
     form: Form,
     preset: str,    # what it is compared with
+    said: Mapping[str, str] | None = None,      # remarks by dotted key
 ) -> str:
-    "Whether the configuration can be used, and what is different."
+    "Whether the configuration can be used, what is different, and where there is a remark."
     if form.problems:
         where = ", ".join(dict.fromkeys(problem.key.partition(".")[0] for problem in form.problems))
         return f"Not valid: {count(len(form.problems), 'error')} in {where}."
     changes, differences = len(form.difference()), len(form.difference(preset))
     compared = f"{count(differences, 'difference')} from {preset}" if differences else f"The same as {preset}"
-    return f"Valid. {compared}." + (f" {count(changes, 'change')} not saved." if changes else "")
+    where = f" Look at {', '.join(said)}." if said else ""
+    return f"Valid. {compared}." + (f" {count(changes, 'change')} not saved." if changes else "") + where
 
 # %% ../../nbs/widgets/14_config_editor.ipynb #64e74aa4
 def difference_table(
@@ -140,6 +149,15 @@ STYLE = """<style>
 .mbt-row .widget-label, .mbt-row .widget-label-basic span { font-family: var(--mbt-code); font-size: 13px; }
 .mbt-fact { color: var(--mbt-quiet); font-size: 12px; }
 .mbt-error { border-left: 3px solid var(--mbt-alarm); padding-left: 8px; margin-top: 4px; }
+.mbt-remark { border-left: 3px solid #B26A00; padding-left: 8px; margin-top: 4px; }
+.mbt-was { font-size: 12px; margin-top: 2px; }
+.mbt-was::before { content: "\\25CF\\00A0"; color: #2F86D0; }
+.mbt-changed > .mbt-field :is(input, select, textarea) { border-left: 4px solid #2F86D0 !important; }
+.mbt-back { width: auto !important; margin: 3px 0 0 8px !important; flex: 0 0 auto !important; }
+.mbt-nothing { padding: 12px; }
+.jp-OutputArea:has(.widget-box.mbt-editor) .mbt-summary { display: none; }
+.jp-OutputArea:has(.mbt-summary) .jp-OutputArea-child:has(> [data-mime-type*=widget-view]:not(:has(*))),
+.jp-OutputArea:has(.mbt-summary) .jp-OutputArea-child:has(> .jupyter-widgets:not(:has(*))) { display: none; }
 .mbt-bar .mbt-error { white-space: pre-wrap; }
 .mbt-bar { margin-bottom: 6px; }
 .mbt-error b { color: var(--mbt-alarm); }
@@ -160,43 +178,77 @@ STYLE = """<style>
 </style>"""
 
 # %% ../../nbs/widgets/14_config_editor.ipynb #4f3457bd
+def field_control(
+    key: str,       # dotted
+    label: str,
+    wide: int,      # of the label, in px
+) -> Any:
+    "The control of a field: a box to check, words to choose from, names to take or not to, or a text."
+    option, w = OPTIONS[key], _ipywidgets()
+    common = {"description": label, "style": {"description_width": f"{wide}px"},
+              "layout": w.Layout(width=f"{wide + 244}px", flex="0 0 auto")}
+    empty = {"continuous_update": False, "placeholder": empty_means(key)}
+    if option.hint is bool: return w.Checkbox(indent=False, **common)
+    if is_area(key): return w.Textarea(**empty, **common)
+    if words(option): return w.Dropdown(options=words(option), **common)
+    named = offers(option)
+    if named or key in (*PATHS, *COLUMNS): return w.Combobox(options=named, ensure_option=False, **empty, **common)
+    return w.Text(**empty, **common)
+
+
+def is_area(key: str) -> bool:
+    "Whether a field has several lines."
+    return is_nested(OPTIONS[key]) and key not in COLUMNS or key == "data.template"
+
+# %% ../../nbs/widgets/14_config_editor.ipynb #70b4576a
 class FieldRow:
-    "A field: its control, with a label of `wide` px, and what is said beside it."
+    "A field: its control, with a label of `wide` px, what is said beside it, and where it was changed a way back."
 
     def __init__(self, form: Form, key: str, label: str, wide: int, done: Callable[[str, str], None]):
-        self.form, self.key, option, w = form, key, OPTIONS[key], _ipywidgets()
-        common = {"description": label, "style": {"description_width": f"{wide}px"},
-                  "layout": w.Layout(width=f"{wide + 244}px", flex="0 0 auto")}
-        empty = {"continuous_update": False, "placeholder": empty_means(key)}
-        self.check, self.area = option.hint is bool, is_nested(option) or key == "data.template"
-        if self.check: self.control = w.Checkbox(indent=False, **common)
-        elif self.area: self.control = w.Textarea(**empty, **common)
-        elif words(option): self.control = w.Dropdown(options=words(option), **common)
-        elif offers(option): self.control = w.Combobox(options=offers(option), ensure_option=False, **empty, **common)
-        else: self.control = w.Text(**empty, **common)
+        self.form, self.key, self.done, w = form, key, done, _ipywidgets()
+        self.control, self.check, self.area = field_control(key, label, wide), OPTIONS[key].hint is bool, is_area(key)
         self.control.add_class("mbt-check" if self.check else "mbt-field")
         self.notes = w.HTML(layout=w.Layout(flex="1 1 0", min_width="200px", margin="5px 0 2px 16px"))
-        self.box = w.HBox([self.control, self.notes])
+        self.box, self.back = w.HBox([self.control, self.notes]), None      # type: tuple[Any, Any]
         self.box.add_class("mbt-row")
         self.shown: str | None = None
-        self.refresh()
+        self.refresh(Surroundings({}))
         text = (lambda value: str(value).lower()) if self.check else str
         self.control.observe(lambda change: done(key, text(change["new"])), "value")
 
-    def refresh(self) -> None:
+    def refresh(self, around: Surroundings) -> None:
         "Show what the form says. A control that shows it already is left alone, for somebody may be writing into it."
-        text = self.form.texts[self.key]
+        text, changed, offered = self.form.texts[self.key], self.key in around.changed, around.choices(self.key)
+        if offered and self.control.options != offered: self.control.options = offered
         if text != self.shown:
-            self.shown, choices = text, getattr(self.control, "options", None)
-            if choices is not None and text not in choices: self.control.options = (*choices, text)
+            self.shown, known = text, getattr(self.control, "options", None)
+            if known is not None and text not in known and not offered: self.control.options = (*known, text)
             if self.area: self.control.rows = min(max(sum(1 + len(line) // 26 for line in text.split("\n")), 2), 10)
             self.control.value = text == "true" if self.check else text
-        self.notes.value = field_notes(self.form, self.key)
+        self.notes.value = field_notes(self.form, self.key, around.remarks.get(self.key, ""), changed)
         (self.control.add_class if self.form.messages(self.key) else self.control.remove_class)("mbt-invalid")
+        self.offer_way_back(changed)
+
+    def offer_way_back(self, changed: bool) -> None:
+        "A button that takes the change back, where there is one; made when it is first needed."
+        if changed == (len(self.box.children) == 3): return
+        if self.back is None:
+            self.back = _ipywidgets().Button(description="Undo", tooltip=f"Reset {self.key}")
+            self.back.add_class("mbt-back")
+            self.back.on_click(lambda _: self.done(self.key, to_text(
+                self.key, self.form.loaded.get(self.key, defaults()[self.key]))))
+        (self.box.add_class if changed else self.box.remove_class)("mbt-changed")
+        self.box.children = (self.control, self.notes, *([self.back] if changed else []))
 
 # %% ../../nbs/widgets/14_config_editor.ipynb #24f1117c
+def finds(key: str, sought: str) -> bool:
+    "Whether each word that is sought stands in the name or the help of an option."
+    text = f"{key} {key.replace('_', ' ')} {OPTIONS[key].help}".lower()
+    return all(word in text for word in sought.lower().split())
+
+# %% ../../nbs/widgets/14_config_editor.ipynb #4a09530a
 class SectionTabs:
-    "The fields, with a tab for each section."
+    "The fields, with a tab for each section; while something is sought, only the fields and sections that have it."
 
     def __init__(self, form: Form, done: Callable[[str, str], None]):
         self.form, w = form, _ipywidgets()
@@ -206,24 +258,39 @@ class SectionTabs:
             wide = 20 + 8 * max(map(len, labels.values()))     # a letter has 8 px
             self.rows[section] = [FieldRow(form, key, label, wide, done) for key, label in labels.items()]
         self.pages = {section: w.VBox([row.box for row in rows]) for section, rows in self.rows.items()}
+        self.nothing, self.sought = w.HTML(), ""
         self.tab = w.Tab()
         self.tab.add_class("mbt-sections")
-        self.refresh()
+        self.refresh(Surroundings({}))
 
-    def refresh(self) -> None:
-        "Show what the form says."
+    def refresh(self, around: Surroundings) -> None:
+        "Show what the form says, and what is around it."
         left_out = {*optional_sections()} - self.form.sections
-        shown = [section for section in self.pages if section not in left_out]
-        children = tuple(self.pages[section] for section in shown)
-        if self.tab.children != children: self.tab.children = children
-        self.tab.titles = [tab_title(self.form, section) for section in shown]
-        for row in sum(self.rows.values(), []): row.refresh()
+        hits = {name: [row for row in rows if finds(row.key, self.sought)] for name, rows in self.rows.items()
+                if name not in left_out}
+        shown = [name for name, rows in hits.items() if rows]
+        for name in shown:
+            boxes = tuple(row.box for row in hits[name])
+            if self.pages[name].children != boxes: self.pages[name].children = boxes
+        children = tuple(self.pages[name] for name in shown) or (self.nothing,)
+        self.nothing.value = f"<p class='mbt-nothing'>No option has {escape(self.sought)} in its name or its help.</p>"
+        if self.tab.children != children: self.tab.children, self.tab.selected_index = children, 0
+        found = {name: f": {len(hits[name])}" if self.sought else "" for name in shown}
+        self.tab.titles = [f"{tab_title(self.form, name)}{found[name]}" for name in shown] or ["nothing found"]
+        for rows in hits.values():
+            for row in rows: row.refresh(around)
+
+    def find(self, sought: str, around: Surroundings) -> None:
+        "Show only the options that have these words; all of them, where there are none."
+        self.sought = sought.strip()
+        self.refresh(around)
 
 # %% ../../nbs/widgets/14_config_editor.ipynb #87c135d0
 BUTTONS = {"Start from it": "Fill the form from this preset", "Load": "Fill the form from this file",
            "Save": "Write this file and keep its comments", "Reset": "Go back to what was loaded or saved"}
+SECTIONS = {"kaggle": "A competition", "search": "A search"}    # what an optional section makes of a run
 
-
+# %% ../../nbs/widgets/14_config_editor.ipynb #592419a4
 class FileBar:
     "Presets, a file to load and save, the way back, and the state of the form."
 
@@ -231,15 +298,20 @@ class FileBar:
         w = _ipywidgets()
         style, layout = {"description_width": "90px"}, w.Layout(width="360px")
         self.preset = w.Dropdown(options=list(list_presets()), description="Preset", style=style, layout=layout)
-        self.path = w.Text(description="File", placeholder="run.yaml", style=style, layout=layout)
-        self.competition = w.Checkbox(description="A competition (section kaggle)", indent=False,
-                                      layout=w.Layout(width="auto", margin="2px 0 2px 98px"))
+        self.path = w.Combobox(description="File", placeholder="run.yaml", options=found_files(DECLARATIONS),
+                               ensure_option=False, style=style, layout=layout)
+        self.find = w.Text(description="Find", placeholder="a word of an option or of its help", style=style,
+                           layout=layout)
+        self.sections = {name: w.Checkbox(description=f"{SECTIONS.get(name, 'More')} (section {name})", indent=False,
+                                          layout=w.Layout(width="auto", margin="2px 12px 2px 0"))
+                         for name in optional_sections()}
+        there = w.HBox(list(self.sections.values()), layout=w.Layout(margin="0 0 0 98px", flex_flow="row wrap"))
         size = w.Layout(width="auto", min_width="80px", flex="0 0 auto")
         self.names = {w.Button(description=name, tooltip=tip, layout=size): name for name, tip in BUTTONS.items()}
         self.start, self.load, self.save, self.reset = self.names
         self.purpose, self.state = w.HTML(layout=w.Layout(margin="2px 0 2px 12px")), w.HTML()
         self.box = w.VBox([w.HBox([self.preset, self.start, self.purpose]),
-                           w.HBox([self.path, self.load, self.save, self.reset]), self.competition, self.state])
+                           w.HBox([self.path, self.load, self.save, self.reset]), there, self.find, self.state])
         self.box.add_class("mbt-bar")
 
     def sure(self, button: Any, question: str) -> bool:
@@ -267,17 +339,31 @@ def base_preset(
     names = [form.source, read_document(file).value.get("extends") if file else None]
     return next((name for name in names if isinstance(name, str) and name in known), next(iter(known)))
 
+# %% ../../nbs/widgets/14_config_editor.ipynb #58ef8879
+class ResultPanes:
+    "The difference from a preset, and the file that saving would write."
 
-class EditorView:
-    "The widgets of a form."
+    def __init__(self) -> None:
+        w = _ipywidgets()
+        self.panes = [w.HTML(), w.HTML()]
+        self.tab = w.Tab(self.panes)
+        self.tab.add_class("mbt-results")
+
+    def refresh(self, form: Form, preset: str, path: str) -> None:
+        "Show what comes of a form."
+        difference = form.difference(preset)
+        self.panes[0].value, self.panes[1].value = difference_table(difference, preset), file_pane(form, path)
+        self.tab.titles = [f"Difference from {preset} ({len(difference)})", "File"]
+
+# %% ../../nbs/widgets/14_config_editor.ipynb #a2985507
+class ShownForm:
+    "The widgets of a form, and how they come to show what it says."
 
     def __init__(self, form: Form, changed: Callable[[], None]):    # told after each change
         self.form, self.changed, self.lock, w = form, changed, RLock(), _ipywidgets()
         self.bar, self.sections, self.preset = FileBar(), SectionTabs(form, self.write), ""
-        self.panes = [w.HTML(), w.HTML()]
-        self.results = w.Tab(self.panes)
-        self.results.add_class("mbt-results")
-        self.widget = w.VBox([w.HTML(STYLE), self.bar.box, self.sections.tab, self.results])
+        self.results = ResultPanes()
+        self.widget = w.VBox([w.HTML(STYLE), self.bar.box, self.sections.tab, self.results.tab])
         self.widget.add_class("mbt-editor")
         self.opened()
 
@@ -290,16 +376,21 @@ class EditorView:
     def refresh(self) -> None:
         "Show what the form says."
         form, preset = self.form, self.preset
-        difference = form.difference(preset)
-        self.sections.refresh()
-        self.panes[0].value = difference_table(difference, preset)
-        self.panes[1].value = file_pane(form, self.bar.path.value)
-        self.results.titles = [f"Difference from {preset} ({len(difference)})", "File"]
-        self.bar.preset.value, self.bar.competition.value = preset, form.competition
+        self.around = look_around(form)
+        self.sections.refresh(self.around)
+        self.results.refresh(form, preset, self.bar.path.value)
+        self.bar.preset.value = preset
+        for name, box in self.bar.sections.items(): box.value = name in form.sections
         self.bar.purpose.value = f"<span class='mbt-help'>{escape(list_presets()[preset])}</span>"
         self.bar.calm()
-        self.bar.say(state_line(form, preset), bool(form.problems))
+        self.bar.say(state_line(form, preset, self.around.remarks), bool(form.problems))
         self.changed()
+
+    def write(self, key: str, text: str) -> None: raise NotImplementedError
+
+# %% ../../nbs/widgets/14_config_editor.ipynb #a708df6c
+class EditorView(ShownForm):
+    "The widgets of a form, which write into it."
 
     def write(self, key: str, text: str) -> None:
         "Take over what was written into a field."
@@ -317,16 +408,14 @@ class EditorView:
 
 # %% ../../nbs/widgets/14_config_editor.ipynb #c03f0ffe
 class EditorActions:
-    "Listens to the bar of a view."
+    "Listens to the bar of a view, and does what it asks for."
 
     def __init__(self, view: EditorView):
         self.view, self.form, self.bar = view, view.form, view.bar
         self.bar.preset.observe(lambda change: self.compare(change["new"]), "value")
-        self.bar.competition.observe(lambda change: self.compete(change["new"]), "value")
-        self.bar.start.on_click(lambda button: self.replace(button, lambda: self.bar.preset.value))
-        self.bar.load.on_click(lambda button: self.replace(button, self.path))
-        self.bar.save.on_click(self.save)
-        self.bar.reset.on_click(self.reset)
+        for name, box in self.bar.sections.items():
+            box.observe(lambda change, name=name: self.include(name, change["new"]), "value")
+        self.bar.find.observe(lambda change: self.find(change["new"]), "value")
 
     def compare(self, preset: str) -> None:
         "Show the difference from another preset."
@@ -335,12 +424,29 @@ class EditorActions:
             self.view.preset = preset
             self.view.refresh()
 
-    def compete(self, competition: bool) -> None:
-        "Add or leave out the section of a competition."
+    def include(self, section: str, there: bool) -> None:
+        "Add or leave out an optional section; one that another needs stays."
         with self.view.lock:
-            if competition == self.form.competition: return
-            self.form.write({}, competition)
+            if there == (section in self.form.sections): return
+            self.form.write({}, **{section: there})
             self.view.refresh()
+
+    def find(self, sought: str) -> None:
+        "Show only the options that have these words."
+        with self.view.lock: self.view.sections.find(sought, self.view.around)
+
+
+
+# %% ../../nbs/widgets/14_config_editor.ipynb #461015aa
+class FileActions:
+    "Listens to the buttons of a view that load and save."
+
+    def __init__(self, view: EditorView):
+        self.view, self.form, self.bar = view, view.form, view.bar
+        self.bar.start.on_click(lambda button: self.replace(button, lambda: self.bar.preset.value))
+        self.bar.load.on_click(lambda button: self.replace(button, self.path))
+        self.bar.save.on_click(self.save)
+        self.bar.reset.on_click(self.reset)
 
     def path(self) -> Path:
         "The file that is named. Raises `ConfigError` if none is."
@@ -370,29 +476,37 @@ class EditorActions:
 HOW = ("editor.set(learning_rate=1e-5)", "editor.save('run.yaml')", "create_trainer(config=editor.config)")
 
 
-def static_bundle(
+def summary_html(
     form: Form,
-    folded: bool = False,   # shown as one line that unfolds
-) -> dict[str, str]:        # by MIME type
-    "The form as text and HTML, for a saved notebook and for places without widgets."
+) -> str:
+    "What a form says, to be read: whether it is valid, what is not as in its preset, and the file, folded."
+    preset = base_preset(form)
+    source = str(form.file.name) if form.file and form.source not in list_presets() else preset
     try: title, text = "The configuration as a file", form.text()
     except ConfigError as error: title, text = "Errors in the configuration", f"{error}\n"
     how = ", ".join(f"<code>{escape(call)}</code>" for call in HOW)
-    html = (f"{STYLE}<details class='mbt-editor'{'' if folded else ' open'}><summary>{title}</summary>"
-            f"{text_block(text, title)}<p class='mbt-help'>In code: {how}</p></details>")
-    return {"text/html": html, "text/plain": f"{text}\n# In code: {', '.join(HOW)}"}
+    return (f"<p><b>Configuration from {escape(source)}.</b> {escape(state_line(form, preset))}</p>"
+            f"{difference_table(form.difference(preset), preset)}<details{' open' * bool(form.problems)}>"
+            f"<summary>{title}</summary>{text_block(text, title)}</details>"
+            f"<p class='mbt-help'>Run the cell for the form. In code: {how}</p>")
+
+
+def static_bundle(
+    form: Form,
+    live: bool = False,     # the form is shown, too
+) -> dict[str, str]:        # by MIME type
+    "The form as text and HTML, for a saved notebook and for places without widgets."
+    try: text = form.text()
+    except ConfigError as error: text = f"{error}\n"
+    kind = "mbt-editor mbt-summary" if live else "mbt-editor"
+    return {"text/html": f"{STYLE}<div class='{kind}'>{summary_html(form)}</div>",
+            "text/plain": f"{text}\n# In code: {', '.join(HOW)}"}
 
 # %% ../../nbs/widgets/14_config_editor.ipynb #d7793dc3
-class ConfigEditor:
-    """A configuration as a form in a notebook. `editor.config` is what `create_trainer` takes.
-
-    Begins with a preset, a YAML or JSON file, a dict or a configuration. Raises `ConfigError` where that is not valid,
-    and `MissingExtraError` without ipywidgets."""
-
-    def __init__(self, source: Any = "development"):
-        self.form, self._copies = Form(source), []  # type: tuple[Form, list[Any]]
-        self.view = EditorView(self.form, self._update_copies)
-        EditorActions(self.view)
+class EditedForm:
+    "What is done to a form in code, and shown by its view."
+    form: Form
+    view: EditorView
 
     @property
     def config(self) -> BaseTrainerConfig:
@@ -418,11 +532,24 @@ class ConfigEditor:
             self.view.opened()
         return saved
 
-    def reset(self) -> None:
-        "Go back to what was loaded, or saved last."
+    def reset(self, *names: str) -> None:
+        "Go back to what was loaded, or saved last: the whole, or fields by flat or dotted key."
         with self.view.lock:
-            self.form.reset()
+            self.form.reset(*map(find_key, names))
             self.view.opened()
+
+# %% ../../nbs/widgets/14_config_editor.ipynb #88ba7beb
+class ConfigEditor(EditedForm):
+    """A configuration as a form in a notebook. `editor.config` is what `create_trainer` takes.
+
+    Begins with a preset, a YAML or JSON file, a dict or a configuration. Raises `ConfigError` where that is not valid,
+    and `MissingExtraError` without ipywidgets."""
+
+    def __init__(self, source: Any = "development"):
+        self.form, self._copies = Form(source), []  # type: tuple[Form, list[Any]]
+        self.view = EditorView(self.form, self._update_copies)
+        EditorActions(self.view)
+        FileActions(self.view)
 
     def __str__(self) -> str:
         return static_bundle(self.form)["text/plain"]

@@ -51,6 +51,7 @@ HELP = {
     "stop_cv": "End after this update; the next cross-validation of this declaration goes on from there"}
 SLOT = ("<style>.mlx-bert-slot{min-height:78px;box-sizing:border-box;overflow:hidden}"
         "@media(max-width:700px){.mlx-bert-slot{min-height:150px}}"
+        "@media(max-width:500px){.mlx-bert-slot{min-height:190px}}"
         ".mlx-bert-error{color:var(--jp-error-color1,#c62828)}"
         ".mlx-bert-note,.mlx-bert-now{color:var(--jp-ui-font-color1,inherit)}"
         ".mlx-bert-slot .jupyter-button{min-width:0}</style>")

@@ -68,7 +68,8 @@ def ensemble_section(result: EnsembleResult) -> Section:
     notes.append(f"Correlation of members: {off.min():.2f} to {off.max():.2f}.")
     tables = {"Members": result.to_frame().rename_axis("predictions"),
               "Correlation of their predictions": correlations.rename_axis("member")}
-    if result.fold_weights is not None: tables["Weights by fold"] = result.fold_weights.rename_axis("fold")
+    if result.fold_weights is not None:     # people count from 1
+        tables["Weights by fold"] = result.fold_weights.rename(index=lambda fold: fold + 1).rename_axis("fold")
     return Section("Ensemble", notes, tables, {
         f"{result.metric} of members and ensemble by fold": result.plot,
         "correlation of the members' predictions": partial(draw_correlations, correlations)}, open=False)

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import DataError
+from ..errors import DataError, nearest
 from ..figures import new_figure
 from ..tasks.task import Task, get_task
 from .error_views import VIEWS, ClassView, LabelView, ValueView
 from .section import Section, shorten, show
 
 # %% auto #0
-__all__ = ['view_errors', 'ErrorFigures', 'plot_errors', 'ErrorPictures', 'word_rows', 'ErrorReport']
+__all__ = ['view_errors', 'ErrorFigures', 'plot_errors', 'ErrorPictures', 'fitting_rows', 'ErrorRows', 'word_rows', 'ErrorReport']
 
 # %% ../../nbs/widgets/04_error_report.ipynb #5ac07926
 def view_errors(
@@ -121,6 +121,42 @@ class ErrorPictures:
 
     def _ipython_display_(self) -> None: show(self.section())
 
+# %% ../../nbs/widgets/04_error_report.ipynb #9ecc30e6
+def fitting_rows(view: ClassView | LabelView | ValueView, answers: np.ndarray, wanted: Any) -> np.ndarray:
+    "(N,) which answers are a name, labels as a table joins them, or in a range (low, high). `DataError` without any."
+    if wanted is None: return np.ones(len(answers), bool)
+    if isinstance(wanted, tuple):
+        low, high = wanted
+        return (answers >= low) & (answers <= high)
+    names = view.answers(answers)
+    near = nearest(str(wanted), view.names) if str(wanted) not in {*names, *view.names} else None
+    if near: raise DataError(f"there is no class {str(wanted)!r}; did you mean {near!r}?")
+    return np.array([name == str(wanted) for name in names])
+
+
+class ErrorRows:
+    "Single rows of a report, as tables."
+    view: ClassView | LabelView | ValueView
+    row_ids: Any
+    texts: Sequence[str] | None
+
+    def hardest(self, count: int = 10) -> pd.DataFrame:
+        "The rows with the largest loss, the hardest first: id, true, predicted, loss or error, shortened text."
+        return self._table(np.argsort(-self.view.losses, kind="stable")[:count])
+
+    def rows(self, true: Any = None, predicted: Any = None, count: int = 20) -> pd.DataFrame:
+        "The rows behind a cell of the picture, the hardest first: by class, by labels, or by a range (low, high)."
+        view = self.view
+        kept = fitting_rows(view, view.targets, true) & fitting_rows(view, view.decided, predicted)
+        order = np.argsort(-view.losses, kind="stable")
+        return self._table(order[kept[order]][:count])
+
+    def _table(self, rows: np.ndarray) -> pd.DataFrame:
+        view = self.view
+        frame = pd.DataFrame({"row": [str(self.row_ids[i]) for i in rows], "true": view.answers(view.targets[rows]),
+                              "predicted": view.answers(view.decided[rows]), view.error_name: view.errors[rows]})
+        return frame if self.texts is None else frame.assign(text=[shorten(str(self.texts[i])) for i in rows])
+
 # %% ../../nbs/widgets/04_error_report.ipynb #15942802
 def word_rows(
     places: np.ndarray,                 # (M, 2) row and word
@@ -135,7 +171,7 @@ def word_rows(
 
 # %% ../../nbs/widgets/04_error_report.ipynb #b953b84a
 @dataclass(eq=False, repr=False)
-class ErrorReport(ErrorFigures, ErrorPictures):
+class ErrorReport(ErrorFigures, ErrorRows, ErrorPictures):
     """What a model gets wrong, from plain arrays. A notebook shows it; `draw` puts its picture into any axes.
 
     Raises `DataError` for arrays that do not go together and for values that are not finite. A regression has `ranges`
@@ -164,13 +200,6 @@ class ErrorReport(ErrorFigures, ErrorPictures):
         for kind, values in (("row ids", self.row_ids), ("texts", self.texts)):
             if values is not None and len(values) != len(self.targets):
                 raise DataError(f"{len(values)} {kind} for {len(self.targets)} rows")
-
-    def hardest(self, count: int = 10) -> pd.DataFrame:
-        "The rows with the largest loss, the hardest first: id, true, predicted, loss or error, shortened text."
-        view, rows = self.view, np.argsort(-self.losses, kind="stable")[:count]
-        frame = pd.DataFrame({"row": [str(self.row_ids[i]) for i in rows], "true": view.answers(view.targets[rows]),
-                              "predicted": view.answers(view.decided[rows]), view.error_name: view.errors[rows]})
-        return frame if self.texts is None else frame.assign(text=[shorten(str(self.texts[i])) for i in rows])
 
     def section(self, hardest: int = 10) -> Section:
         "Everything, as a part of a larger report."

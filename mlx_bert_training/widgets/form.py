@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from mlx_bert_training.declaration.editing import (
     write_value,
 )
 from ..declaration.load import locate, parse_overrides, preset_paths
-from ..declaration.options import Option, leaves, members, read_section
+from ..declaration.options import Option, leaves, members, options, read_section
 from ..declaration.problems import ConfigError, Problem
 from mlx_bert_training.declaration.whole import (
     ABSENT,
@@ -41,7 +41,7 @@ from ..errors import nearest
 
 # %% auto #0
 __all__ = ['OPTIONS', 'offers', 'is_nested', 'words', 'bounds', 'from_text', 'to_text', 'Unreadable', 'nested', 'read_values',
-           'Fields', 'Form']
+           'completed', 'read_texts', 'Messages', 'Fields', 'Draft', 'Form']
 
 # %% ../../nbs/widgets/12_form.ipynb #fa7f69b1
 OPTIONS = leaves(root())   # every option of a configuration, by dotted key
@@ -143,29 +143,64 @@ def read_values(
     return config, sorted(problems, key=lambda problem: places.get(problem.key, len(places)))
 
 # %% ../../nbs/widgets/12_form.ipynb #79f662c1
-class Fields:
+def completed(
+    asked: Iterable[str],   # names of optional sections
+) -> frozenset[str]:
+    "The optional sections of a declaration that names these. Raises `ConfigError` for a name that is none of them."
+    known, named = optional_sections(), list(asked)
+    for name in named:
+        if name not in known: raise ConfigError(Problem(key=name, message="there is no such optional section",
+                                                        allowed=", ".join(known),
+                                                        suggestion=nearest(name[:64], known) or ""))
+    there = options(fitting(dict.fromkeys(named)))
+    return frozenset(name for name in known if name in there)
+
+
+def read_texts(
+    texts: Mapping[str, str],   # by dotted key
+) -> dict[str, Any]:
+    "What the texts of fields mean, with `Unreadable` for what should be YAML and is not."
+    values: dict[str, Any] = {}
+    for key, text in texts.items():
+        try: values[key] = from_text(key, text)
+        except ConfigError as error: values[key] = Unreadable(error.problems)
+    return values
+
+# %% ../../nbs/widgets/12_form.ipynb #0edac535
+class Messages:
+    "What is wrong with fields, for the places beside them."
+    problems: list[Problem]
+
+    def messages(self, key: str) -> list[str]:
+        "What is wrong with a field."
+        return [str(changed(problem, key="", line=None)) for problem in self.problems if problem.key == key]
+
+    def counts(self) -> Counter[str]:
+        "How many problems each section has."
+        return Counter(problem.key.partition(".")[0] for problem in self.problems)
+
+# %% ../../nbs/widgets/12_form.ipynb #49cfbe7e
+class Fields(Messages):
     "The texts in the fields of a form, and what they say."
 
     def __init__(self, values: Mapping[str, Any]):  # by dotted key, as `settings` returns them
         texts = {key: to_text(key, values.get(key, defaults()[key])) for key in OPTIONS}
-        self._take(texts, texts, {}, frozenset(key.partition(".")[0] for key in values) & {*optional_sections()})
+        there = frozenset(key.partition(".")[0] for key in values) & {*optional_sections()}
+        self._take(texts, read_texts(texts), there)
 
-    def write(self, texts: Mapping[str, str], competition: bool | None = None) -> None:
-        "Put texts into fields, by dotted key, and read the whole."
-        sections = self.sections - {"kaggle"} if competition is False else self.sections
-        if competition: sections |= {"kaggle"}
-        self._take(texts, {**self.texts, **texts}, self._values, sections)
+    def write(self, texts: Mapping[str, str], competition: bool | None = None, **sections: bool) -> None:
+        "Put texts into fields, by dotted key, add or leave out optional sections by name, and read the whole."
+        if competition is not None: sections["kaggle"] = competition
+        asked = self._asked | {name for name in sections if sections[name]}
+        asked -= {name for name in sections if not sections[name]}
+        self._take({**self.texts, **texts}, {**self._values, **read_texts(texts)}, asked)
 
-    def _take(self, new: Mapping[str, str], texts: dict[str, str], old: dict[str, Any],
-              sections: frozenset[str]) -> None:
-        every = dict(old)
-        for key, text in new.items():
-            try: every[key] = from_text(key, text)
-            except ConfigError as error: every[key] = Unreadable(error.problems)
+    def _take(self, texts: dict[str, str], every: dict[str, Any], asked: frozenset[str]) -> None:
+        sections = completed(asked)
         left_out = {*optional_sections()} - sections
         values = {key: every[key] for key in OPTIONS if key.partition(".")[0] not in left_out}
         config, problems = read_values(values)
-        self.texts, self._values, self._config = texts, every, config
+        self.texts, self._values, self._config, self._asked = texts, every, config, asked
         self.sections = sections                    # of the optional ones, those that there are
         self.values = values                        # what the fields say, by dotted key; not checked
         self.problems = problems                    # all that is wrong with it
@@ -186,17 +221,9 @@ class Fields:
         self.checked()
         return self._config
 
-    def messages(self, key: str) -> list[str]:
-        "What is wrong with a field, for the place beside it."
-        return [str(changed(problem, key="", line=None)) for problem in self.problems if problem.key == key]
-
-    def counts(self) -> Counter[str]:
-        "How many problems each section has."
-        return Counter(problem.key.partition(".")[0] for problem in self.problems)
-
 # %% ../../nbs/widgets/12_form.ipynb #f7a0421c
-class Form(Fields):
-    "A declaration that is being edited, without a front end."
+class Draft(Fields):
+    "Fields that know where their texts came from, and can go back there."
 
     def __init__(self, source: Any = None):     # a preset's name, a path, a dict or a configuration; None: the defaults
         self.load(source)
@@ -208,9 +235,16 @@ class Form(Fields):
         self.source = source
         self.file = locate(source, Path()) if isinstance(source, (str, os.PathLike)) else None
 
-    def reset(self) -> None:
-        "Go back to what was loaded, or saved last."
-        self.load(self.source)
+    def reset(self, *keys: str) -> None:
+        "Go back to what was loaded, or saved last: the whole, or fields by dotted key."
+        if not keys: return self.load(self.source)
+        self.write({key: to_text(key, self.loaded.get(key, defaults()[key])) for key in keys})
+
+    @property
+    def changed(self) -> set[str]:
+        "The dotted keys of the fields that were changed since then."
+        old = {key: to_text(key, self.loaded.get(key, defaults()[key])) for key in self.values}
+        return {key for key, text in old.items() if self.texts[key] != text}
 
     def set(self, **values: Any) -> None:
         "Put values into fields, by flat or dotted key. Raises `ConfigError` for a key that does not exist."
@@ -226,6 +260,10 @@ class Form(Fields):
         config = super().config
         config.source = self.file
         return config
+
+# %% ../../nbs/widgets/12_form.ipynb #5424dd78
+class Form(Draft):
+    "A declaration that is being edited, without a front end."
 
     def difference(self, source: Any = ...) -> ConfigDiff:
         "What is said otherwise than in a preset or file; without one, than where the form comes from."

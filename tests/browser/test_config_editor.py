@@ -191,8 +191,8 @@ def test_the_keyboard_reaches_everything_and_everything_has_a_name(editor: Edito
         page.keyboard.press("Tab")
         reached.append(page.evaluate("""() => { const e = document.activeElement;
             return e.labels?.[0]?.innerText || e.getAttribute('aria-label') || e.innerText || e.tagName; }"""))
-    wanted = ["Start from it", "File", "Load", "Save", "Reset", "A competition (section kaggle)", "model", "type",
-              "pretrained", "config", "head_type", "num_labels", "pooling", "dropout_rate", "new_head"]
+    wanted = ["Start from it", "File", "Load", "Save", "Reset", "A competition (section kaggle)", "Find", "model",
+              "type", "pretrained", "config", "head_type", "num_labels", "pooling", "dropout_rate", "new_head"]
     assert [name.strip() for name in reached if name.strip() in wanted][:len(wanted)] == wanted
     page.locator(".mbt-sections .lm-TabBar-tab").first.focus()
     for _ in range(2): page.keyboard.press("ArrowRight")
@@ -228,6 +228,45 @@ def test_a_saved_notebook_keeps_the_configuration_after_its_kernel(open_notebook
     editor.open("optimizer")
     editor.write("learning_rate", "3e-5")
     editor.until("optimizer.learning_rate", 3e-5)
+    summary = notebook.page.locator(".mbt-summary")
+    expect(summary).to_be_hidden()              # the form itself is there
     notebook.reopen()
+    expect(summary).to_be_visible()
+    expect(summary).to_contain_text("1 difference from production")
+    expect(summary.locator(".mbt-difference tbody tr")).to_have_text(["optimizer.learning_rate3e-52e-5"])
+    for line in ("Error displaying widget", "Loading widget"):
+        expect(notebook.output(0).get_by_text(line)).to_be_hidden()
+    notebook.screenshot("config_editor_reopened", notebook.output(0))
     notebook.page.get_by_text("The configuration as a file").click()
     expect(notebook.output(0).locator("pre").last).to_contain_text("learning_rate: 3e-5")
+
+
+def test_files_and_columns_are_offered_and_looked_after(editor: Editor) -> None:
+    root = editor.notebook.server.root
+    (root / "train.csv").write_text("id,sex,fare\n1,male,7\n")
+    editor.open("data")
+    editor.write("train_path", "trian.csv")
+    expect(editor.row("train_path").locator(".mbt-remark")).to_contain_text("Did you mean 'train.csv'?")
+    offered = editor.field("train_path").evaluate("e => [...e.list.options].map(o => o.value)")
+    assert "train.csv" in offered
+    editor.write("train_path", "train.csv")
+    expect(editor.row("train_path").locator(".mbt-remark")).to_have_count(0)
+    editor.write("target_column", "sx")
+    expect(editor.row("target_column").locator(".mbt-remark")).to_contain_text("no column 'sx'. Did you mean 'sex'?")
+    assert editor.field("id_column").evaluate("e => [...e.list.options].map(o => o.value)") == ["id", "sex", "fare"]
+    expect(editor.state).to_contain_text("Look at data.target_column")
+    editor.notebook.screenshot("config_editor_columns", editor.box)
+    assert editor.config("data.target_column") == "sx", "a remark forbids nothing"
+
+
+def test_changes_are_marked_and_taken_back_and_options_found(editor: Editor) -> None:
+    editor.field("Find").fill("warmup")
+    expect(editor.box.locator(".mbt-sections [role=tab]")).to_have_text([re.compile("scheduler: ")])
+    editor.write("warmup_ratio", "0.2")
+    expect(editor.row("warmup_ratio").locator(".mbt-was")).to_contain_text("changed from")
+    editor.notebook.screenshot("config_editor_found", editor.box)
+    editor.row("warmup_ratio").get_by_role("button", name="Undo").click()
+    editor.notebook.until("not editor.form.changed")
+    expect(editor.row("warmup_ratio").locator(".mbt-was")).to_have_count(0)
+    editor.field("Find").fill("")
+    expect(editor.box.locator(".mbt-sections [role=tab]").first).to_have_text("model")

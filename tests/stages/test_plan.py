@@ -30,10 +30,10 @@ def test_a_class_is_named_as_the_file_does_where_it_has_fewer_rows_than_folds(tm
 
 
 @pytest.mark.parametrize("metric, task, targets, message", [
-    ("auc", "binary", [0, 1, 0, 1, 1, 1], "fold 1: auc is undefined on its 2 rows, which have 'yes'; ask for fewer"),
+    ("auc", "binary", [0, 1, 0, 1, 1, 1], "fold 2 of 2: auc is undefined on its 2 rows, which have 'yes'; ask for fewer"),
     ("accuracy", "binary", [0, 0, 1, 1, 0, 0], None),
-    ("accuracy", "binary", [0, 1, 0, 0, 0, 0], "fold 0: all of its 4 training rows have the same target"),
-    ("r2", "regression", [1.0, 2.0, 3.0, 4.0, 5.0, 5.0], "fold 1: r2 is undefined on its 2 rows, which have 5.0"),
+    ("accuracy", "binary", [0, 1, 0, 0, 0, 0], "fold 1 of 2: all of its 4 training rows have the same target"),
+    ("r2", "regression", [1.0, 2.0, 3.0, 4.0, 5.0, 5.0], "fold 2 of 2: r2 is undefined on its 2 rows, which have 5.0"),
     ("rmse", "regression", [1.0, 2.0, 3.0, 4.0, 5.0, 5.0], None),
 ])
 def test_folds_without_a_lesson_or_a_score_are_errors(metric, task, targets, message):
@@ -45,7 +45,7 @@ def test_folds_without_a_lesson_or_a_score_are_errors(metric, task, targets, mes
 def test_a_class_that_a_fold_does_not_train_on_is_said(caplog):
     targets = np.array([0, 2, 0, 1, 1, 0])
     check_folds(folds_of([0, 0, 1, 1, 2, 2]), targets, get_task("multiclass"), "accuracy", list("abc"))
-    assert caplog.messages == ["fold 0 trains without class 'c'"]
+    assert caplog.messages == ["fold 1 of 3 trains without class 'c'"]
 
 
 def test_kinds_of_a_declaration_take_options(tmp_path):

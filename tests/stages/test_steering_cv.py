@@ -46,7 +46,7 @@ def test_listeners_hear_of_folds(files):
 def test_a_stopped_cross_validation_goes_on_to_the_same_predictions(files, action):
     whole = create_kaggle_trainer(config=declaration(files, environment={"run_name": "whole"})).train_with_cv()
     folds = Folds("fold-0-1", action)
-    with pytest.raises(RunStopped, match="fold 0.1.*goes on from there"):
+    with pytest.raises(RunStopped, match="fold 2 of 3: .*goes on from there"):
         create_kaggle_trainer(config=declaration(files), callbacks=[folds]).train_with_cv()
     assert folds.seen[-1] == ("end", False) and ("done", 1) in folds.seen and ("done", 2) not in folds.seen
     folder = files / "runs" / "run" / "folds"

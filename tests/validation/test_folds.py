@@ -239,7 +239,7 @@ def test_files_that_are_no_folds(text, message, tmp_path):
     (dict(targets=[1.0, np.inf] * 10, strategy="binned"), "row 2: inf is not a finite number"),
     (dict(targets=["a", None] * 10, strategy="stratified"), "target, row 2: the value is missing"),
     (dict(targets=10, strategy="time_series", order=range(10), repeats=2), "has no seed"),
-    (dict(targets=6, groups=list("aaabbc"), n_folds=3, repeats=2), "repeat 1 has the same folds as one before"),
+    (dict(targets=6, groups=list("aaabbc"), n_folds=3, repeats=2), "repeat 2 has the same folds as one before"),
 ])
 def test_rows_that_cannot_be_split(arguments, message):
     with pytest.raises(DataError, match=message): make_folds(**arguments)
@@ -250,7 +250,7 @@ def test_an_unknown_strategy_has_a_nearest_name():
 
 
 def test_a_cluster_over_all_times_leaves_nothing_to_train_on():
-    with pytest.raises(DataError, match="fold 0 has no training rows"):
+    with pytest.raises(DataError, match="fold 1 of 3 has no training rows"):
         make_folds(8, "time_series", n_folds=3, order=range(8), groups=[1] * 8)
 
 

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from sklearn.metrics import f1_score, log_loss
 
-from mlx_bert_training.errors import MLXBertError
+from mlx_bert_training.errors import DataError, MLXBertError
 from mlx_bert_training.figures import new_figure
 from mlx_bert_training.widgets import ErrorReport
 from mlx_bert_training.widgets.error_tables import group_classes, most_confused
@@ -224,3 +224,22 @@ def test_names_on_an_axis_stay_different():
         cut = axis_names(names, 10)
         assert len(set(cut)) == 2 and max(map(len, cut)) <= 10
     assert Section("empty")._repr_html_() == "<h3>empty</h3>"
+
+
+def test_the_rows_behind_a_cell_are_as_many_as_it_counts():
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 3, 200), rng.dirichlet([1, 1, 1], 200)
+    report = ErrorReport(y, p, "multiclass", ["cat", "dog", "owl"], texts=[f"text {i}" for i in range(200)])
+    for true in report.class_names:
+        for predicted in report.class_names:
+            rows = report.rows(true, predicted, count=200)
+            assert len(rows) == report.confusion.loc[true, predicted]
+            assert rows["loss"].is_monotonic_decreasing and set(rows["true"]) <= {true}
+    assert len(report.rows(predicted="owl", count=5)) == 5 and "text" in report.rows()
+    with pytest.raises(DataError, match="did you mean 'dog'"): report.rows("dogg")
+
+
+def test_the_rows_behind_a_range_of_values():
+    report = ErrorReport(np.arange(10.0), np.arange(10.0) + 1, "regression")
+    assert report.rows(true=(2, 4))["row"].tolist() == ["2", "3", "4"]
+    assert report.rows(predicted=(9.5, 99))["row"].tolist() == ["9"]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import html
+import os
 import subprocess
 import sys
 
@@ -17,10 +18,11 @@ from mlx_bert_training.declaration.editing import settings as read_settings
 from mlx_bert_training.declaration.load import load_config, preset_paths
 from mlx_bert_training.declaration.options import is_section, members, options
 from mlx_bert_training.declaration.problems import ConfigError
-from mlx_bert_training.declaration.whole import ABSENT
+from mlx_bert_training.declaration.whole import ABSENT, optional_sections
 from mlx_bert_training.errors import MissingExtraError
-from mlx_bert_training.widgets.config_editor import tab_title
+from mlx_bert_training.widgets.config_editor import static_bundle, tab_title
 from mlx_bert_training.widgets.form import OPTIONS, Form, bounds, from_text, is_nested, offers, to_text, words
+from mlx_bert_training.widgets.form_files import look_around
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -132,6 +134,118 @@ def test_the_section_of_a_competition_comes_and_goes():
     assert type(form.config) is BaseTrainerConfig and ("kaggle", "(absent)", {}) in form.difference()
 
 
+def test_the_section_of_a_search_comes_with_that_of_a_competition_and_goes(tmp_path):
+    form = Form("production")
+    form.write({"search.trials": "0"})
+    assert not form.problems and not form.sections
+    form.write({}, search=True)
+    assert form.sections == {"kaggle", "search"} and form.competition and form.messages("search.trials")
+    space = {"optimizer.learning_rate": {"low": 1e-5, "high": 1e-4, "log": True}}
+    form.set(trials=5, space=space)
+    assert type(form.config) is SearchTrainerConfig and form.config.search.space == space
+    form.write({}, competition=False)
+    assert form.competition, "a search has the section of a competition"
+    saved = form.save(tmp_path / "search.yaml")
+    assert load_config(saved) == form.config and Form(saved).sections == {"kaggle", "search"}
+    form.write({}, search=False)
+    assert type(form.config) is KaggleTrainerConfig
+    assert [tuple(row) for row in form.difference()] == [("search", "(absent)", {})]
+    assert type(load_config(form.save())) is KaggleTrainerConfig
+    with pytest.raises(ConfigError, match="search"): form.write({}, serch=True)
+    assert form.sections == {"kaggle"}
+
+
+def test_a_search_that_is_added_and_left_out_again_leaves_no_trace():
+    form = Form("production")
+    form.write({}, search=True)
+    assert [tuple(row) for row in form.difference()] == [("kaggle", {}, "(absent)"), ("search", {}, "(absent)")]
+    form.write({}, search=False)
+    assert not form.sections and not form.difference() and form.config == load_config("production")
+
+
+def test_a_configuration_with_a_search_alone_is_the_same_in_a_form():
+    said = {"search": {"trials": 3}}
+    form = Form(said)
+    assert form.config == load_config(said) and not form.difference()
+
+
+def test_a_field_can_be_reset_alone():
+    form = Form("production")
+    form.set(learning_rate=1e-4, num_epochs=9)
+    assert form.changed == {"optimizer.learning_rate", "training.num_epochs"}
+    form.reset("training.num_epochs")
+    assert form.changed == {"optimizer.learning_rate"} and [row.key for row in form.difference()] == [
+        "optimizer.learning_rate"]
+    form.write({"optimizer.learning_rate": "fast"})
+    form.reset("optimizer.learning_rate")
+    assert not form.problems and not form.changed
+
+
+def test_files_and_columns_are_offered_and_remarked_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / ".hidden").mkdir(parents=True)
+    (tmp_path / "data" / "train.csv").write_text("id,sex,fare\n1,male,7\n")
+    (tmp_path / "data" / ".hidden" / "train.csv").write_text("x\n1\n")
+    form = Form("production")
+    form.write({"data.train_path": "data/tran.csv", "data.target_column": "sx"})
+    around = look_around(form)
+    assert around.files == ("data/train.csv",) and around.columns == ()
+    assert "Did you mean 'train.csv'" in around.remarks["data.train_path"]
+    form.write({"data.train_path": "data/train.csv", "data.target_column": "[sex, fair]", "data.template": "{sx}"})
+    around = look_around(form)
+    assert around.columns == ("id", "sex", "fare") and around.choices("data.id_column") == around.columns
+    assert "no column 'fair'. Did you mean 'fare'?" in around.remarks["data.target_column"]
+    assert "'sex'" in around.remarks["data.template"] and "data.train_path" not in around.remarks
+    assert not form.problems, "a remark forbids nothing"
+    (tmp_path / "data" / "train.csv").write_text("id,sx,fair,sex\n1,male,7,0\n")
+    os.utime(tmp_path / "data" / "train.csv", (1, 1))
+    assert not look_around(form).remarks
+
+
+def test_a_competition_that_is_not_downloaded_yet_is_not_remarked_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not look_around(Form("titanic")).remarks
+
+
+def test_a_file_that_is_no_table_says_nothing_of_columns(tmp_path):
+    (tmp_path / "train.csv").write_bytes(b"\xff\xfe\x00 no table")
+    form = Form({"data": {"train_path": str(tmp_path / "train.csv"), "target_column": "a"}})
+    assert look_around(form).columns == ()
+
+
+def test_options_are_found_by_name_and_help():
+    view = ConfigEditor("production").view
+    every = view.sections.tab.titles
+    view.bar.find.value = "warm up"
+    shown = view.sections.tab
+    assert shown.titles[0].startswith("scheduler: ")
+    assert "warmup_ratio" in [box.children[0].description for box in shown.children[0].children]
+    view.bar.find.value = "no such thing"
+    assert shown.titles == ("nothing found",) and "no such thing" in shown.children[0].value
+    view.bar.find.value = ""
+    assert shown.titles == every and len(shown.children[0].children) == len(view.sections.rows["model"])
+
+
+def test_a_changed_field_is_marked_and_its_button_takes_it_back():
+    editor = ConfigEditor("production")
+    row = next(row for row in editor.view.sections.rows["training"] if row.key == "training.num_epochs")
+    before = row.control.value
+    row.control.value = "9"
+    assert "changed from" in row.notes.value and "mbt-changed" in row.box._dom_classes
+    row.back.click()
+    assert row.control.value == before and "mbt-changed" not in row.box._dom_classes and len(row.box.children) == 2
+    assert not editor.form.changed
+
+
+def test_what_a_saved_notebook_keeps_is_a_summary():
+    editor = ConfigEditor("titanic")
+    editor.set(learning_rate=5e-5)
+    kept = static_bundle(editor.form, live=True)["text/html"]
+    assert "Configuration from titanic" in kept and "1 difference from titanic" in kept and "5e-5" in kept
+    editor.set(num_epochs="ten")
+    assert "expected a whole number" in static_bundle(editor.form)["text/html"]
+
+
 def test_what_fails_leaves_the_form_as_it_was(tmp_path):
     form = Form("production")
     form.set(learning_rate=1e-4)
@@ -211,8 +325,23 @@ def test_controls_write_into_the_form_and_show_what_it_says():
     assert "role='alert'" in note and "expected a whole number" in note
     editor.set(**{"scheduler.type": "<cosin>"})     # no word of the list, so the list gets it
     assert fields["scheduler.type"].control.value == "<cosin>"
-    everything = " ".join(pane.value for pane in editor.view.panes) + editor.view.bar.state.value
+    everything = " ".join(pane.value for pane in editor.view.results.panes) + editor.view.bar.state.value
     assert "<b>" not in everything and "<cosin>" not in everything and html.escape("<cosin>") in everything
+
+
+def test_a_box_adds_or_leaves_out_a_section_with_its_tab():
+    view = ConfigEditor("production").view
+    without = len(view.sections.tab.titles)
+    boxes = view.bar.sections
+    assert list(boxes) == list(optional_sections()) and not any(box.value for box in boxes.values())
+    boxes["kaggle"].value = True
+    assert view.sections.tab.titles[without:] == ("kaggle",) and view.form.competition
+    boxes["search"].value = True
+    boxes["kaggle"].value = False
+    assert view.sections.tab.titles[without:] == ("kaggle", "search") and boxes["kaggle"].value
+    boxes["search"].value = False
+    boxes["kaggle"].value = False
+    assert len(view.sections.tab.titles) == without and not any(box.value for box in boxes.values())
 
 
 def test_under_nbclient_there_is_text_and_no_widget(tmp_path):
