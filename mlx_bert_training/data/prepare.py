@@ -125,7 +125,8 @@ class PreparedData:
 
     def _describe(self, part: str, loader: BucketedLoader) -> dict[str, str]:
         encoded, padding = loader.dataset.encoded, loader.padding_summary()
-        cells = {"rows": str(len(encoded)), "batches": str(len(loader)),
+        windows = {} if encoded.text is None else {"windows": str(len(encoded))}
+        cells = {"rows": str(len(loader.dataset)), **windows, "batches": str(len(loader)),
                  "tokens (mean)": f"{encoded.lengths.mean():.1f}", "tokens (longest)": str(encoded.lengths.max()),
                  "cut off": f"{encoded.truncated.mean():.1%}", "seen in train": self._seen(part),
                  "padding": f"+{padding.overhead - 1:.0%}",
@@ -258,7 +259,7 @@ def prediction_loader(
         raise DataError(f"predict takes a path, a DataFrame, a list of texts or of pairs, or a loader, "
                         f"not {type(source).__name__}")
     if not texts.first: raise DataError("there is nothing to predict: no rows")
-    encoded = tokenizer.encode(*texts, max_length=data.max_length, num_workers=data.num_workers)
+    encoded = tokenizer.encode(*texts, num_workers=data.num_workers, **data.cut())
     widths = bucket_widths(encoded.lengths, data.length_buckets, data.max_length)
     if ids is None: ids = np.arange(len(texts.first))
     dataset = TextDataset(encoded, None, ids=ids, pad_id=tokenizer.pad_id, texts=_split_texts(texts))
@@ -287,7 +288,7 @@ def prepare(
                         f"{', '.join(labels.label_names[:20])}.")
     if tokenizer is None: tokenizer = tiny_tokenizer([t for part in next(iter(texts.values())) for t in part or []])
     if not isinstance(tokenizer, Tokenizer): tokenizer = Tokenizer.load(tokenizer)
-    encoded = {part: tokenizer.encode(*words, max_length=data.max_length, num_workers=data.num_workers)
+    encoded = {part: tokenizer.encode(*words, num_workers=data.num_workers, **data.cut())
                for part, words in texts.items()}
     widths = bucket_widths(np.concatenate([e.lengths for e in encoded.values()]), data.length_buckets, data.max_length)
     loaders = {}
