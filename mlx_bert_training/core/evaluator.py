@@ -93,8 +93,8 @@ def run_all(
     if not rows: raise MLXBertError("the loader gave no batches")
     of = np.concatenate(rows)       # several times the same where a text is read in windows
     first = np.unique(of, return_index=True)[1]
-    said, number = mean_by_row(_joined(logits, width, np.nan), of)
-    return Outputs(said, _joined(labels, width, IGNORED)[first] if labels else None, number,
+    means, numbers = mean_by_row(_joined(logits, width, np.nan), of)
+    return Outputs(means, _joined(labels, width, IGNORED)[first] if labels else None, numbers,
                    total / weight if weight else math.nan)
 
 

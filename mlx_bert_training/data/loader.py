@@ -13,7 +13,7 @@ from itertools import islice
 
 import numpy as np
 
-from .tokenization import Encoded
+from .tokenization import Encoded, of_texts
 from ..errors import DataError
 from ..protocols import Batch
 from ..tasks.words import SplitText, labels_at_tokens
@@ -62,7 +62,7 @@ class TextDataset:
         rows = _checked(rows, len(self))
         labels, weights, ids = (a if a is None else a[rows] for a in (self.labels, self.weights, self.ids))
         texts = None if self.texts is None else [self.texts[row] for row in rows]
-        return TextDataset(self.encoded.of_texts(rows), labels, weights, ids, self.pad_id, texts)
+        return TextDataset(of_texts(self.encoded, rows), labels, weights, ids, self.pad_id, texts)
 
 # %% ../../nbs/data/09_loader.ipynb #2316870f
 MULTIPLE = 8

@@ -26,8 +26,8 @@ from ..files import write_text
 from ..tasks.words import SplitText, first_tokens
 
 # %% auto #0
-__all__ = ['CHUNK', 'LONG_TEXTS', 'HEAD_SHARE', 'Encoded', 'check_long_texts', 'truncate', 'as_arrays', 'heads_and_tails',
-           'all_windows', 'Tokenizer', 'join_encoded', 'tiny_tokenizer']
+__all__ = ['CHUNK', 'LONG_TEXTS', 'HEAD_SHARE', 'Encoded', 'of_texts', 'check_long_texts', 'truncate', 'as_arrays',
+           'heads_and_tails', 'all_windows', 'Tokenizer', 'join_encoded', 'tiny_tokenizer']
 
 # %% ../../nbs/data/06_tokenization.ipynb #b4790c20
 @dataclass(frozen=True)
@@ -72,15 +72,6 @@ class Encoded:
         "How many rows of tokens each text has: ones where nothing is read in windows."
         return np.ones(len(self), np.int64) if self.text is None else np.bincount(self.text)
 
-    def of_texts(self, texts: np.ndarray) -> Encoded:
-        "The windows of some texts, in that order; the same as `take` where nothing is read in windows."
-        if self.text is None: return self.take(texts)
-        counts = self.windows
-        first, wanted = np.cumsum(counts) - counts, counts[texts]
-        number = np.repeat(np.arange(len(texts)), wanted)
-        within = np.arange(len(number)) - np.repeat(np.cumsum(wanted) - wanted, wanted)
-        return replace(self.take(first[texts][number] + within), text=number)
-
 # %% ../../nbs/data/06_tokenization.ipynb #f402db99
 CHUNK = 1000
 _POOL = "TOKENIZERS_PARALLELISM"
@@ -96,6 +87,19 @@ def _own_pool_off() -> Iterator[None]:
     finally:
         if before is None: del os.environ[_POOL]
         else: os.environ[_POOL] = before
+
+# %% ../../nbs/data/06_tokenization.ipynb #ae0dfedd
+def of_texts(
+    encoded: Encoded,
+    texts: np.ndarray,      # numbers of texts, any of them any number of times
+) -> Encoded:               # their windows, in that order; as `take` where nothing is read in windows
+    "The tokens of some texts."
+    if encoded.text is None: return encoded.take(texts)
+    counts = encoded.windows
+    first, wanted = np.cumsum(counts) - counts, counts[texts]
+    number = np.repeat(np.arange(len(texts)), wanted)
+    within = np.arange(len(number)) - np.repeat(np.cumsum(wanted) - wanted, wanted)
+    return replace(encoded.take(first[texts][number] + within), text=number)
 
 # %% ../../nbs/data/06_tokenization.ipynb #44977934
 LONG_TEXTS = ("head", "tail", "head_tail", "windows")
@@ -251,7 +255,7 @@ def _not_text(text: object) -> str:
     except UnicodeEncodeError: return "has half of a character (a lone surrogate)"
     return ""
 
-
+# %% ../../nbs/data/06_tokenization.ipynb #8716305f
 def join_encoded(parts: Sequence[Encoded]) -> Encoded:
     "The texts of all parts, in order."
     if not parts: return Encoded(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, bool))

@@ -245,7 +245,8 @@ def whole_lengths(data: PreparedData) -> dict[str, np.ndarray]:
     result = {}
     for part, loader in data.loaders.items():
         encoded = loader.dataset.encoded
-        lengths = np.bincount(encoded.text, encoded.lengths).astype(int) if encoded.text is not None else encoded.lengths
+        lengths = encoded.lengths
+        if encoded.text is not None: lengths = np.bincount(encoded.text, lengths).astype(int)
         cut = np.flatnonzero(encoded.truncated if encoded.text is None else encoded.windows > 1)
         if len(cut): lengths[cut] = data.tokenizer.encode(*data.texts[part].take(cut), max_length=_ENDLESS).lengths
         result[part] = lengths
