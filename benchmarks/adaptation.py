@@ -27,7 +27,7 @@ from mlx_bert_training.run import run_pretraining
 
 RESULTS = Path(__file__).parent / "results" / "adaptation.jsonl"
 MODEL = {"pretrained": "all-MiniLM-L6-v2", "pooling": "mean"}
-DATA = {"text_column": "text", "target_column": "target", "max_length": 64, "batch_size": 32}
+DATA = {"text_column": "text", "target_column": "target", "max_length": 32, "batch_size": 32}
 PRETRAINING = {"objective": "masked_words", "learning_rate": 2e-4}
 TRAINING = {"num_epochs": 4, "metrics": ["accuracy", "auc", "log_loss"], "early_stopping": False, "save_strategy": "no",
             "load_best_at_end": False}
@@ -107,7 +107,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.data and not args.report:
         folder = Path(args.data) / "disaster-tweets"
-        encoders = {"plain": MODEL["pretrained"], "adapted": str(adapted(folder, Path(args.runs), args.texts, args.epochs))}
+        model = adapted(folder, Path(args.runs), args.texts, args.epochs)
+        encoders = {"plain": MODEL["pretrained"], "adapted": str(model)}
         table = pd.read_csv(folder / "train.csv")[["text", "target"]]
         table = table.drop_duplicates("text")
         done = {(r["encoder"], r["seed"], r["rows"]) for r in known() if r["kind"] == "fine-tune"}

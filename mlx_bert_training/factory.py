@@ -128,7 +128,9 @@ def _check_lengths(most: int, part: str, loader: BucketedLoader | None) -> None:
     "Raise `ModelError` for a text with more tokens than the model has positions for."
     lengths = loader.dataset.encoded.lengths if loader is not None else np.zeros(0)
     for row in np.flatnonzero(lengths > most)[:1]:
-        raise ModelError(f"the {part} part has a text of {lengths[row]:,} tokens, its row {row}, and the model reads "
+        text = loader.dataset.encoded.text      # type: ignore[union-attr]
+        where = row if text is None else text[row]
+        raise ModelError(f"the {part} part has a text of {lengths[row]:,} tokens, its row {where}, and the model reads "
                          f"at most {most:,}. Set data.max_length to {most} or less, or choose a model for longer texts")
 
 

@@ -31,6 +31,7 @@ from ..tasks.losses import balanced_class_weights, create_loss
 from ..tasks.metrics import check_metrics, compute_metrics, default_metrics
 from ..tasks.targets import TargetTransform, fit_transform, transformed
 from ..tasks.task import Task, get_task, known_task
+from ..tasks.windows import mean_by_row
 from ..tasks.words import IGNORED, at_words, stacked
 
 log = logging.getLogger(__name__)
@@ -92,9 +93,11 @@ def run_all(
         if known is not None: labels.append(np.asarray(known)[real])
         total, weight = total + float(loss_sum), weight + float(loss_weight)
     if not rows: raise MLXBertError("the loader gave no batches")
-    order = np.argsort(np.concatenate(rows), kind="stable")
-    return Outputs(_joined(logits, width, np.nan)[order], _joined(labels, width, IGNORED)[order] if labels else None,
-                   np.concatenate(rows)[order], total / weight if weight else math.nan)
+    of = np.concatenate(rows)       # several times the same where a text is read in windows
+    first = np.unique(of, return_index=True)[1]
+    means, numbers = mean_by_row(_joined(logits, width, np.nan), of)
+    return Outputs(means, _joined(labels, width, IGNORED)[first] if labels else None, numbers,
+                   total / weight if weight else math.nan)
 
 
 def _joined(parts: list[np.ndarray], width: int, fill: float) -> np.ndarray:

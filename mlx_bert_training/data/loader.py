@@ -13,7 +13,7 @@ from itertools import islice
 
 import numpy as np
 
-from .tokenization import Encoded
+from .tokenization import Encoded, of_texts
 from ..errors import DataError
 from ..protocols import Batch
 from ..tasks.words import SplitText, labels_at_tokens
@@ -56,7 +56,7 @@ class TextDataset:
                 raise DataError(f"{len(values)} {name} for {len(self)} texts.")
 
     def __len__(self) -> int:
-        return len(self.encoded)
+        return len(self.encoded.windows)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> TextDataset:
         "The examples at `rows`, in that order."
@@ -64,7 +64,8 @@ class TextDataset:
         labels, weights, ids, groups = (a if a is None else a[rows]
                                         for a in (self.labels, self.weights, self.ids, self.groups))
         texts = None if self.texts is None else [self.texts[row] for row in rows]
-        return TextDataset(self.encoded.select(rows), labels, weights, ids, self.pad_id, texts, groups)
+        encoded = self.encoded.select(rows) if self.encoded.text is None else of_texts(self.encoded, rows)
+        return TextDataset(encoded, labels, weights, ids, self.pad_id, texts, groups)
 
 # %% ../../nbs/data/09_loader.ipynb #2316870f
 MULTIPLE = 8
@@ -103,7 +104,7 @@ def bucket_widths(
 # %% ../../nbs/data/09_loader.ipynb #f2c371c8
 def collate(
     data: TextDataset,
-    rows: np.ndarray,       # positions in `data`, at least one and at most `batch_size`
+    rows: np.ndarray,       # of `data.encoded`: texts, or windows of them; at least one and at most `batch_size`
     batch_size: int,
     width: int,             # tokens of every row, padding included
 ) -> dict[str, np.ndarray]:  # see the protocols for keys, shapes and types
@@ -115,13 +116,15 @@ def collate(
     input_ids = np.full(mask.shape, data.pad_id, dtype=np.int32)
     token_type_ids = np.zeros(mask.shape, dtype=np.int32)
     input_ids[mask], token_type_ids[mask] = taken.ids, taken.type_ids
-    weight = np.ones(batch_size, np.float32) if data.weights is None else data.weights[full].astype(np.float32)
+    text = full.copy() if data.encoded.text is None else data.encoded.text[full]
+    weight = np.ones(batch_size, np.float32) if data.weights is None else data.weights[text].astype(np.float32)
+    if data.encoded.text is not None: weight = (weight / data.encoded.windows[text]).astype(np.float32)
     weight[len(rows):] = 0
-    row = full.copy()
+    row = text.copy()
     row[len(rows):] = -1
     batch = {"input_ids": input_ids, "attention_mask": mask.astype(np.int32), "token_type_ids": token_type_ids,
              "example_weight": weight, "row": row}
-    if data.labels is not None: batch["labels"] = data.labels[full]
+    if data.labels is not None: batch["labels"] = data.labels[text]
     if data.labels is not None and data.groups is not None: batch["labels"][len(rows):] = -1    # of no group
     return batch if taken.word is None else batch | _for_words(mask, taken.word, batch.get("labels"))
 
@@ -209,14 +212,18 @@ class BucketedLoader:
         self.widths = tuple(sorted(widths)) if widths else bucket_widths(lengths, length_buckets, max_length)
         if lengths.max() > self.widths[-1]:
             raise DataError(f"a text of {lengths.max()} tokens does not fit the largest width, {self.widths[-1]}.")
-        if drop_last and len(dataset) < batch_size:
-            raise DataError(f"drop_last with {len(dataset)} rows and batches of {batch_size} leaves no batch.")
+        if drop_last and len(lengths) < batch_size:
+            raise DataError(f"drop_last with {len(lengths)} rows and batches of {batch_size} leaves no batch.")
+        if self.balanced and dataset.encoded.text is not None:
+            raise DataError("balanced sampling draws whole texts, and these are read in windows.")
+        if dataset.groups is not None and dataset.encoded.text is not None:
+            raise DataError("texts that are compared within groups are read as a whole; these are read in windows.")
         self._bucket = np.searchsorted(self.widths, lengths)
 
     @property
     def num_examples(self) -> int:
-        "Real examples in one epoch, filler rows not counted."
-        return len(self) * self.batch_size if self.drop_last else len(self.dataset)
+        "Real examples in one epoch, filler rows not counted; windows where texts are read in windows."
+        return len(self) * self.batch_size if self.drop_last else len(self.dataset.encoded)
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -234,21 +241,22 @@ class BucketedLoader:
         return np.arange(len(self.dataset)) if self.dataset.ids is None else self.dataset.ids
 
     def __len__(self) -> int:
-        rows = len(self.dataset)
+        rows = len(self.dataset.encoded)
         return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches(0)
 
     def __repr__(self) -> str:
-        return (f"BucketedLoader({len(self.dataset)} examples, {len(self)} batches of {self.batch_size}, "
+        return (f"BucketedLoader({len(self.dataset.encoded)} examples, {len(self)} batches of {self.batch_size}, "
                 f"widths {'/'.join(map(str, self.widths))})")
 
     def plan(self, epoch: int) -> list[tuple[np.ndarray, int]]:
         "The rows and the width of every batch of an epoch."
         if epoch < 0: raise DataError(f"epochs are counted from 0, not {epoch}.")
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
-        order = rng.permutation(len(self.dataset)) if self.shuffle else np.arange(len(self.dataset))
+        count = len(self.dataset.encoded)
+        order = rng.permutation(count) if self.shuffle else np.arange(count)
         groups = self.dataset.groups
         if groups is not None: order = together(order, groups)
         if self.balanced: order = rng.choice(len(order), len(order), p=class_shares(self.labels))

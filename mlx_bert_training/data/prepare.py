@@ -136,7 +136,8 @@ class PreparedData:
 
     def _describe(self, part: str, loader: BucketedLoader) -> dict[str, str]:
         encoded, padding = loader.dataset.encoded, loader.padding_summary()
-        cells = {"rows": str(len(encoded)), "batches": str(len(loader)),
+        windows = {} if encoded.text is None else {"windows": str(len(encoded))}
+        cells = {"rows": str(len(loader.dataset)), **windows, "batches": str(len(loader)),
                  "tokens (mean)": f"{encoded.lengths.mean():.1f}", "tokens (longest)": str(encoded.lengths.max()),
                  "cut off": f"{encoded.truncated.mean():.1%}", "seen in train": self._seen(part),
                  "padding": f"+{padding.overhead - 1:.0%}",
@@ -280,7 +281,7 @@ def prediction_loader(
         raise DataError(f"predict takes a path, a DataFrame, a list of texts or of pairs, or a loader, "
                         f"not {type(source).__name__}")
     if not texts.first: raise DataError("there is nothing to predict: no rows")
-    encoded = tokenizer.encode(*texts, max_length=data.max_length, num_workers=data.num_workers)
+    encoded = tokenizer.encode(*texts, num_workers=data.num_workers, **data.cut())
     widths = bucket_widths(encoded.lengths, data.length_buckets, data.max_length)
     if ids is None: ids = np.arange(len(texts.first))
     dataset = TextDataset(encoded, None, ids=ids, pad_id=tokenizer.pad_id, texts=_split_texts(texts))

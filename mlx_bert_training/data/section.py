@@ -37,7 +37,10 @@ class DataConfig(Section):
     group_column: str | None = option(None, "ranking: column whose equal values are ranked together; null: none")
     id_column: str | None = option(None, "column that names a row in predictions; null: the row number does")
     validation_fraction: float = option(0.2, "part of train_path held out if there is no validation_path", ge=0, lt=1)
-    max_length: int = option(128, "tokens of an example, the rest is cut", ge=2, le=131072)
+    max_length: int = option(128, "tokens of an example; long_texts says what becomes of the rest", ge=2, le=131072)
+    long_texts: str = option("head", "what is kept of a longer text; windows: all of it, and predictions are averaged",
+                             choices=("head", "tail", "head_tail", "windows"))
+    window_overlap: int = option(32, "tokens that a window shares with its neighbour", ge=0)
     max_train_rows: int | None = option(None, "use no more training rows than this; null: all", ge=1)
     encoding: str = option("utf-8", "character encoding of the files")
     separator: str | None = option(None, "between the cells of a delimited file; null: found in the file")
@@ -81,3 +84,23 @@ class DataConfig(Section):
         if self.template_defaults and self.template is None:
             yield "data.template_defaults data.template", "defaults for a template, but data.template is not set"
         if not known_encoding(self.encoding): yield "data.encoding", "no such encoding; utf-8 and cp1252 are usual"
+        if self.long_texts != "head": yield from self.long_checks(whole, task is not None and task.per_word)
+
+    def long_checks(self, whole: Any, per_word: bool) -> Iterator[tuple[str, str]]:
+        "What does not go with keeping more of a text than its beginning."
+        if per_word:
+            yield "data.long_texts model.head_type", "a task of words keeps the beginning of a text: set it to head"
+        if self.text_pair_column is not None and self.long_texts != "tail":
+            yield "data.long_texts data.text_pair_column", "is for one text a row; with two there are head and tail"
+        if getattr(getattr(whole, "kaggle", None), "enable_tta", False):
+            yield "data.long_texts kaggle.enable_tta", "variants of texts keep their beginning: set it to head"
+        if self.long_texts != "windows": return
+        if self.window_overlap >= self.max_length - 2:
+            yield "data.window_overlap data.max_length", "is as long as a window; it has to be a good deal shorter"
+        if self.sampling == "balanced":
+            yield "data.long_texts data.sampling", "balanced sampling draws whole texts, not windows: set it to all"
+
+    def cut(self) -> dict[str, Any]:
+        "How long texts are cut, as arguments of `Tokenizer.encode`."
+        return {"max_length": self.max_length, "long_texts": self.long_texts,
+                "overlap": self.window_overlap if self.long_texts == "windows" else 0}

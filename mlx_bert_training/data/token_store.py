@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,10 @@ def tokens_folder() -> Path:
 def content_hash(
     tokenizer: Tokenizer,
     texts: Texts,
-    max_length: int,
+    cut: Mapping[str, Any],     # how long texts are cut, see `DataConfig.cut`
 ) -> str:
     "Of everything that tokens depend on."
-    digest = hashlib.sha256(f"{max_length} {tokenizer.backend.to_str()}".encode())
+    digest = hashlib.sha256(f"{json.dumps(cut, sort_keys=True)} {tokenizer.backend.to_str()}".encode())
     for column in texts:
         digest.update(b"\0column" if column is not None else b"\0none")
         for i in range(0, len(column or ()), CHUNK):
@@ -165,13 +165,13 @@ def encode_texts(
     data: DataConfig,       # says how long, where, and with how many threads
 ) -> Encoded:
     "The tokens of a part, in memory or in the user's cache. Raises `DataError`, and `OutputError` for a full disk."
-    if not on_disk(texts, data.tokens):
-        return tokenizer.encode(*texts, max_length=data.max_length, num_workers=data.num_workers)
-    folder = tokens_folder() / content_hash(tokenizer, texts, data.max_length)
+    if data.long_texts == "windows" or not on_disk(texts, data.tokens):     # a store has no windows
+        return tokenizer.encode(*texts, num_workers=data.num_workers, **data.cut())
+    folder = tokens_folder() / content_hash(tokenizer, texts, data.cut())
     if (folder / FACTS).is_file(): os.utime(folder)
     else:
         remove_unused(folder.parent)
-        write_tokens(folder, tokenizer.encode_parts(*texts, data.max_length, data.num_workers))
+        write_tokens(folder, tokenizer.encode_parts(*texts, num_workers=data.num_workers, **data.cut()))
     stored = StoredTokens(folder)
     log.info("%s tokens of %s texts are in %s", f"{len(stored.ids):,}", f"{len(stored):,}", folder)
     return stored

@@ -11,7 +11,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 
 from .tokenizer_files import bert_backend, load_backend
-from ..errors import DataError
+from ..errors import DataError, unknown_name
 from ..files import write_text
 from ..tasks.words import SplitText, first_tokens
 
 # %% auto #0
-__all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'join_encoded', 'tiny_tokenizer']
+__all__ = ['CHUNK', 'LONG_TEXTS', 'HEAD_SHARE', 'Encoded', 'of_texts', 'check_long_texts', 'truncate', 'as_arrays',
+           'heads_and_tails', 'all_windows', 'Tokenizer', 'join_encoded', 'tiny_tokenizer']
 
 # %% ../../nbs/data/06_tokenization.ipynb #b4790c20
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Encoded:
 
     ids: (tokens,) int32 of all texts, one after another; type_ids: (tokens,) uint8, 1 in the second text of a pair;
     offsets: (N + 1,) int64, where each text begins; truncated: (N,) bool, whether its end was cut off; word: (tokens,)
-    int32, of texts that know their words, the word that a token begins, or -1; None for other texts.
+    int32, of texts that know their words, the word that a token begins, or -1; None for other texts. Where long texts
+    are read in windows, N counts windows, and text (N,) says which text each is of, ascending from 0; else it is None.
     """
 
     ids: np.ndarray
@@ -43,6 +46,7 @@ class Encoded:
     offsets: np.ndarray
     truncated: np.ndarray
     word: np.ndarray | None = None
+    text: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.truncated)
@@ -68,6 +72,11 @@ class Encoded:
         word = None if self.word is None else self.word[places]
         return Encoded(self.ids[places], self.type_ids[places], offsets, self.truncated[rows], word)
 
+    @property
+    def windows(self) -> np.ndarray:
+        "How many rows of tokens each text has: ones where nothing is read in windows."
+        return np.ones(len(self), np.int64) if self.text is None else np.bincount(self.text)
+
 # %% ../../nbs/data/06_tokenization.ipynb #f402db99
 CHUNK = 1000
 _POOL = "TOKENIZERS_PARALLELISM"
@@ -83,6 +92,79 @@ def _own_pool_off() -> Iterator[None]:
     finally:
         if before is None: del os.environ[_POOL]
         else: os.environ[_POOL] = before
+
+# %% ../../nbs/data/06_tokenization.ipynb #ae0dfedd
+def of_texts(
+    encoded: Encoded,
+    texts: np.ndarray,      # numbers of texts, any of them any number of times
+) -> Encoded:               # their windows, in that order; as `take` where nothing is read in windows
+    "The tokens of some texts."
+    if encoded.text is None: return encoded.take(texts)
+    counts = encoded.windows
+    first, wanted = np.cumsum(counts) - counts, counts[texts]
+    number = np.repeat(np.arange(len(texts)), wanted)
+    within = np.arange(len(number)) - np.repeat(np.cumsum(wanted) - wanted, wanted)
+    return replace(encoded.take(first[texts][number] + within), text=number)
+
+# %% ../../nbs/data/06_tokenization.ipynb #44977934
+LONG_TEXTS = ("head", "tail", "head_tail", "windows")
+HEAD_SHARE = 128 / 510      # of the tokens that stay, with head_tail
+
+
+def check_long_texts(
+    long_texts: str,        # one of `LONG_TEXTS`
+    overlap: int,           # tokens that neighbouring windows share
+    room: int,              # tokens of a row beside the special ones
+    pairs: bool,            # whether a row has two texts
+) -> None:
+    "Raises `UnknownNameError`, and `DataError` for what cannot be done."
+    if long_texts not in LONG_TEXTS: raise unknown_name("way with long texts", long_texts, LONG_TEXTS)
+    if pairs and long_texts in ("head_tail", "windows"):
+        raise DataError(f"long_texts {long_texts} is for one text a row, and these have two: use head or tail.")
+    if long_texts == "windows" and not 0 <= overlap < room:
+        raise DataError(f"windows of {room} tokens cannot share {overlap} with their neighbours: fewer than {room}.")
+
+
+def truncate(backend: tokenizers.Tokenizer, max_length: int, long_texts: str, overlap: int) -> None:
+    "Set the library up to cut; a text with both ends is cut afterwards."
+    if long_texts == "head_tail": return
+    backend.enable_truncation(max_length, stride=overlap if long_texts == "windows" else 0, strategy="longest_first",
+                              direction="left" if long_texts == "tail" else "right")
+
+# %% ../../nbs/data/06_tokenization.ipynb #9b4b8fec
+def as_arrays(
+    encodings: Sequence[Any],                   # of the library
+    kept: Sequence[np.ndarray] | None = None,   # which tokens of each; None: all
+) -> Encoded:
+    "Encodings as flat arrays."
+    rows = [(np.array(e.ids, np.int32), np.array(e.type_ids, np.uint8)) for e in encodings]
+    cut = [bool(e.overflowing) for e in encodings]
+    if kept is not None:
+        rows = [(ids[keep], types[keep]) for (ids, types), keep in zip(rows, kept, strict=True)]
+        cut = [not keep.all() for keep in kept]
+    offsets = np.cumsum([0, *(len(ids) for ids, _ in rows)], dtype=np.int64)
+    ids, types = (np.concatenate([row[i] for row in rows]) if rows else np.zeros(0, kind)
+                  for i, kind in enumerate((np.int32, np.uint8)))
+    return Encoded(ids, types, offsets, np.array(cut, bool))
+
+
+def heads_and_tails(encodings: Sequence[Any], max_length: int) -> Encoded:
+    "The beginning and the end of each, with its special tokens."
+    kept = []
+    for encoding in encodings:
+        keep = np.array(encoding.special_tokens_mask, bool)
+        inner, room = np.flatnonzero(~keep), max_length - int(keep.sum())
+        head = round(room * HEAD_SHARE)
+        keep[inner if len(inner) <= room else np.concatenate([inner[:head], inner[len(inner) - room + head:]])] = True
+        kept.append(keep)
+    return as_arrays(encodings, kept)
+
+
+def all_windows(encodings: Sequence[Any]) -> Encoded:
+    "Each with what the library cut off, as further rows; nothing is lost."
+    rows = [(number, part) for number, e in enumerate(encodings) for part in (e, *e.overflowing)]
+    text = np.array([number for number, _ in rows], np.int64)
+    return replace(as_arrays([part for _, part in rows]), truncated=np.zeros(len(rows), bool), text=text)
 
 # %% ../../nbs/data/06_tokenization.ipynb #5a4bc3f5
 class Tokenizer:
@@ -108,32 +190,35 @@ class Tokenizer:
         return f"Tokenizer(vocab_size={self.vocab_size}, pad_id={self.pad_id})"
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int = 128,
-               num_workers: int = 1) -> Encoded:
+               num_workers: int = 1, long_texts: str = "head", overlap: int = 0) -> Encoded:
         """Token numbers of each text, or of each text and its pair, of at most `max_length` tokens.
 
-        Of a pair the longer text is cut first. `num_workers` threads share the work; 0 and 1 mean this thread.
-        Texts that know their words (`SplitText`) are tokenized word by word.
+        What becomes of the rest is said by `long_texts`, see `LONG_TEXTS`; windows share `overlap` tokens with their
+        neighbours. Of a pair the longer text is cut first. `num_workers` threads share the work; 0 and 1 mean this
+        thread. Texts that know their words (`SplitText`) are tokenized word by word.
         """
-        return join_encoded(list(self.encode_parts(texts, pairs, max_length, num_workers)))
+        return join_encoded(list(self.encode_parts(texts, pairs, max_length, num_workers, long_texts, overlap)))
 
     def encode_parts(self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int = 128,
-                     num_workers: int = 1) -> Iterator[Encoded]:
+                     num_workers: int = 1, long_texts: str = "head", overlap: int = 0) -> Iterator[Encoded]:
         "As `encode`, a thousand texts at a time, of which only a few are in memory."
         if pairs is not None and len(pairs) != len(texts): raise DataError(f"{len(texts)} texts, {len(pairs)} pairs.")
         special = self.backend.num_special_tokens_to_add(pairs is not None)
         if max_length <= special:
             raise DataError(f"max_length {max_length} leaves no room beside {special} special tokens.")
+        check_long_texts(long_texts, overlap, max_length - special, pairs is not None)
+        chunk = partial(self._chunk, max_length=max_length, long_texts=long_texts)
         chunks = _chunks(texts, pairs)
         with _LOCK, _own_pool_off():
-            self.backend.enable_truncation(max_length, strategy="longest_first")
+            truncate(self.backend, max_length, long_texts, overlap)
             try:
                 if num_workers > 1:
                     with ThreadPoolExecutor(num_workers) as pool:
-                        yield from _ahead(pool, self._chunk, chunks, num_workers)
-                else: yield from map(self._chunk, chunks)
+                        yield from _ahead(pool, chunk, chunks, num_workers)
+                else: yield from map(chunk, chunks)
             finally: self.backend.no_truncation()
 
-    def _chunk(self, items: list[str] | list[tuple[str, str]]) -> Encoded:
+    def _chunk(self, items: list[str] | list[tuple[str, str]], max_length: int, long_texts: str) -> Encoded:
         split = bool(items) and isinstance(items[0], SplitText)
         try:
             if split: encodings = self.backend.encode_batch([_spaced(text) for text in items], is_pretokenized=True)
@@ -143,11 +228,10 @@ class Tokenizer:
                                   if (why := _not_text(text))), f"a text cannot be tokenized: {error}")) from error
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"the tokenizer cannot write a text: {error}") from error
-        ids = np.array([i for e in encodings for i in e.ids], dtype=np.int32)
-        type_ids = np.array([i for e in encodings for i in e.type_ids], dtype=np.uint8)
-        offsets = np.cumsum([0, *(len(e) for e in encodings)], dtype=np.int64)
+        if long_texts == "head_tail": return heads_and_tails(encodings, max_length)
+        if long_texts == "windows": return all_windows(encodings)
         word = np.array([i for e in encodings for i in first_tokens(e.word_ids)], dtype=np.int32) if split else None
-        return Encoded(ids, type_ids, offsets, np.array([bool(e.overflowing) for e in encodings], dtype=bool), word)
+        return replace(as_arrays(encodings), word=word)
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = True) -> str:
         "The text of token numbers."
@@ -197,20 +281,27 @@ def _not_text(text: object) -> str:
     except UnicodeEncodeError: return "has half of a character (a lone surrogate)"
     return ""
 
-
+# %% ../../nbs/data/06_tokenization.ipynb #8716305f
 def join_encoded(parts: Sequence[Encoded]) -> Encoded:
     "The texts of all parts, in order."
     if not parts: return Encoded(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, bool))
     lengths = np.concatenate([part.lengths for part in parts])
     return Encoded(np.concatenate([part.ids for part in parts]), np.concatenate([part.type_ids for part in parts]),
                    np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-                   np.concatenate([part.truncated for part in parts]), _joined_words(parts))
+                   np.concatenate([part.truncated for part in parts]), _joined_words(parts), _joined_texts(parts))
 
 
 def _joined_words(parts: Sequence[Encoded]) -> np.ndarray | None:
     "Of which word each token is the first, where the texts know their words."
     words = [part.word for part in parts if part.word is not None]
     return np.concatenate(words) if words else None
+
+
+def _joined_texts(parts: Sequence[Encoded]) -> np.ndarray | None:
+    "Which text each window is of, counted over all parts; None where nothing is read in windows."
+    if all(part.text is None for part in parts): return None
+    counts = [part.windows for part in parts]
+    return np.repeat(np.arange(sum(map(len, counts))), np.concatenate(counts))
 
 # %% ../../nbs/data/06_tokenization.ipynb #d196be68
 def tiny_tokenizer(

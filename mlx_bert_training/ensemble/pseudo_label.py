@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.loader import MULTIPLE, BucketedLoader, TextDataset
-from ..data.tokenization import Encoded
+from ..data.tokenization import join_encoded
 from ..errors import MLXBertError
 from ..tasks.metrics import get_metric
 from ..tasks.task import Task, get_task
@@ -144,13 +144,6 @@ def select_pseudo_labels(
                         name)
 
 # %% ../../nbs/ensemble/16_pseudo_label.ipynb #7235d2d2
-def _concatenate(a: Encoded, b: Encoded) -> Encoded:
-    "Texts of both."
-    return Encoded(np.concatenate([a.ids, b.ids]), np.concatenate([a.type_ids, b.type_ids]),
-                   np.concatenate([a.offsets, a.offsets[-1] + b.offsets[1:]]),
-                   np.concatenate([a.truncated, b.truncated]))
-
-
 def _joined_labels(known: np.ndarray, labels: PseudoLabels) -> np.ndarray:
     "Labels of both, in one form."
     new = labels.labels
@@ -187,7 +180,7 @@ def with_pseudo_labels(
     names = np.empty(len(known) + len(added), dtype=object)
     names[:] = [*train_loader.row_ids, *(f"pseudo-{i}" for i in (labels.rows if added.ids is None else added.ids))]
     mine = np.ones(len(known), np.float32) if known.weights is None else known.weights
-    dataset = TextDataset(_concatenate(known.encoded, added.encoded), _joined_labels(known.labels, labels),
+    dataset = TextDataset(join_encoded([known.encoded, added.encoded]), _joined_labels(known.labels, labels),
                           np.concatenate([mine, weight * labels.weights]).astype(np.float32), names, known.pad_id)
     longest, widths = int(dataset.encoded.lengths.max()), train_loader.widths
     if longest > widths[-1]: widths = (*widths, -(-longest // MULTIPLE) * MULTIPLE)

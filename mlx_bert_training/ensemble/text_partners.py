@@ -27,6 +27,7 @@ from ..models.create import create_model
 from ..models.weights import resolve_pretrained
 from ..tasks.targets import TargetTransform
 from ..tasks.task import Task
+from ..tasks.windows import mean_by_row
 from ..validation.folds import Folds
 from ..validation.oof import OOF
 
@@ -175,9 +176,10 @@ def text_vectors(
     model = create_model("bert_core", pretrained=name, pooling="mean")
     tokenizer = data.tokenizer if pretrained is None else Tokenizer.load(resolve_pretrained(name))
     model.check_tokenizer(tokenizer.vocab_size)
-    parts = [tokenizer.encode(*data.texts[part], max_length=data.config.data.max_length)
+    parts = [tokenizer.encode(*data.texts[part], **data.config.data.cut())
              for part in ("train", "test") if part in data.texts]
-    return np.concatenate([embed_texts(model, part) for part in parts])
+    found = [(embed_texts(model, part), np.arange(len(part)) if part.text is None else part.text) for part in parts]
+    return np.concatenate([mean_by_row(vectors, text)[0] for vectors, text in found])
 
 # %% ../../nbs/ensemble/11_text_partners.ipynb #fb14c37f
 def vector_member(

@@ -22,7 +22,7 @@ from ..core.step import InferenceStep
 from ..data.loader import MULTIPLE, BucketedLoader, TextDataset
 from ..data.prepare import PreparedData
 from ..data.templates import RowTemplate, Texts, parse_template, read_texts, write_field
-from ..data.tokenization import Encoded, Tokenizer
+from ..data.tokenization import HEAD_SHARE, Encoded, Tokenizer
 from ..errors import MLXBertError, unknown_name
 from ..tasks.metrics import get_metric
 from ..tasks.task import Task
@@ -33,8 +33,8 @@ from ..validation.scores import CVScore, compare, plot_scores
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'KINDS', 'HEAD_SHARE', 'TTAError', 'reorder_template', 'drop_words', 'cut_texts', 'Variant', 'default_kinds',
-           'make_variants', 'predict_variants', 'average', 'TTAResult', 'choose_tta']
+__all__ = ['log', 'KINDS', 'TTAError', 'reorder_template', 'drop_words', 'cut_texts', 'Variant', 'default_kinds', 'make_variants',
+           'predict_variants', 'average', 'TTAResult', 'choose_tta']
 
 # %% ../../nbs/ensemble/15_tta.ipynb #2c9216dc
 KINDS = ("template", "column_order", "word_dropout", "truncation", "mc_dropout")
@@ -126,9 +126,6 @@ def drop_words(
     return out
 
 # %% ../../nbs/ensemble/15_tta.ipynb #a7703619
-HEAD_SHARE = 128 / 510
-
-
 def cut_texts(
     tokenizer: Tokenizer,
     texts: Texts,           # of N rows

@@ -121,7 +121,7 @@ class RowPredictor:
         "The rows as batches. Raises `DataError` naming row and column of what cannot be read."
         data = self.config.data
         texts = read_texts(check_rows(rows, self.facts["columns"]), self.source)
-        encoded = self.tokenizer.encode(*texts, max_length=data.max_length)
+        encoded = self.tokenizer.encode(*texts, **data.cut())
         widths, longest = list(self.facts["widths"]), int(encoded.lengths.max())
         if longest > widths[-1]: widths.append(min(-(-longest // MULTIPLE) * MULTIPLE, data.max_length))
         return BucketedLoader(TextDataset(encoded, pad_id=self.tokenizer.pad_id),

@@ -285,7 +285,7 @@ def describe(
     test = (data.test_path or "test.csv").removeprefix(DEMO)
     facts = {
         "name": run.folder.resolve().name, "competition": kaggle.competition_name, "test_file": Path(test).name,
-        "format": _format(run), "text": describe_texts(run), "max_length": data.max_length,
+        "format": _format(run), "text": describe_texts(run), **data.cut(),
         "id_column": data.id_column, "models": [f"models/{name}" for name in run.models if run.shares["models"]],
         "linear": [f"partners/{name}" for name in run.linear], "weights": run.shares,
         "logarithms": run.metric == "rmsle" and min(run.shares.values()) > 0,

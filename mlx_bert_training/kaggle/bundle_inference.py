@@ -27,6 +27,7 @@ from ..protocols import Batch
 from ..tasks.decisions import OrdinalCuts, Threshold
 from ..tasks.targets import TargetTransform
 from ..tasks.task import Rule, Task
+from ..tasks.windows import mean_by_row
 
 # %% auto #0
 __all__ = ['Forward', 'INPUTS', 'ENGINES', 'INPUT', 'InferenceError', 'torch_forward', 'mlx_forward', 'choose_engine',
@@ -119,13 +120,14 @@ def model_values(
     "The mean prediction of all encoders."
     task, tokenizer = LabelMap.load(folder).task, Tokenizer.load(folder)
     for name in facts["models"]: check_ids(folder / name, tokenizer)
-    encoded = tokenizer.encode(*texts, max_length=facts["max_length"])
+    cut = {name: facts[name] for name in ("max_length", "long_texts", "overlap") if name in facts}
+    encoded = tokenizer.encode(*texts, **cut)
     batches = list(BucketedLoader(TextDataset(encoded, pad_id=tokenizer.pad_id), min(batch_size, len(encoded))))
-    order = np.argsort(np.concatenate([batch["row"][batch["row"] >= 0] for batch in batches]))
+    rows = np.concatenate([batch["row"][batch["row"] >= 0] for batch in batches])
     found = []
     for model in (folder / name for name in facts["models"]):
         forward = ENGINES[choose_engine(engine)](model)
-        logits = np.concatenate([forward(batch)[batch["row"] >= 0] for batch in batches])[order]
+        logits, _ = mean_by_row(np.concatenate([forward(batch)[batch["row"] >= 0] for batch in batches]), rows)
         found.append(TargetTransform.load(model).inverse(task.predictions(logits)))
     return np.mean(found, axis=0)
 

@@ -56,7 +56,7 @@ def measure_speed(
         spent, tokens = spent + timed_update(trainer, batch), tokens + shape[0] * shape[1]
         if time.perf_counter() - began > limit: break
     padding = data.train.padding_summary()
-    row = float(data.train.dataset.encoded.lengths.mean() * padding.overhead)
+    row = float(data.train.dataset.encoded.lengths.sum() / len(data.train.dataset) * padding.overhead)
     once = max(0.0, warm / len(seen) - spent / tokens * shape[0] * shape[1])   # to compile one shape
     return Speed(name, tokens / spent, once * len(padding.shapes), row)
 

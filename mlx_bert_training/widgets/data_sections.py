@@ -245,7 +245,9 @@ def whole_lengths(data: PreparedData) -> dict[str, np.ndarray]:
     result = {}
     for part, loader in data.loaders.items():
         encoded = loader.dataset.encoded
-        lengths, cut = encoded.lengths.copy(), np.flatnonzero(encoded.truncated)
+        lengths = encoded.lengths
+        if encoded.text is not None: lengths = np.bincount(encoded.text, lengths).astype(int)
+        cut = np.flatnonzero(encoded.truncated if encoded.text is None else encoded.windows > 1)
         if len(cut): lengths[cut] = data.tokenizer.encode(*data.texts[part].take(cut), max_length=_ENDLESS).lengths
         result[part] = lengths
     return result
@@ -266,7 +268,7 @@ def length_table(data: PreparedData, whole: dict[str, np.ndarray]) -> pd.DataFra
                      "longest": lengths.max(),
                      "characters (mean)": _characters(data.texts[part]),
                      "rows cut": int(kept.truncated.sum()), "share of rows cut": kept.truncated.mean(),
-                     "share of tokens lost": 1 - kept.lengths.sum() / lengths.sum()})
+                     "share of tokens lost": max(0.0, 1 - kept.lengths.sum() / lengths.sum())})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/widgets/09_data_sections.ipynb #99094635

@@ -99,10 +99,10 @@ def test_two_writers_leave_one_store(tmp_path):
 
 def test_the_hash_knows_what_tokens_depend_on():
     tokenizer = tiny_tokenizer(["a b"])
-    hashes = [content_hash(tokenizer, Texts(["a", "b"], None), 8), content_hash(tokenizer, Texts(["a", "b"], None), 9),
-              content_hash(tokenizer, Texts(["ab", ""], None), 8), content_hash(tokenizer, Texts(["a"], ["b"]), 8),
-              content_hash(tiny_tokenizer(["a c"]), Texts(["a", "b"], None), 8)]
-    assert len(set(hashes)) == 5 and hashes[0] == content_hash(tokenizer, Texts(["a", "b"], None), 8)
+    hashes = [content_hash(tokenizer, Texts(["a", "b"], None), {"max_length": 8}), content_hash(tokenizer, Texts(["a", "b"], None), {"max_length": 9}),
+              content_hash(tokenizer, Texts(["ab", ""], None), {"max_length": 8}), content_hash(tokenizer, Texts(["a"], ["b"]), {"max_length": 8}),
+              content_hash(tiny_tokenizer(["a c"]), Texts(["a", "b"], None), {"max_length": 8})]
+    assert len(set(hashes)) == 5 and hashes[0] == content_hash(tokenizer, Texts(["a", "b"], None), {"max_length": 8})
 
 
 def test_auto_goes_by_size(monkeypatch):
