@@ -37,7 +37,8 @@ from .target_sections import chosen_section, columns_section
 
 # %% auto #0
 __all__ = ['PARTS', 'BEFORE', 'explored_data', 'training_texts', 'oof_errors', 'cv_errors', 'leaks_of', 'drift_of', 'id_columns',
-           'DataParts', 'leaderboard_of', 'ResultParts', 'collect', 'with_rest', 'report_title', 'CompetitionExplorer']
+           'DataParts', 'leaderboard_of', 'ResultParts', 'collect', 'with_rest', 'report_title', 'WholeReport',
+           'CompetitionExplorer']
 
 # %% ../../nbs/widgets/11_explorer.ipynb #7ffb6e48
 def explored_data(
@@ -226,8 +227,31 @@ def report_title(config: BaseTrainerConfig | None) -> str:
     kaggle = config.kaggle if isinstance(config, KaggleTrainerConfig) else None
     return f"Exploring {(kaggle.competition_name if kaggle else None) or name}"
 
+# %% ../../nbs/widgets/11_explorer.ipynb #edd7557d
+class WholeReport:
+    "All parts of an explorer together: in a notebook, in a terminal, as a page."
+    title: str
+    data: PreparedData
+
+    def sections(self) -> tuple[list[Section], list[str]]:
+        "All parts that can be had, and why the others cannot."
+        return collect(self)       # type: ignore[arg-type]
+
+    def save_html(self, path: str | Path) -> Path:
+        "Write one page with everything in it, to send around."
+        return save_page(path, self.title, with_rest(*self.sections()))
+
+    def __repr__(self) -> str: return f"CompetitionExplorer({self.title!r}, {', '.join(self.data.frames)})"
+
+    def __str__(self) -> str: return "\n\n".join([self.title, *map(str, with_rest(*self.sections()))])
+
+    def _repr_html_(self) -> str:
+        return f"<h2>{escape(self.title)}</h2>" + "".join(map(folding_html, with_rest(*self.sections())))
+
+    def _ipython_display_(self) -> None: show_folding(self.title, with_rest(*self.sections()))
+
 # %% ../../nbs/widgets/11_explorer.ipynb #d9ca507e
-class CompetitionExplorer(DataParts, ResultParts):
+class CompetitionExplorer(WholeReport, DataParts, ResultParts):
     """Tables and pictures of a competition: each method gives a part that shows itself, the whole shows all of them.
 
     A trainer brings the result of its `train_with_cv` along. A part that cannot be had yet raises `MLXBertError`; the
@@ -255,21 +279,4 @@ class CompetitionExplorer(DataParts, ResultParts):
         return self._result if self._result is not None else getattr(self._trainer, "cv", None)
 
     @property
-    def title(self) -> str: return report_title(self.config)
-
-    def sections(self) -> tuple[list[Section], list[str]]:
-        "All parts that can be had, and why the others cannot."
-        return collect(self)
-
-    def save_html(self, path: str | Path) -> Path:
-        "Write one page with everything in it, to send around."
-        return save_page(path, self.title, with_rest(*self.sections()))
-
-    def __repr__(self) -> str: return f"CompetitionExplorer({self.title!r}, {', '.join(self.data.frames)})"
-
-    def __str__(self) -> str: return "\n\n".join([self.title, *map(str, with_rest(*self.sections()))])
-
-    def _repr_html_(self) -> str:
-        return f"<h2>{escape(self.title)}</h2>" + "".join(map(folding_html, with_rest(*self.sections())))
-
-    def _ipython_display_(self) -> None: show_folding(self.title, with_rest(*self.sections()))
+    def title(self) -> str: return report_title(self.config)      # type: ignore[override]
