@@ -48,7 +48,8 @@ def test_results_come_in_order_and_a_lost_worker_is_no_lost_job(tmp_path):
 
 
 def test_an_error_of_a_job_is_raised_here():
-    with pytest.raises(KeyError, match="no such column") as caught: RayCluster(workers=1).run([Fails(), Fails()], Heard())
+    with pytest.raises(KeyError, match="no such column") as caught:
+        RayCluster(workers=1).run([Fails(), Fails()], Heard())
     if hasattr(caught.value, "__notes__"): assert "jobs_to_send.py" in caught.value.__notes__[0]
 
 
@@ -114,10 +115,11 @@ class DiesInMidFold(Callback):
 
 def test_a_worker_that_is_lost_in_mid_fold_costs_nothing(files):
     sections = {"training": {"num_epochs": 3, "save_strategy": "epoch"}}
-    plain = create_kaggle_trainer(config=config_of(files, environment={"run_name": "plain"}, **sections)).train_with_cv()
-    config = config_of(files, parallel={"executor": "ray", "workers": 2},
-                       callbacks=[{"type": "test_ray:DiesInMidFold", "options": {"mark": str(files / "died")}}], **sections)
-    result = create_kaggle_trainer(config={**config, "callbacks": config["callbacks"]}).train_with_cv()
+    quiet = config_of(files, environment={"run_name": "plain"}, **sections)
+    plain = create_kaggle_trainer(config=quiet).train_with_cv()
+    dying = {"type": "test_ray:DiesInMidFold", "options": {"mark": str(files / "died")}}
+    config = {**config_of(files, parallel={"executor": "ray", "workers": 2}, **sections), "callbacks": [dying]}
+    result = create_kaggle_trainer(config=config).train_with_cv()
     assert (files / "died").exists() and np.array_equal(result.oof.predictions, plain.oof.predictions)
 
 
@@ -132,7 +134,8 @@ def test_declared():
 
 def test_without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mlx_bert_training\[ray\]'"): RayCluster().run([], Heard())
+    with pytest.raises(MissingExtraError, match=r"pip install 'mlx_bert_training\[ray\]'"):
+        RayCluster().run([], Heard())
 
 
 def test_a_job_is_packed_without_what_is_shared(tmp_path):
