@@ -30,7 +30,7 @@ from .worker import LogToCaller, Outcome, WorkerError, attempt, pass_on
 
 # %% auto #0
 __all__ = ['import_ray', 'JobPickler', 'pack_job', 'unpack_job', 'pack_folder', 'unpack_folder', 'Post', 'Line', 'work_on_ray',
-           'environment_of_worker', 'RayRun', 'send_jobs', 'take_result', 'RayCluster']
+           'environment_of_worker', 'RayRun', 'send_jobs', 'take_result', 'start_ray', 'RayCluster']
 
 # %% ../../nbs/parallel/06_ray.ipynb #ebedfdb1
 def import_ray() -> Any:
@@ -163,8 +163,9 @@ class RayRun:
         self.lineup, self.running = Lineup(len(jobs), retries), dict[Any, int]()
         self.post = ray.remote(Post).options(num_cpus=0).remote()
         self.stored: dict[str, Any] = {}
-        self.work = ray.remote(work_on_ray).options(
-            num_cpus=threads, max_calls=1, max_retries=retries, runtime_env={"env_vars": environment_of_worker(threads)})
+        variables = environment_of_worker(threads)
+        self.work = ray.remote(work_on_ray).options(num_cpus=threads, max_calls=1, max_retries=retries,
+                                                    runtime_env={"env_vars": variables})
         folder = getattr(jobs[0], "folder", None) if jobs else None
         self.marker = Path(folder or tempfile.gettempdir()).resolve().parent / f".ray-{uuid.uuid4().hex}"
 
@@ -237,6 +238,21 @@ def take_result(run: RayRun, reference: Any) -> None:
         run.post.ask.remote(asdict(Request("stop", source="the error of another job")))
 
 # %% ../../nbs/parallel/06_ray.ipynb #cb952d9f
+def start_ray(
+    ray: Any,                   # the library
+    address: str | None,        # of a cluster to join; None: start one on this machine
+    threads: int | None,        # that it has; None: one a core
+) -> None:
+    "Join or start a Ray. Raises `WorkerError` where that fails."
+    where: dict[str, Any] = {"address": address} if address else {"include_dashboard": False, "num_cpus": threads}
+    try: ray.init(log_to_driver=False, configure_logging=False, **where)
+    except Exception as error:      # Ray raises bare ones
+        ray.shutdown()
+        raise WorkerError(f"Ray could not be {'joined at ' + address if address else 'started on this machine'}: {error}. "
+                          "Its own processes give up after some seconds on a machine that is busy; "
+                          "parallel.executor: processes needs none") from error
+
+# %% ../../nbs/parallel/06_ray.ipynb #777d2343
 class RayCluster:
     "Does jobs on the machines of a Ray cluster."
 
@@ -254,9 +270,7 @@ class RayCluster:
         ray = import_ray()
         started = not ray.is_initialized()
         if started:
-            local: dict[str, Any] = {"include_dashboard": False} if self.address is None else {"address": self.address}
-            if self.address is None and self.workers: local["num_cpus"] = self.workers * self.threads
-            ray.init(log_to_driver=False, configure_logging=False, **local)
+            start_ray(ray, self.address, self.workers and self.workers * self.threads)
         try:
             room = max(1, int(ray.cluster_resources().get("CPU", 1)) // self.threads)
             return RayRun(ray, jobs, listener, self.workers or room, self.threads, self.retries).finish()
