@@ -164,8 +164,8 @@ class RayRun:
         self.post = ray.remote(Post).options(num_cpus=0).remote()
         self.stored: dict[str, Any] = {}
         variables = environment_of_worker(threads)
-        self.work = ray.remote(work_on_ray).options(num_cpus=threads, max_calls=1, max_retries=retries,
-                                                    runtime_env={"env_vars": variables})
+        self.work = ray.remote(num_cpus=threads, max_calls=1, max_retries=retries,
+                               runtime_env={"env_vars": variables})(work_on_ray)
         folder = getattr(jobs[0], "folder", None) if jobs else None
         self.marker = Path(folder or tempfile.gettempdir()).resolve().parent / f".ray-{uuid.uuid4().hex}"
 
@@ -248,9 +248,9 @@ def start_ray(
     try: ray.init(log_to_driver=False, configure_logging=False, **where)
     except Exception as error:      # Ray raises bare ones
         ray.shutdown()
-        raise WorkerError(f"Ray could not be {'joined at ' + address if address else 'started on this machine'}: {error}. "
-                          "Its own processes give up after some seconds on a machine that is busy; "
-                          "parallel.executor: processes needs none") from error
+        place = f"joined at {address}" if address else "started on this machine"
+        raise WorkerError(f"Ray could not be {place}: {error}. Its own processes give up "
+                          "after some seconds on a busy machine; parallel.executor: processes needs none") from error
 
 # %% ../../nbs/parallel/06_ray.ipynb #777d2343
 class RayCluster:

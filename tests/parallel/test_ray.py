@@ -7,7 +7,6 @@ from jobs_to_send import Counted, Dies, DiesOnce, Fails, Threads, Waits
 from tiny_competition import SMALL, declaration, write_files
 
 from mlx_bert_training import create_kaggle_trainer
-from mlx_bert_training.callbacks import Callback
 from mlx_bert_training.core.control import RunControl, RunStopped
 from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.declaration.problems import ConfigError
@@ -104,25 +103,11 @@ def test_the_same_bits_as_here(files, monkeypatch, sees_our_files):
     assert all(run.skipped for run in again.run.runs)
 
 
-class DiesInMidFold(Callback):
-    "Kills its process once, in the second epoch."
-
-    def __init__(self, mark): self.mark = mark
-
-    def on_epoch_end(self, trainer, state):
-        import os
-        import pathlib
-        import signal
-        if state.epoch != 1 or pathlib.Path(self.mark).exists(): return
-        pathlib.Path(self.mark).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_a_worker_that_is_lost_in_mid_fold_costs_nothing(files):
     sections = {"training": {"num_epochs": 3, "save_strategy": "epoch"}}
     quiet = config_of(files, environment={"run_name": "plain"}, **sections)
     plain = create_kaggle_trainer(config=quiet).train_with_cv()
-    dying = {"type": "test_ray:DiesInMidFold", "options": {"mark": str(files / "died")}}
+    dying = {"type": "jobs_to_send:DiesInMidFold", "options": {"mark": str(files / "died")}}
     config = {**config_of(files, parallel={"executor": "ray", "workers": 2}, **sections), "callbacks": [dying]}
     result = create_kaggle_trainer(config=config).train_with_cv()
     assert (files / "died").exists() and np.array_equal(result.oof.predictions, plain.oof.predictions)
