@@ -170,7 +170,7 @@ def restore_best(trainer: Trainer) -> str:
     state.metrics, kept = of_first(ranks, [state.metrics, kept])
     return kept
 
-
+# %% ../../nbs/core/19_base.ipynb #daaa1c29
 def finish_run(trainer: Trainer, kept: str) -> TrainResult:
     "The result of a run, kept in its folder."
     state = trainer.state
@@ -431,7 +431,7 @@ def heard_here(ranks: Ranks, callbacks: Iterable[CallbackProtocol]) -> list[Call
     "The callbacks of this process: those that only tell people how a run goes are the first rank's alone."
     return [callback for callback in callbacks if ranks.first or not getattr(callback, "first_rank_only", False)]
 
-
+# %% ../../nbs/core/19_base.ipynb #08fa848b
 class TrainerParts(Resumable):
     "Everything a trainer is made from."
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'ACTIONS_THAT_GO_ON', 'SIGNALS', 'RankStep', 'make_step', 'RankInference', 'inference_step', 'end_process',
-           'Watch', 'RankControl', 'lost_ranks', 'scratch_folder']
+           'Watch', 'SharedInbox', 'RankControl', 'lost_ranks', 'scratch_folder']
 
 # %% ../../nbs/core/21_ranks.ipynb #57792316
 class RankStep(TrainingStep):
@@ -132,8 +132,8 @@ ACTIONS_THAT_GO_ON = ("resume", "stop")
 SIGNALS: dict[str, int] = {"interrupt": signal.SIGINT, "SIGTERM": signal.SIGTERM}   # by what a request says it is from
 
 
-class RankControl(RunControl):
-    "What a run on several ranks can be asked for; every rank follows, after the same update."
+class SharedInbox(RunControl):
+    "Requests that wait until every rank knows them."
 
     def __init__(self, ranks: Ranks, timeout: float = 600.0, end: Callable[[RankError], object] = end_process):
         super().__init__()
@@ -166,6 +166,10 @@ class RankControl(RunControl):
         came = super().wait(seconds)
         self.agree()
         return came
+
+# %% ../../nbs/core/21_ranks.ipynb #51d05166
+class RankControl(SharedInbox):
+    "What a run on several ranks can be asked for; every rank follows, after the same update."
 
     @contextmanager
     def running(self, trainer: Any = None) -> Iterator[None]:   # type: ignore[override]

@@ -55,7 +55,7 @@ def test_they_are_found_again(files, monkeypatch):
     config = load_config(config_of(files, "disk"))
     first = prepare(config)
     monkeypatch.setattr(Tokenizer, "encode_parts", lambda *_: pytest.fail("made again"))
-    assert prepare(config).train.dataset.encoded.folder == first.train.dataset.encoded.folder
+    assert prepare(config).train.dataset.encoded.files.folder == first.train.dataset.encoded.files.folder
     with pytest.raises(pytest.fail.Exception, match="made again"): prepare(config.replace(max_length=12))
 
 
@@ -99,10 +99,11 @@ def test_two_writers_leave_one_store(tmp_path):
 
 def test_the_hash_knows_what_tokens_depend_on():
     tokenizer = tiny_tokenizer(["a b"])
-    hashes = [content_hash(tokenizer, Texts(["a", "b"], None), {"max_length": 8}), content_hash(tokenizer, Texts(["a", "b"], None), {"max_length": 9}),
-              content_hash(tokenizer, Texts(["ab", ""], None), {"max_length": 8}), content_hash(tokenizer, Texts(["a"], ["b"]), {"max_length": 8}),
-              content_hash(tiny_tokenizer(["a c"]), Texts(["a", "b"], None), {"max_length": 8})]
-    assert len(set(hashes)) == 5 and hashes[0] == content_hash(tokenizer, Texts(["a", "b"], None), {"max_length": 8})
+    short, long = {"max_length": 8}, {"max_length": 9}
+    hashes = [content_hash(tokenizer, Texts(["a", "b"], None), short), content_hash(tokenizer, Texts(["a", "b"], None), long),
+              content_hash(tokenizer, Texts(["ab", ""], None), short), content_hash(tokenizer, Texts(["a"], ["b"]), short),
+              content_hash(tiny_tokenizer(["a c"]), Texts(["a", "b"], None), short)]
+    assert len(set(hashes)) == 5 and hashes[0] == content_hash(tokenizer, Texts(["a", "b"], None), short)
 
 
 def test_auto_goes_by_size(monkeypatch):
