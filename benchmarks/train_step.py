@@ -43,7 +43,7 @@ def mlx_side(folder: Path, rate: float) -> Side:
     from mlx_bert_training.core.step import InferenceStep, TrainingStep
     from mlx_bert_training.tasks.losses import create_loss
 
-    model, loss = create_model(pretrained=folder, dropout_rate=rate), create_loss("auto", head_type="binary")
+    model, loss = create_model(pretrained=folder, dropout_rate=rate), create_loss("auto", task="binary")
     config = OptimizerConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     optimizer = create_optimizer(config, model.trainable_parameters())
     training = TrainingStep(model, loss, optimizer, max_grad_norm=MAX_GRAD_NORM)

@@ -18,8 +18,8 @@ from .errors import DataError, MLXBertError
 from .secrets import RedactingFilter, redact
 
 # %% auto #0
-__all__ = ['Command', 'settle_resume', 'train', 'run', 'search', 'auto', 'refuse_overwriting', 'explore', 'ledger', 'runs',
-           'mlflow', 'predict', 'bundle', 'export', 'info', 'fetch', 'presets', 'config', 'init', 'add_runs',
+__all__ = ['Command', 'settle_resume', 'train', 'run', 'pretrain', 'search', 'auto', 'refuse_overwriting', 'explore', 'ledger',
+           'runs', 'mlflow', 'predict', 'bundle', 'export', 'info', 'fetch', 'presets', 'config', 'init', 'add_runs',
            'add_looks', 'add_facts', 'build_parser', 'main']
 
 # %% ../nbs/10_cli.ipynb #c8428bc4
@@ -38,10 +38,12 @@ def train(args: argparse.Namespace) -> int:
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.run import run_training
     settle_resume(args)
+    from mlx_bert_training.runtime.ranks import process_ranks
     overrides = parse_overrides(args.overrides)
+    if args.ranks is not None: overrides["parallel.ranks"] = args.ranks
     done = run_training(args.config, resume_from=args.resume, replay=args.replay or (), **overrides)
-    print(done)
-    return 128 + done.trainer.control.signal if done.trainer.control.signal else 0      # 130 after an interrupt
+    if process_ranks().first: print(done)
+    return 128 + done.control.signal if done.control.signal else 0      # 130 after an interrupt
 
 # %% ../nbs/10_cli.ipynb #6b8e53b8
 def run(args: argparse.Namespace) -> None:
@@ -49,6 +51,13 @@ def run(args: argparse.Namespace) -> None:
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.run import run_competition
     print(run_competition(args.config, **parse_overrides(args.overrides)))
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    "Adapt the encoder of a declaration to its texts, as its pretraining section says; a run of it starts from there."
+    from mlx_bert_training.declaration.load import parse_overrides
+    from mlx_bert_training.run import run_pretraining
+    print(run_pretraining(args.config, **parse_overrides(args.overrides)))
 
 
 def search(args: argparse.Namespace) -> None:
@@ -207,7 +216,9 @@ def add_runs(command: Command) -> None:
     sub.add_argument("--resume", nargs="?", const="latest", metavar="CHECKPOINT",
                      help="go on from the newest, or from this one")
     sub.add_argument("--replay", metavar="RUN", help="do to this run what was done by hand to the run in this folder")
+    sub.add_argument("--ranks", type=int, help="processes that share every batch (default: parallel.ranks)")
     command(run, with_config=True)
+    command(pretrain, with_config=True)
     sub = command(search, with_config=True)
     sub.add_argument("--trials", type=int, help="how many in all (default: search.trials)")
     sub.add_argument("--time", help="how long at most, such as 30m or 2h (default: search.time)")

@@ -26,20 +26,23 @@ from .data.loader import BucketedLoader
 from .data.prepare import PreparedData, prepare
 from .declaration.kinds import split_kind
 from .declaration.load import load_config
+from .declaration.problems import ConfigError, Problem
 from .integrations.mlflow import MLflowCallback
 from .kaggle.files import locate_files
 from .kaggle.trainer import KaggleTrainer, as_kaggle_config
-from .models.create import create_model
+from .models.create import create_model, declared_sizes
 from .models.layers import ModelError
-from .models.registry import ARCHITECTURES
 from .models.weights import resolve_pretrained
+from .pretraining.masking import PretrainingError
 from .protocols import CallbackProtocol, Model
+from .runtime.ranks import process_ranks
 from .stages.plan import all_rows
 from .widgets.dashboard import DashboardCallback
 
 # %% auto #0
 __all__ = ['get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data', 'check_fits',
-           'declared_model', 'FoldListeners', 'create_kaggle_trainer']
+           'declared_model', 'adapting_callbacks', 'declared_encoder', 'refuse_ranks', 'FoldListeners',
+           'create_kaggle_trainer']
 
 # %% ../nbs/08_factory.ipynb #8268a774
 def get_trainer_config(
@@ -87,6 +90,7 @@ def create_trainer(
     callbacks: Sequence[CallbackProtocol] = (),     # added to the declared ones
     *,
     trainer: str | None = None,     # a name known to `register_trainer`; None: `environment.trainer`
+    control: RunControl | None = None,  # to steer it with; None: one of its own
     **overrides: Any,               # as for `get_trainer_config`
 ) -> Trainer:                       # ready to train
     "A trainer from a declaration. Raises `ConfigError`, `DataError`, `WeightsError` or `UnknownNameError`."
@@ -94,9 +98,11 @@ def create_trainer(
     make: type[Trainer] = TRAINERS.get(trainer or resolved.environment.trainer)
     listeners = _merge(declared_callbacks(resolved), callbacks)
     data = declared_data(model, resolved)
-    if model is None: model = declared_model(resolved, data)
+    adapted = declared_encoder(model, resolved, data)
+    if model is None: model = declared_model(resolved, data, adapted)
     check_fits(model, data)
-    return make(model, resolved, callbacks=listeners, data=data)
+    steered: dict[str, Any] = {} if control is None else {"control": control}
+    return make(model, resolved, callbacks=listeners, data=data, **steered)
 
 
 def declared_data(model: Model | None, config: BaseTrainerConfig) -> PreparedData | None:
@@ -126,23 +132,55 @@ def _check_lengths(most: int, part: str, loader: BucketedLoader | None) -> None:
                          f"at most {most:,}. Set data.max_length to {most} or less, or choose a model for longer texts")
 
 
-def declared_model(config: BaseTrainerConfig, data: PreparedData | None) -> Model:
+def declared_model(
+    config: BaseTrainerConfig,
+    data: PreparedData | None,
+    pretrained: str | Path | None = None,   # instead of the declared weights: of an adapted encoder
+) -> Model:
     "The model the `model:` section describes, with one output for each label of the data."
     section, labels = config.model, data.labels if data is not None else None
-    kind, sizes = split_kind(section.type)
-    sizes.update(section.config)
-    if kind in ARCHITECTURES or ":" in kind: kind, sizes["model_type"] = "with_head", kind
+    kind, sizes = declared_sizes(section, data.tokenizer.vocab_size if data is not None else None)
     pooling, options = split_kind(section.pooling) if section.pooling is not None else (None, {})
-    if data is not None and section.pretrained is None: sizes.setdefault("vocab_size", data.tokenizer.vocab_size)
     return create_model(
         kind, head_type=section.head_type, pooling=pooling, pooling_options=options or None,
-        pretrained=section.pretrained,
+        pretrained=section.pretrained if pretrained is None else pretrained,
         num_labels=labels.num_labels if labels is not None else section.num_labels, config=sizes or None,
         label_names=labels.label_names if labels is not None else None, dropout_rate=section.dropout_rate,
         seed=config.environment.seed, new_head=section.new_head, adapter=section.adapter, freeze=section.freeze,
         reinit_layers=section.reinit_layers, head_dropout=section.head_dropout, dropout_samples=section.dropout_samples)
 
+# %% ../nbs/08_factory.ipynb #93f01a12
+def adapting_callbacks(
+    config: BaseTrainerConfig,      # of the run that adapts an encoder
+) -> list[CallbackProtocol]:
+    "Its listeners: a run that guesses words has no predictions for a dashboard to draw, so it has a bar."
+    declared = [c for c in declared_callbacks(config) if not isinstance(c, DashboardCallback)]
+    return [*declared, ProgressBar()]
+
+
+def declared_encoder(
+    model: Model | None,            # that was passed; it cannot be adapted as well
+    config: BaseTrainerConfig,      # its section `pretraining`
+    data: PreparedData | None,
+    control: RunControl | None = None,  # shared with other trainers
+) -> Path | None:                   # the folder of an encoder that was adapted to the texts; None: not declared
+    "Raises `PretrainingError` where there is nothing to adapt, or nothing to adapt it to."
+    if config.pretraining.objective == "none": return None
+    if model is not None:
+        raise PretrainingError("pretraining adapts the model that a declaration describes, and a model was passed: "
+                               "set pretraining.objective to none, or leave the model to the declaration")
+    if data is None: raise PretrainingError("pretraining needs texts: set data.train_path")
+    from mlx_bert_training.pretraining.adapt import adapt
+    return adapt(config, data, adapting_callbacks, control).model
+
 # %% ../nbs/08_factory.ipynb #073c9b80
+def refuse_ranks(config: BaseTrainerConfig) -> None:
+    "Raise `ConfigError` for folds that several processes would share: they are side by side already."
+    if (config.parallel.ranks or 1) == 1 and process_ranks().alone: return
+    raise ConfigError([Problem(key="parallel.ranks", value=config.parallel.ranks, message="folds are trained one in a "
+                               "process; set it to null, and parallel.executor to processes for several at once")])
+
+
 @dataclass(frozen=True)
 class FoldListeners:
     "Makes the callbacks of a fold: new ones as declared, and those that hear the whole run and each of its folds."
@@ -168,11 +206,13 @@ def create_kaggle_trainer(
 ) -> KaggleTrainer:                 # ready for `train_with_cv` and `create_submission`
     "A trainer for a whole competition. Raises `ConfigError`, `DataError`, `WeightsError` or a `KaggleError`."
     resolved = locate_files(as_kaggle_config(load_config(config, **overrides)))
+    refuse_ranks(resolved)
     display = DashboardCallback()   # one board for all folds
     trackers = [c for c in declared_callbacks(resolved, display) if isinstance(c, MLflowCallback)]
     shared = _merge(trackers, callbacks)    # one of them hears the whole and its folds
     if data is None: data = declared_data(model, all_rows(resolved))
-    if model is None: model = declared_model(resolved, data)
+    adapted = declared_encoder(model, resolved, data, control)
+    if model is None: model = declared_model(resolved, data, adapted)
     check_fits(model, data)
 
     listeners = FoldListeners(shared, display)

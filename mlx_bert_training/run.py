@@ -14,31 +14,46 @@ from typing import Any
 import pandas as pd
 
 from .core.base import Trainer
-from .core.config import BaseTrainerConfig
+from .core.config import BaseTrainerConfig, KaggleTrainerConfig
+from .core.control import RunControl
 from .core.evaluator import Evaluator
 from .core.results import Predictions, TrainResult
+from .core.resume import checkpoint_to_resume
 from .core.run_folder import RunFolder
-from .core.steering import Intervention
+from .core.steering import Intervention, read_interventions
 from .data.baselines import baseline_scores
 from .data.labels import LabelMap
 from .data.prepare import PreparedData
 from .data.tokenization import Tokenizer
 from .declaration.load import load_config
 from .errors import DataError
-from .factory import check_fits, create_kaggle_trainer, create_trainer
+from mlx_bert_training.factory import (
+    adapting_callbacks,
+    check_fits,
+    create_kaggle_trainer,
+    create_trainer,
+    declared_data,
+)
 from .files import refusals, replace_folder
 from .integrations.mlflow import MLflowCallback
 from .kaggle.delivery import SubmissionFile
+from .kaggle.files import locate_files
 from .kaggle.trainer import KaggleTrainer
 from .lease import Lease
 from .models.create import load_declared
+from .parallel.ranks import run_in_ranks
+from .pretraining.adapt import AdaptedEncoder, adapt
+from .pretraining.masking import PretrainingError
+from .runtime.ranks import process_ranks
+from .stages.plan import all_rows
 from .stages.results import CVResult
 from .tasks.targets import TargetTransform
 from .validation.scores import compare
 
 # %% auto #0
-__all__ = ['save_for_prediction', 'compare_with_baselines', 'TrainingRun', 'run_training', 'summary_lines', 'CompetitionRun',
-           'run_competition', 'FinishedModel', 'load', 'predict_file']
+__all__ = ['save_for_prediction', 'compare_with_baselines', 'TrainingRun', 'keep_model', 'run_training', 'TrainingJob',
+           'train_in_ranks', 'run_pretraining', 'summary_lines', 'CompetitionRun', 'run_competition', 'FinishedModel',
+           'load', 'predict_file']
 
 # %% ../nbs/09_run.ipynb #6c8775ac
 def save_for_prediction(
@@ -69,11 +84,12 @@ def compare_with_baselines(
 @dataclass(repr=False)
 class TrainingRun:
     "A finished run: the trainer, its result and the files it wrote."
-    trainer: Trainer
+    trainer: Trainer | None         # None: it trained in other processes; `load(result.output_dir)` has the model
     result: TrainResult
     scores: pd.DataFrame | None     # the model beside the baselines, on the validation part
     model_folder: Path              # weights, tokenizer and labels
     predictions: Path | None        # the CSV for the test file
+    control: RunControl             # what it could be steered with, and the signal that stopped it, if one did
 
     def files(self) -> list[Path]:
         "What stands in the run's folder."
@@ -89,28 +105,83 @@ class TrainingRun:
         if self.scores is None: return self.result._repr_html_()
         return f"{self.result._repr_html_()}<p>On the validation part:</p>{self.scores.round(4).to_html()}"
 
+# %% ../nbs/09_run.ipynb #96e076a5
+def keep_model(trainer: Trainer) -> Path | None:
+    "Save the model and predict the test file; the path of the predictions. Every rank predicts, the first one writes."
+    test = trainer.data.test
+    if not trainer.ranks.first:
+        if test is not None: trainer.predict()
+        return None
+    with Lease(trainer.folder):
+        save_for_prediction(trainer.model, trainer.data, trainer.folder.model, trainer.evaluator.transform)
+        return trainer.predict().save(trainer.folder.predictions) if test is not None else None
+
 # %% ../nbs/09_run.ipynb #bce85526
 def run_training(
     config: str | Path | dict[str, Any] | BaseTrainerConfig,    # preset, file, dictionary or object
     *,
     resume_from: str | Path | None = None,      # a checkpoint, or "latest"
     replay: str | Path | Iterable[Intervention] = (),   # a run's folder: do what was done by hand to that run
+    control: RunControl | None = None,          # to steer it with; None: one of its own
     **overrides: Any,                           # flat or dotted, as for `get_trainer_config`
 ) -> TrainingRun:                               # the trainer, its result and its files
-    "Train, score beside the baselines, save the model and predict the test file."
-    trainer = create_trainer(config=config, **overrides)
+    "Train, score beside the baselines, save the model and predict the test file; in several processes if declared."
+    resolved = load_config(config, **overrides)
+    if (resolved.parallel.ranks or 1) > 1 and process_ranks().alone:
+        return train_in_ranks(resolved, resume_from, replay, control)
+    trainer = create_trainer(config=resolved, control=control)
     if trainer.data is None:
         raise DataError("data.train_path is not set: the declaration names no training file")
     result = trainer.train(resume_from=resume_from, replay=replay)
-    with Lease(trainer.folder):
-        save_for_prediction(trainer.model, trainer.data, trainer.folder.model, trainer.evaluator.transform)
-        test = trainer.data.test
-        predictions = trainer.predict().save(trainer.folder.predictions) if test is not None else None
+    predictions = keep_model(trainer)
+    if not trainer.ranks.first: return TrainingRun(trainer, result, None, trainer.folder.model, None, trainer.control)
     tracker = trainer.callbacks.find(MLflowCallback)
     if tracker is not None and tracker.config.log_artifacts:
         tracker.log_files(trainer.folder.result, trainer.folder.predictions)
         tracker.close()
-    return TrainingRun(trainer, result, compare_with_baselines(trainer, result), trainer.folder.model, predictions)
+    return TrainingRun(trainer, result, compare_with_baselines(trainer, result), trainer.folder.model, predictions,
+                       trainer.control)
+
+# %% ../nbs/09_run.ipynb #e761cd75
+@dataclass(frozen=True)
+class TrainingJob:
+    "A training run that can be sent to other processes."
+    config: BaseTrainerConfig
+    resume_from: Path | None
+    replay: list[Intervention]
+
+    def run(self, control: RunControl | None = None) -> tuple[TrainResult, pd.DataFrame | None, Path, Path | None]:
+        "Train; what there is to say of it."
+        done = run_training(self.config, resume_from=self.resume_from, replay=self.replay, control=control)
+        return done.result, done.scores, done.model_folder, done.predictions
+
+
+def train_in_ranks(
+    config: BaseTrainerConfig,
+    resume_from: str | Path | None = None,              # as for `run_training`
+    replay: str | Path | Iterable[Intervention] = (),
+    control: RunControl | None = None,
+) -> TrainingRun:
+    "Train in as many processes as `parallel.ranks` says. Raises `RankError`, or what one of them raises."
+    if config.pretraining.objective != "none": run_pretraining(config)      # once, for all of them
+    checkpoint = None if resume_from is None else checkpoint_to_resume(resume_from, config.environment)
+    control, job = control or RunControl(), TrainingJob(config, checkpoint, read_interventions(replay))
+    found = run_in_ranks(job, config.parallel.ranks or 1, control)
+    return TrainingRun(None, *found, control)
+
+# %% ../nbs/09_run.ipynb #c843c93a
+def run_pretraining(
+    config: str | Path | dict[str, Any] | BaseTrainerConfig,    # preset, file, dictionary or object
+    **overrides: Any,                           # flat or dotted, as for `get_trainer_config`
+) -> AdaptedEncoder:                            # its folder, and what changed on texts that only measured
+    "Adapt the encoder of a declaration to its texts. Raises `PretrainingError` where that is not declared."
+    resolved = load_config(config, **overrides)
+    if resolved.pretraining.objective == "none":
+        raise PretrainingError("pretraining.objective is none: write `pretraining: masked_words` into the declaration")
+    if isinstance(resolved, KaggleTrainerConfig): resolved = all_rows(locate_files(resolved))
+    data = declared_data(None, resolved)
+    if data is None: raise PretrainingError("pretraining needs texts: set data.train_path")
+    return adapt(resolved, data, adapting_callbacks)
 
 # %% ../nbs/09_run.ipynb #dae9b96e
 def summary_lines(

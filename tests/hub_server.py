@@ -16,6 +16,7 @@ class Hub:
         self.revisions: dict[str, dict[str, bytes]] = {}    # revision -> file -> content
         self.token: str | None = None       # asked for, where set
         self.broken: set[str] = set()       # files whose download ends half way
+        self.piece = 0                      # bytes that an answer with such a file brings; 0: half of it
         self.asked: list[str] = []          # paths of requests
 
     def sha(self, revision: str) -> str:
@@ -39,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command == "HEAD": return
-        self.wfile.write(body[: len(body) // 2] if cut else body)
+        self.wfile.write(body[: self.hub.piece or len(body) // 2] if cut else body)
         if cut: self.close_connection = True
 
     def do_HEAD(self): self.do_GET()
@@ -60,8 +61,12 @@ class Handler(BaseHTTPRequestHandler):
         if found := re.fullmatch(r"/acme/tiny/resolve/([^/]+)/(.+)", path):
             content = (hub.files(found[1]) or {}).get(found[2])
             if content is None: return self.reply(404, b"", X_Error_Code="EntryNotFound")
-            return self.reply(200, content, cut=found[2] in hub.broken, ETag=f'"{hashlib.sha1(content).hexdigest()}"',
-                              X_Repo_Commit=hub.sha(found[1]))
+            start, headers = 0, {}
+            if wanted := re.match(r"bytes=(\d+)-", self.headers.get("Range") or ""):
+                start = int(wanted[1])
+                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            headers |= {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": hub.sha(found[1])}
+            return self.reply(206 if start else 200, content[start:], cut=found[2] in hub.broken, **headers)
         self.reply(404, b"{}", X_Error_Code="RepoNotFound")
 
 

@@ -12,6 +12,7 @@ Faults are dictionaries in `server.faults`; `match` is a part of the request's n
     {"match": "CreateSubmission", "drop": True, "after": True}                      do it, then hang up
     {"match": "CreateSubmission", "garbage": True, "after": True}                   do it, then answer with a web page
     {"match": "GET blob", "cut": 1000}                                              hang up after 1000 bytes
+    {"match": "PUT upload", "cut": 1000}                                            take 1000 bytes and hang up
     {"match": "IntrospectToken", "silent": 30}                                      answer after 30 s
 """
 from __future__ import annotations
@@ -308,7 +309,15 @@ class Handler(BaseHTTPRequestHandler):
         def serve(fault: dict[str, Any]) -> None:
             upload = self.site.uploads.get(unquote(self.path).rsplit("/", 1)[-1])
             if upload is None: raise Refused(404, "Upload session expired")
-            upload["content"] = self.body()
+            part = re.fullmatch(r"bytes (?:\*|(\d+)-\d+)/\d+", self.headers.get("Content-Range") or "")
+            if part and part[1] is None:        # how much has arrived?
+                if len(upload["content"]) == upload["size"]: return self.reply(200, {})
+                last = {"Range": f"bytes=0-{len(upload['content']) - 1}"} if upload["content"] else {}
+                return self.reply(308, b"", last)
+            expected = int(self.headers.get("Content-Length") or 0)
+            kept = upload["content"][:int(part[1])] if part else b""
+            upload["content"] = kept + self.rfile.read(min(expected, fault.get("cut", expected)))
+            if "cut" in fault: return self.hang_up()
             self.reply(200, {})
 
         self.handle_request("PUT upload", serve)

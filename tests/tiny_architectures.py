@@ -33,14 +33,17 @@ CASES = {
                                                     "global_attn_every_n_layers": 3}),
 }
 
+# the same, and BERT, as models that guess words
+MASKED = {"bert": ("bert:ARCHITECTURE", _BERT), **CASES}
+
 
 def architecture(case: str):
-    module, attribute = CASES[case][0].split(":")
+    module, attribute = MASKED[case][0].split(":")
     return getattr(import_module(f"mlx_bert_training.models.architectures.{module}"), attribute)
 
 
 def configuration(case: str):
-    return architecture(case).config(**CASES[case][1])
+    return architecture(case).config(**MASKED[case][1])
 
 
 def texts(case: str, lengths=(9, 6, 1), left: bool = False, seed: int = 0):

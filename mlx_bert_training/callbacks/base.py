@@ -24,10 +24,12 @@ class Callback:
     """Listens to a run; override the events you care about.
 
     `order` decides who hears first: low numbers before high ones. Whatever must survive a resume goes into
-    `state_dict`, as plain JSON values.
+    `state_dict`, as plain JSON values. Where several processes share every batch, all of them have the callback, and
+    come to the same decisions; with `first_rank_only` it is in the first one alone, for what tells people how it goes.
     """
 
     order: int = 0
+    first_rank_only: bool = False
 
     @property
     def name(self) -> str: return type(self).__name__

@@ -24,7 +24,7 @@ __all__ = ['log', 'LearningCurve']
 # %% ../../nbs/callbacks/07_learning_curve.ipynb #323e8212
 class LearningCurve(Callback):
     "Saves `learning_curve.png` at the end of a run, also of one that an error ended."
-    order = 80
+    order, first_rank_only = 80, True
 
     def __init__(self, file_name: str = "learning_curve.png"):
         self.file_name = file_name

@@ -38,6 +38,7 @@ def read_metrics(
 # %% ../../nbs/callbacks/06_metrics_logger.ipynb #4879bf61
 class MetricsLogger(Callback):
     "Write each row of `state.history` to a JSON-lines file in the folder of the run; shows itself as a table."
+    first_rank_only = True
 
     def __init__(self, path: str | Path = "metrics.jsonl"):
         self.path = Path(path)      # relative paths are in the folder of the run

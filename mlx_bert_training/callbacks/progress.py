@@ -301,7 +301,7 @@ def _evaluations(state: TrainerState, seen: int = 0) -> list[dict[str, Any]]:
 class ProgressDisplay(Callback):
     "A display with its clock: what it has shown, how fast the run is, and when to draw again."
 
-    order = 100
+    order, first_rank_only = 100, True
     share = 0.05    # of the time, at most, is spent on drawing
 
     def __init__(self, mode: str = "auto", interval: float = 0.5):

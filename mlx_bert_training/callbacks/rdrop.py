@@ -60,6 +60,8 @@ class RDrop(Callback):
 
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Measure distance as the task's answers ask for."
+        if trainer.task.targets not in DISTANCES:
+            raise CallbackError(f"rdrop: no distance is known between two answers of {trainer.task}: leave it out")
         self.distance = DISTANCES[trainer.task.targets]
 
     def around_loss(self, loss: LossSum, passes: Passes) -> LossSum:

@@ -19,7 +19,7 @@ from ..tasks.metrics import metric_direction
 Weights = Mapping[str, mx.array]
 
 # %% auto #0
-__all__ = ['Weights', 'averaged', 'greedy_soup', 'BestWeights', 'GreedySoup']
+__all__ = ['Weights', 'averaged', 'greedy_soup', 'best_key', 'ranked', 'BestWeights', 'GreedySoup']
 
 # %% ../../nbs/callbacks/09_soup.ipynb #d497f56c
 def averaged(
@@ -45,6 +45,23 @@ def greedy_soup(
         if value > best: chosen, best = [*chosen, number], value
     return chosen, best
 
+# %% ../../nbs/callbacks/09_soup.ipynb #dc8787ec
+def best_key(
+    trainer: TrainerView,
+) -> str:                           # such as "eval_accuracy"
+    "Where the metric that decides stands among an evaluation's."
+    return f"eval_{trainer.config.training.best_metric.removeprefix('eval_')}"
+
+
+def ranked(
+    trainer: TrainerView,
+    metrics: Mapping[str, float],   # of an evaluation
+) -> float:                         # larger is better
+    "What an evaluation is worth."
+    key, mode = best_key(trainer), trainer.config.training.best_metric_mode
+    if mode == "auto": mode = metric_direction(key)
+    return metrics[key] * (1 if mode == "max" else -1)
+
 # %% ../../nbs/callbacks/09_soup.ipynb #6c4a9293
 class BestWeights(Callback):
     "Keeps the weights of the `top` best evaluations."
@@ -59,24 +76,16 @@ class BestWeights(Callback):
         "Begin with nothing."
         if state.step == 0: self.members = []
 
-    def _value(self, trainer: TrainerView, metrics: Mapping[str, float]) -> float:
-        mode = trainer.config.training.best_metric_mode
-        if mode == "auto": mode = metric_direction(self._key(trainer))
-        return metrics[self._key(trainer)] * (1 if mode == "max" else -1)
-
     def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
         "Remember the weights of a good evaluation."
         rows = [row for row in state.history[-2:] if row["step"] == state.step and "eval_loss" in row]
         if not rows or any(step == state.step for _, step, _ in self.members): return
-        value = self._value(trainer, rows[-1])
+        value = ranked(trainer, rows[-1])
         if value != value: return
         self.members.append((value, state.step, dict(trainer.evaluation_weights())))
         self.members = sorted(self.members, key=lambda member: -member[0])[:self.top]
 
     on_epoch_end = on_step_end
-
-    def _key(self, trainer: TrainerView) -> str:
-        return f"eval_{trainer.config.training.best_metric.removeprefix('eval_')}"
 
     def array_state(self) -> dict[str, mx.array]:
         return {f"{i}/{name}": array for i, (_, _, weights) in enumerate(self.members)
@@ -112,13 +121,13 @@ class GreedySoup(BestWeights):
             try: metrics = trainer.evaluate()
             finally: self.trial = None
             found[len(found)] = metrics, trainer.outputs, weights
-            return self._value(trainer, metrics)
+            return ranked(trainer, metrics)
 
         chosen, best = greedy_soup([weights for _, _, weights in self.members], score)
         state.metrics, trainer.outputs = kept, outputs
         if len(chosen) == 1: return
-        metrics, outputs, weights = next(f for f in found.values() if self._value(trainer, f[0]) == best)
+        metrics, outputs, weights = next(f for f in found.values() if ranked(trainer, f[0]) == best)
         set_weights(trainer.model, weights, "the soup")
         state.metrics, trainer.outputs = metrics, outputs
-        state.best_metric = metrics[self._key(trainer)]
+        state.best_metric = metrics[best_key(trainer)]
         state.history.append({"step": state.step, "epoch": trainer.epochs_done(), "soup": len(chosen), **metrics})

@@ -26,6 +26,7 @@ from .evaluator import Evaluator, Outputs, as_predictions, declared_transform, s
 from .events import CallbackList
 from .ledger import LearningRate, Ledger, LossMeter, check_norm, count_batch, log_losses, plan_run
 from .optimization import create_optimizer, create_schedule
+from .ranks import RankControl, make_step
 from .results import Predictions, TrainResult
 from .resume import checkpoint_to_resume, open_folder, restore_run, save_run
 from .run_folder import RunFolder, run_of_checkpoint
@@ -37,22 +38,26 @@ from .weights import check_finite, exchanged_weights, model_weights, set_weights
 from ..errors import MLXBertError
 from ..lease import Lease
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
+from ..runtime.ranks import (RankError, Ranks, arrays_of_first, check_agreement,
+                                                 declared_ranks, of_first)
 from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import Task
 
 # %% auto #0
 __all__ = ['log', 'batch_seed', 'train_epoch', 'finish_update', 'finish_epoch', 'log_progress', 'evaluate_and_note', 'run_loop',
-           'finish_run', 'RunParts', 'make_parts', 'training_step', 'TrainerFacts', 'ModelFacts', 'note_batch',
-           'Predictor', 'Resumable', 'check_loaders', 'TrainerParts', 'Trainer']
+           'restore_best', 'finish_run', 'RunParts', 'make_parts', 'training_step', 'TrainerFacts', 'ModelFacts',
+           'note_batch', 'Predictor', 'Resumable', 'check_loaders', 'settle_control', 'heard_here', 'TrainerParts',
+           'Trainer']
 
 # %% ../../nbs/core/19_base.ipynb #0010bedf
 def batch_seed(
     seed: int,      # of the run
     epoch: int,     # counted from 0
     batch: int,     # number of the batch in its epoch
+    rank: int = 0,  # of the process, where several share the batch: each drops other units
 ) -> int:           # a 64-bit seed for mx.random.seed
     "The seed of one batch, from its place in the run."
-    low, high = np.random.SeedSequence([seed, epoch, batch]).generate_state(2)
+    low, high = np.random.SeedSequence([seed, epoch, batch, *([rank] if rank else [])]).generate_state(2)
     return int(high) << 32 | int(low)
 
 # %% ../../nbs/core/19_base.ipynb #76c3b912
@@ -64,7 +69,7 @@ def train_epoch(trainer: Trainer) -> None:
     batches = transformed(trainer.train_loader, trainer.evaluator.transform).batches(state.epoch, state.batch)
     for number, batch in enumerate(batches, state.batch + 1):
         trainer.fire("on_batch_begin")
-        mx.random.seed(batch_seed(trainer.config.environment.seed, state.epoch, number))
+        mx.random.seed(batch_seed(trainer.config.environment.seed, state.epoch, number, trainer.ranks.rank))
         waiting += 1
         complete = waiting == size or number == state.batches_per_epoch
         if complete and waiting == 1:
@@ -91,6 +96,7 @@ def finish_update(trainer: Trainer, norm: mx.array) -> None:
     mx.eval(before)             # at most two updates are in flight, whatever the device
     check_norm(float(before), state.step)   # computed by now, so that looking at it costs nothing
     runtime.fit_cache_limit()   # batches of other lengths leave buffers of other sizes behind
+    trainer.control.agree()
     if trainer.lease is not None: trainer.lease.check()     # before anything is written that is another's by now
     state.step += 1
     trainer.ledger.tick()
@@ -108,6 +114,7 @@ def finish_epoch(trainer: Trainer) -> None:
     state.epoch, state.batch = state.epoch + 1, 0
     if training.eval_strategy == "epoch" and state.epoch > training.eval_delay: evaluate_and_note(trainer)
     trainer.fire("on_epoch_end")
+    check_agreement(trainer.ranks, model_weights(trainer.model), f"after update {trainer.state.step}")
 
 # %% ../../nbs/core/19_base.ipynb #1bc1872c
 def log_progress(trainer: Trainer) -> None:
@@ -132,6 +139,7 @@ def evaluate_and_note(trainer: Trainer) -> None:
 # %% ../../nbs/core/19_base.ipynb #c9391bd9
 def run_loop(trainer: Trainer) -> str:
     "From where the run stands to its end. Returns whose weights the model holds then: best or last."
+    check_agreement(trainer.ranks, model_weights(trainer.model), "before the first update")
     trainer.fire("on_train_begin")
     trainer.control.changed()
     if trainer.state.evaluation_due: evaluate_and_note(trainer)
@@ -145,14 +153,24 @@ def run_loop(trainer: Trainer) -> str:
     if averaged is not None:
         check_finite(averaged, "in the weights to keep")
         set_weights(trainer.model, averaged, "the weights to evaluate")
-    kept = trainer.best.restore(trainer.state, trainer.model, trainer.keep_weights)
-    if kept == "best": trainer.outputs = trainer.best.outputs
+    kept = restore_best(trainer)
     trainer.ledger.tick()
     trainer.kept_weights = kept
     trainer.fire("on_train_end")
     return kept
 
 # %% ../../nbs/core/19_base.ipynb #3b83b147
+def restore_best(trainer: Trainer) -> str:
+    "Put the best weights back where that is wanted; the first rank has them, and the others get its. Says whose."
+    ranks, state, kept = trainer.ranks, trainer.state, "last"
+    if ranks.first: kept = trainer.best.restore(state, trainer.model, trainer.keep_weights)
+    if kept == "best": trainer.outputs = trainer.best.outputs
+    if ranks.alone: return kept
+    set_weights(trainer.model, arrays_of_first(ranks, model_weights(trainer.model)), "the first rank")
+    state.metrics, kept = of_first(ranks, [state.metrics, kept])
+    return kept
+
+
 def finish_run(trainer: Trainer, kept: str) -> TrainResult:
     "The result of a run, kept in its folder."
     state = trainer.state
@@ -207,9 +225,9 @@ def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any
     assert evaluator.loss is not None
     evaluator.model.train()
     clip = evaluator.config.optimizer
-    return TrainingStep(evaluator.model, evaluator.loss, optimizer, max_grad_norm=clip.max_grad_norm,
-                        clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled,
-                        techniques=changing)
+    return make_step(evaluator.ranks, evaluator.model, evaluator.loss, optimizer, max_grad_norm=clip.max_grad_norm,
+                     clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled,
+                     techniques=changing)
 
 # %% ../../nbs/core/19_base.ipynb #5797a74f
 class TrainerFacts:
@@ -261,6 +279,8 @@ class ModelFacts(TrainerFacts):
     @property
     def loss(self) -> Loss | None: return self.evaluator.loss
     @property
+    def ranks(self) -> Ranks: return self.evaluator.ranks
+    @property
     def task(self) -> Task: return self.evaluator.task
     @property
     def head_type(self) -> str: return str(self.task)
@@ -290,7 +310,9 @@ def note_batch(
     predictor.batches_seen = done, total
     predictor.fire("on_prediction_step")
     control: RunControl | None = getattr(predictor, "control", None)
-    if not predictor.may_give_up or control is None or not control.stop_now_wanted: return
+    if not predictor.may_give_up or control is None: return
+    control.agree()
+    if not control.stop_now_wanted: return
     raise EvaluationStopped(f"the evaluation was stopped after {done} of {total} batches")
 
 # %% ../../nbs/core/19_base.ipynb #7cd77951
@@ -314,7 +336,7 @@ class Predictor(ModelFacts):
         self.batches_seen = 0, len(loader)
         self.fire("on_evaluate_begin")
         self.outputs = self._run(loader, loss)
-        self.state.metrics = score_outputs(self.evaluator, self.outputs)
+        self.state.metrics = of_first(self.ranks, score_outputs(self.evaluator, self.outputs))
         self.fire("on_evaluate_end")
         return dict(self.state.metrics)
 
@@ -393,6 +415,20 @@ def check_loaders(config: BaseTrainerConfig, train: DataLoader | None, validatio
     return train
 
 # %% ../../nbs/core/19_base.ipynb #f3297199
+def settle_control(evaluator: Evaluator, control: RunControl | None) -> RunControl:
+    "The given or a new control; where several processes train together, one that makes them follow together."
+    if evaluator.ranks.alone: return control or RunControl()
+    control = control or RankControl(evaluator.ranks)
+    if not isinstance(control, RankControl): raise RankError("the control of a run on several ranks is a RankControl")
+    control.watch.timeout = evaluator.config.parallel.timeout
+    return control
+
+
+def heard_here(ranks: Ranks, callbacks: Iterable[CallbackProtocol]) -> list[CallbackProtocol]:
+    "The callbacks of this process: those that only tell people how a run goes are the first rank's alone."
+    return [callback for callback in callbacks if ranks.first or not getattr(callback, "first_rank_only", False)]
+
+
 class TrainerParts(Resumable):
     "Everything a trainer is made from."
 
@@ -409,10 +445,11 @@ class TrainerParts(Resumable):
         control: RunControl | None = None,              # shared with other trainers; None: one of its own
         transform: TargetTransform | None = None,       # of targets; None: as declared, on what is trained on
     ):
-        self.control = control or RunControl()      # takes requests from buttons, cells and signals
-        self.steering = Steering(self.control)      # and this listener follows them
         evaluator = Evaluator(model, config, data=data, loss=loss, transform=transform)
-        super().__init__(evaluator, [*callbacks, self.steering])
+        evaluator.ranks = declared_ranks(evaluator.config.parallel.ranks)
+        self.control = settle_control(evaluator, control)       # takes requests from buttons, cells and signals
+        self.steering = Steering(self.control)                  # and this listener follows them
+        super().__init__(evaluator, [*heard_here(evaluator.ranks, callbacks), self.steering])
         self.given, self.fits_targets = (loss, optimizer, schedule), transform is None
         self.train_loader = getattr(data, "train", None)
         self.show_dashboard: bool | None = None     # what `train` was told

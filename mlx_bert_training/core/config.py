@@ -18,17 +18,18 @@ from ..integrations.section import MLflowConfig, TrackingConfig  # noqa: F401  #
 from ..kaggle.section import KaggleConfig
 from ..models.section import ModelConfig
 from ..parallel.section import ParallelConfig
+from ..pretraining.section import PretrainingConfig
 from ..search.section import SearchConfig
 from ..tasks.task import Task
 
 # %% auto #0
 __all__ = ['BaseTrainerConfig', 'KaggleTrainerConfig', 'SearchTrainerConfig', 'check_task', 'DataConfig', 'EnvironmentConfig',
-           'KaggleConfig', 'MLflowConfig', 'ModelConfig', 'OptimizerConfig', 'ParallelConfig', 'SchedulerConfig',
-           'SearchConfig', 'TrackingConfig', 'TrainingSection']
+           'KaggleConfig', 'MLflowConfig', 'ModelConfig', 'OptimizerConfig', 'ParallelConfig', 'PretrainingConfig',
+           'SchedulerConfig', 'SearchConfig', 'TrackingConfig', 'TrainingSection']
 
 # %% ../../nbs/core/02_config.ipynb #2322d582
 _all_ = ["DataConfig", "EnvironmentConfig", "KaggleConfig", "MLflowConfig", "ModelConfig", "OptimizerConfig",
-         "ParallelConfig", "SchedulerConfig", "SearchConfig", "TrackingConfig",
+         "ParallelConfig", "PretrainingConfig", "SchedulerConfig", "SearchConfig", "TrackingConfig",
          "TrainingSection"]     # to be had from here, too
 
 # %% ../../nbs/core/02_config.ipynb #c945d2e1
@@ -40,6 +41,7 @@ class BaseTrainerConfig(Declaration):
     optimizer: OptimizerConfig = option(OptimizerConfig, "how weights are changed")
     scheduler: SchedulerConfig = option(SchedulerConfig, "how the learning rate moves")
     training: TrainingSection = option(TrainingSection, "how long, on what loss; evaluation, saving, stopping")
+    pretraining: PretrainingConfig = option(PretrainingConfig, "what the encoder learns from the texts before that")
     callbacks: list[Kind] = option(list, "listeners: names, or {type: name or module:Class, ...its arguments}",
                                    registry=CALLBACKS, open=True, guarded=True)
     tracking: TrackingConfig = option(TrackingConfig, "who else is told")

@@ -151,6 +151,8 @@ class RunControl(Requests):
             raise ControlError(f"a learning rate is a number of 0 or more, not {learning_rate!r}")
         self.ask(Request("learning_rate", float(learning_rate), source))
 
+    def agree(self) -> None: """Where several processes train together, tell one another what was asked; see [](ranks)."""
+
     def running(self, trainer: Any = None) -> AbstractContextManager[None]:
         "For whoever trains: see `open_to`."
         return open_to(self, trainer)

@@ -16,17 +16,20 @@ import numpy as np
 
 from .. import runtime
 from .config import BaseTrainerConfig, check_task
-from .results import Predictions
+from .ranks import inference_step
+from .results import Predictions, WordPredictions
 from .step import InferenceStep
 from .weights import check_finite, model_weights
 from ..declaration.kinds import split_kind
 from ..declaration.problems import ConfigError, Problem
 from ..errors import DataError, MLXBertError
 from ..protocols import DataLoader, Loss, Model
+from ..runtime.ranks import ALONE
 from ..tasks.losses import balanced_class_weights, create_loss
 from ..tasks.metrics import check_metrics, compute_metrics, default_metrics
 from ..tasks.targets import TargetTransform, fit_transform, transformed
 from ..tasks.task import Task, get_task, known_task
+from ..tasks.words import IGNORED, at_words, stacked
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +59,12 @@ Seen = Callable[[int, int], None]   # batches done, and of how many; what it rai
 @dataclass
 class Outputs:
     "What a model said about every example of a loader, in the order of the data."
-    logits: np.ndarray              # (N, C)
-    labels: np.ndarray | None       # (N,) or (N, C); None when the loader has none
+    logits: np.ndarray              # (N, C); (N, W, C) where each word has an answer, NaN where there is none
+    labels: np.ndarray | None       # (N,), (N, C) or (N, W); None when the loader has none
     rows: np.ndarray                # (N,) positions in the data
     loss: float                     # weighted mean; NaN without labels
 
-
+# %% ../../nbs/core/11_evaluator.ipynb #e414cc72
 def run_all(
     step: InferenceStep,    # logits and loss of one batch
     loader: DataLoader,     # the batches
@@ -72,19 +75,29 @@ def run_all(
     labels: list[np.ndarray] = []
     rows: list[np.ndarray] = []
     total = weight = 0.0
+    width = 0       # of texts whose words have answers: as many words as the longest has
     for number, batch in enumerate(loader, 1):
         if seen is not None: seen(number, max(number, len(loader)))
         out, loss_sum, loss_weight = step(batch)
         real = np.asarray(batch.get("example_weight", np.ones(len(out)))) > 0
         first = sum(len(part) for part in rows)
         rows.append(np.asarray(batch.get("row", np.arange(first, first + len(real))))[real])
-        logits.append(np.array(out)[real])
-        if batch.get("labels") is not None: labels.append(np.asarray(batch["labels"])[real])
+        said, known = np.array(out)[real], batch.get("word_labels", batch.get("labels"))
+        if "word" in batch:
+            said = at_words(said, np.asarray(batch["word"])[real])
+            width = max(width, said.shape[1], 0 if known is None else known.shape[1])
+        logits.append(said)
+        if known is not None: labels.append(np.asarray(known)[real])
         total, weight = total + float(loss_sum), weight + float(loss_weight)
     if not rows: raise MLXBertError("the loader gave no batches")
     order = np.argsort(np.concatenate(rows), kind="stable")
-    return Outputs(np.concatenate(logits)[order], np.concatenate(labels)[order] if labels else None,
+    return Outputs(_joined(logits, width, np.nan)[order], _joined(labels, width, IGNORED)[order] if labels else None,
                    np.concatenate(rows)[order], total / weight if weight else math.nan)
+
+
+def _joined(parts: list[np.ndarray], width: int, fill: float) -> np.ndarray:
+    "The arrays of all batches; of words, filled up to so many."
+    return stacked(parts, fill, width) if width else np.concatenate(parts)
 
 # %% ../../nbs/core/11_evaluator.ipynb #d1e6853a
 def declared_loss(
@@ -99,7 +112,7 @@ def declared_loss(
     if isinstance(weights, str):    # balanced
         labels = getattr(loader, "labels", None)
         if labels is None: raise MLXBertError("class_weights: balanced needs a loader with labels")
-        labels = np.asarray(labels)
+        labels = task.counted(np.asarray(labels))
         if labels.ndim == 2 and task.targets != "columns":
             labels = labels.argmax(-1)      # probabilities count for the likeliest class
         weights = list(balanced_class_weights(labels, num_labels or 2))
@@ -173,7 +186,7 @@ class Evaluator:
         self.config.validate()
         runtime.select_device(self.config.environment.device)
         self.model, self.data, self.loss = model, data, loss
-        self.transform = transform or TargetTransform()
+        self.transform, self.ranks = transform or TargetTransform(), ALONE      # a trainer may be one of several
         settled = settle_evaluation(model, self.config)
         self.task, self.metric_names = settled.task, settled.metric_names
         self.dtype, self.compiled = settled.dtype, settled.compiled
@@ -215,7 +228,7 @@ def model_outputs(
     runtime.claim_mlx()
     if loss is None: check_finite(model_weights(model), "in the weights to predict with")
     model.eval()
-    step = InferenceStep(model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
+    step = inference_step(evaluator.ranks, model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
     try: outputs = run_all(step, transformed(loader, evaluator.transform), seen)
     finally: model.train()
     return in_file_units(outputs, evaluator.transform)
@@ -241,10 +254,12 @@ def as_predictions(
     data, ids = evaluator.config.data, getattr(loader, "row_ids", None)
     labels = getattr(evaluator.data, "labels", None)     # the values of the file; a model knows only their names
     classes = getattr(labels, "classes", None) or getattr(evaluator.model, "label_names", None)
-    return Predictions(
+    made = Predictions(
         evaluator.task.predictions(outputs.logits), evaluator.task,
         outputs.rows if ids is None else np.asarray(ids), list(classes) if classes else None,
         data.target_column or "prediction", data.id_column or "id")
+    texts = getattr(loader, "texts", None)
+    return made if texts is None else WordPredictions(**vars(made), texts=[texts[row] for row in outputs.rows])
 
 # %% ../../nbs/core/11_evaluator.ipynb #701d444e
 def loader_for(

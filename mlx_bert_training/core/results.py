@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,13 @@ import pandas as pd
 from ..errors import MLXBertError
 from ..figures import new_figure
 from ..files import write_json, write_text
+from ..tasks.columns import TargetFormat
 from ..tasks.decisions import Threshold
 from ..tasks.task import Task, get_task
+from ..tasks.words import IGNORED, NO_ANSWER, SplitText, spans_of
 
 # %% auto #0
-__all__ = ['plot_history', 'RunRecord', 'TrainResult', 'Predicted', 'Predictions']
+__all__ = ['plot_history', 'RunRecord', 'TrainResult', 'Predicted', 'Predictions', 'FoundSpan', 'WordTags', 'WordPredictions']
 
 # %% ../../nbs/core/10_results.ipynb #151f8d44
 def plot_history(
@@ -170,3 +172,83 @@ class Predictions(Predicted):
 
     def _repr_html_(self) -> str:
         return self.to_frame().head(10).to_html(index=False) + f"<p>{len(self):,} rows</p>"
+
+# %% ../../nbs/core/10_results.ipynb #f353d47b
+class FoundSpan(NamedTuple):
+    "A span of a text."
+    label: str              # its kind
+    text: str
+    start: int              # its first character
+    end: int                # the character after its last
+    probability: float      # mean of its words' tags
+
+
+@dataclass
+class WordTags(Predictions):
+    "Tags of the words of texts."
+    texts: Sequence[SplitText] = ()     # (N,)
+
+    def decided(self) -> np.ndarray:
+        "(N, W) numbers of tags, below 0 for a word that was cut off and where there is no word."
+        found = self.task.decide(self.values)
+        full = np.full((len(self), max(len(text.words) for text in self.texts)), IGNORED)
+        for row, text in enumerate(self.texts):
+            seen = found[row, :len(text.words)]
+            full[row, :len(text.words)] = NO_ANSWER
+            full[row, :len(seen)] = seen
+        return full
+
+    def labels(self, threshold: float = 0.5) -> np.ndarray:
+        "A list of tags for each text; there is no threshold."
+        return self.task.form.decode(self.decided(), TargetFormat(tuple(self.class_names or ())))
+
+    def spans(self) -> list[list[FoundSpan]]:
+        "The spans of each text. Raises `MLXBertError` where tags mark none."
+        if "spans" not in self.task.needs: raise MLXBertError("these tags mark no spans: see labels()")
+        names = [str(name) for name in self.class_names or ()]
+        rows = []
+        for text, tags, values in zip(self.texts, self.decided(), self.values, strict=True):
+            rows.append([])
+            places = text.places
+            for kind, first, last in spans_of(tags):
+                start, end = places[first][0], places[last - 1][1]
+                sure = float(np.mean([values[i, tags[i]] for i in range(first, last)]))
+                rows[-1].append(FoundSpan(names[2 * kind + 1][2:], str(text[start:end]), start, end, sure))
+        return rows
+
+# %% ../../nbs/core/10_results.ipynb #da8996c2
+@dataclass
+class WordPredictions(WordTags):
+    "Tags as tables: a row for each word, and one for each span."
+
+    def to_frame(self, probabilities: bool = True) -> pd.DataFrame:
+        "A row for each word: id, its number in the text, the word, its tag, and how probable each tag is."
+        counts = [len(text.words) for text in self.texts]
+        column = self.target_column if isinstance(self.target_column, str) else self.target_column[0]
+        frame = pd.DataFrame({
+            self.id_column: np.repeat(self.row_ids, counts), "place": np.concatenate([np.arange(n) for n in counts]),
+            "word": [word for text in self.texts for word in text.words],
+            column: [tag for tags in self.labels() for tag in tags]})
+        if not probabilities: return frame
+        missing = max(counts) - self.values.shape[1]
+        full = np.pad(self.values, [(0, 0), (0, max(0, missing)), (0, 0)], constant_values=np.nan)
+        rows = np.concatenate([full[i, :n] for i, n in enumerate(counts)])
+        names = self.class_names or range(rows.shape[1])
+        return frame.join(pd.DataFrame({f"probability_{name}": rows[:, i] for i, name in enumerate(names)}))
+
+    def span_frame(self) -> pd.DataFrame:
+        "A row for each span: id, what it is, and where. Raises `MLXBertError` where tags mark none."
+        rows = [(name, *span) for name, spans in zip(self.row_ids, self.spans(), strict=True) for span in spans]
+        return pd.DataFrame(rows, columns=[self.id_column, *FoundSpan._fields])
+
+    def save(self, path: str | Path, probabilities: bool = True) -> Path:
+        "Write the words as a CSV file, and beside it the spans as `..._spans.csv`, where tags mark spans."
+        path = super().save(path, probabilities)
+        if "spans" in self.task.needs:
+            write_text(path.with_name(f"{path.stem}_spans{path.suffix}"), self.span_frame().to_csv(index=False))
+        return path
+
+    def _repr_html_(self) -> str:
+        spans = "spans" in self.task.needs
+        frame = self.span_frame() if spans else self.to_frame(False)
+        return f"{frame.head(10).to_html(index=False)}<p>{len(frame):,} {'spans' if spans else 'words'}</p>"

@@ -20,6 +20,7 @@ from mlx.utils import tree_unflatten
 from .checkpoint import latest_checkpoint, newest_whole, read_checkpoint, write_checkpoint
 from .config import BaseTrainerConfig, EnvironmentConfig
 from .optimization import optimizer_arrays
+from .ranks import scratch_folder
 from .run_folder import RunFolder, new_run_folder, open_run_folder, run_of_checkpoint
 from .state import TrainerState
 from .weights import check_finite, model_weights, set_weights
@@ -106,6 +107,9 @@ def save_run(
 ) -> Path:                  # the same
     "Write weights, optimizer, schedule, callbacks, history and position as one checkpoint."
     if trainer.optimizer is None: raise CheckpointError("there is nothing to save before train()")
+    if not trainer.ranks.first:     # the first rank writes
+        trainer.state.last_checkpoint = str(path)
+        return Path(path)
     arrays = {"weights": model_weights(trainer.model), "optimizer": optimizer_arrays(trainer.optimizer),
               "evaluation": trainer.averaged_weights() or {}, "callbacks": trainer.callbacks.array_state()}
     for name, group in arrays.items():
@@ -211,6 +215,12 @@ def open_folder(
     checkpoint: Path | None,    # to go on from, in the folder of its run; None: begin
 ) -> Iterator[None]:
     "Inside, nobody else writes into the folder of the run, and the declaration is in it. Raises `LeaseError`."
+    if not trainer.ranks.first:
+        with scratch_folder(trainer.ranks) as folder:
+            if checkpoint is not None: trainer.load_checkpoint(checkpoint, going_on=True)
+            trainer.output_dir = folder
+            yield
+        return
     run = run_of_checkpoint(checkpoint) if checkpoint is not None and checkpoint.is_dir() else None
     with nullcontext() if run is None else Lease(run):      # held already while the checkpoint is read
         if checkpoint is not None: trainer.load_checkpoint(checkpoint, going_on=True)

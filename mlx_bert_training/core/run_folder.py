@@ -16,7 +16,7 @@ from ..lease import LEASE
 
 # %% auto #0
 __all__ = ['FIRST_ROUND', 'PSEUDO_LABELS', 'RunFiles', 'RunFolder', 'round_name', 'find_rounds', 'candidates', 'take_folder',
-           'new_run_folder', 'open_run_folder', 'empty_folder', 'run_of_checkpoint']
+           'new_run_folder', 'open_run_folder', 'empty_folder', 'pretraining_folder', 'run_of_checkpoint']
 
 # %% ../../nbs/core/05_run_folder.ipynb #860e3444
 @dataclass(frozen=True)
@@ -153,6 +153,14 @@ def empty_folder(folder: RunFolder) -> None:
         if path.name == LEASE: continue
         if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
         else: path.unlink()
+
+
+def pretraining_folder(
+    output_dir: str | Path,     # where runs are kept
+    identity: str,              # a hash of all that the adapted encoder depends on
+) -> RunFolder:
+    "The run that adapts an encoder, which other runs start from."
+    return RunFolder(Path(output_dir) / "pretraining" / identity)
 
 
 def run_of_checkpoint(checkpoint: str | Path) -> RunFolder | None:

@@ -14,12 +14,16 @@ from mlx.utils import tree_flatten, tree_map
 from ..protocols import Batch, Loss, Model
 
 # %% auto #0
-__all__ = ['Arrays', 'batch_arrays', 'apply_model', 'cast', 'global_norm', 'Passes', 'Backward', 'TrainingStep', 'InferenceStep']
+__all__ = ['ASKED', 'BLOCK', 'Arrays', 'batch_arrays', 'apply_model', 'cast', 'sum_of_squares', 'global_norm', 'Passes',
+           'Backward', 'TrainingStep', 'InferenceStep']
 
 # %% ../../nbs/core/09_step.ipynb #2fe48c1b
+ASKED = ("positions", "answers")     # of a loader whose model is asked for single tokens: where, and what is right
+
+
 def batch_arrays(batch: Batch) -> dict[str, mx.array]:
     "A batch on the device, with the example weights filled in."
-    keys = ("input_ids", "attention_mask", "token_type_ids", "labels", "example_weight", "row")
+    keys = ("input_ids", "attention_mask", "token_type_ids", "labels", "example_weight", "row", *ASKED)
     arrays = {key: mx.array(batch[key]) for key in keys if batch.get(key) is not None}
     if "example_weight" not in arrays: arrays["example_weight"] = mx.ones(len(batch["input_ids"]))
     return arrays
@@ -27,7 +31,8 @@ def batch_arrays(batch: Batch) -> dict[str, mx.array]:
 
 def apply_model(model: Model, arrays: dict[str, mx.array]) -> mx.array:
     "Logits (B, C) in float32."
-    logits = model(arrays["input_ids"], arrays.get("attention_mask"), arrays.get("token_type_ids"))
+    asked = {name: arrays[name] for name in ASKED if name in arrays}
+    logits = model(arrays["input_ids"], arrays.get("attention_mask"), arrays.get("token_type_ids"), **asked)
     return logits.astype(mx.float32)
 
 # %% ../../nbs/core/09_step.ipynb #c83a908e
@@ -37,9 +42,24 @@ def cast(parameters: Any, dtype: mx.Dtype | None) -> Any:
     return tree_map(lambda p: p.astype(dtype) if mx.issubdtype(p.dtype, mx.floating) else p, parameters)
 
 # %% ../../nbs/core/09_step.ipynb #cf9f80a7
+BLOCK = 1024    # squares to a product
+
+
+def sum_of_squares(
+    x: mx.array,        # any shape
+) -> mx.array:          # a scalar, in float32
+    "The sum of the squared entries, block by block."
+    flat = x.reshape(-1).astype(mx.float32)
+    whole = flat.size // BLOCK * BLOCK
+    rest = mx.square(flat[whole:]).sum()
+    if whole == 0: return rest
+    blocks = flat[:whole].reshape(-1, 1, BLOCK)
+    return (blocks @ blocks.swapaxes(1, 2)).sum() + rest
+
+
 def global_norm(gradients: Any) -> mx.array:
     "Square root of the sum of all squared entries."
-    return mx.sqrt(sum((mx.square(g).sum() for _, g in tree_flatten(gradients)), mx.zeros(())))
+    return mx.sqrt(sum((sum_of_squares(g) for _, g in tree_flatten(gradients)), mx.zeros(())))
 
 # %% ../../nbs/core/09_step.ipynb #87dc0dca
 Arrays = dict[str, mx.array]

@@ -147,7 +147,7 @@ class BatchMemory:
         count = (self.limit - self.fixed) / max(self.per_example, 1)
         return 2 ** int(math.log2(count)) if count >= 1 else 0
 
-
+# %% ../../nbs/core/20_trials.ipynb #21332d00
 def find_batch_size(
     trainer: Any,                   # with a loader to train on; it is left as it was
     limit: float | None = None,     # bytes; None: four fifths of the memory of this machine or container

@@ -5,7 +5,7 @@
 # %% ../../nbs/data/11_baselines.ipynb #4f4dfb92
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,8 +16,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
+from .loader import BucketedLoader
 from .prepare import PreparedData
 from .templates import RowTemplate
 from ..errors import DataError
@@ -25,20 +26,41 @@ from ..tasks.metrics import compute_metrics, default_metrics
 from ..tasks.task import Task, get_task
 
 # %% auto #0
-__all__ = ['FEW', 'BASELINES', 'fit_features', 'fit_classes', 'ClassBaselines', 'LabelBaselines', 'ValueBaselines', 'LinearFit',
-           'constant_predictions', 'baseline_scores']
+__all__ = ['FEW', 'LONG_TAIL', 'BASELINES', 'usable_columns', 'chosen_columns', 'signed_log', 'fit_features', 'fit_classes',
+           'ClassBaselines', 'LabelBaselines', 'ValueBaselines', 'LinearFit', 'constant_predictions', 'tag_counts',
+           'word_predictions', 'baseline_scores']
 
 # %% ../../nbs/data/11_baselines.ipynb #f560a44d
-FEW = 50  # so many different values still make a list
+FEW = 50            # so many different values still make a list
+LONG_TAIL = 1.0     # skewness from which on a column of numbers is taken by its logarithm
 
 
-def _table(prepared: PreparedData, part: str) -> pd.DataFrame:
-    "The columns that the texts of a part are made of, as floats and strings without holes in the strings."
-    if not isinstance(prepared.source, RowTemplate):
+def usable_columns(
+    prepared: PreparedData,     # with its declaration
+) -> list[str]:
+    "All columns of the training file that the test file has too, but for ids and targets."
+    data = prepared.config.data if prepared.config else None
+    apart = {*(prepared.labels.columns if prepared.labels else ()), data.id_column if data else None}
+    test = prepared.frames.get("test", prepared.frames["train"])
+    return [column for column in prepared.frames["train"] if column in test and column not in apart]
+
+
+def chosen_columns(
+    prepared: PreparedData,
+    columns: Sequence[str] | str | None,    # as an option of a partner gives them
+) -> list[str] | None:                      # None: what the texts are made of
+    "Names, a single name, or `all`."
+    if columns == "all": return usable_columns(prepared)
+    return [columns] if isinstance(columns, str) else None if columns is None else list(columns)
+
+
+def _table(prepared: PreparedData, part: str, columns: Sequence[str] | None) -> pd.DataFrame:
+    "Columns of a part, as floats and strings without holes in the strings."
+    if columns is None and not isinstance(prepared.source, RowTemplate):
         words = prepared.texts[part]
         return pd.DataFrame({"first": words.first} | ({} if words.second is None else {"second": words.second}))
     table: dict[str, Any] = {}
-    for column in prepared.source.columns:
+    for column in columns or prepared.source.columns:       # type: ignore[union-attr]
         values = prepared.frames[part][column]
         if pd.api.types.is_numeric_dtype(values):
             table[column] = values.astype(float).replace([np.inf, -np.inf], np.nan)
@@ -46,21 +68,35 @@ def _table(prepared: PreparedData, part: str) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def signed_log(x: Any) -> Any:
+    "The logarithm of 1 + |x|, with the sign of x."
+    return np.sign(x) * np.log1p(np.abs(x))
+
+
+def _number_step(values: pd.Series) -> Any:
+    "What makes features of a column of numbers."
+    steps = [SimpleImputer(strategy="median", add_indicator=True), StandardScaler()]
+    tail = abs(values.skew())
+    if tail > LONG_TAIL and abs(signed_log(values).skew()) < tail: steps.insert(0, FunctionTransformer(signed_log))
+    return make_pipeline(*steps)
+
+
 def fit_features(
     prepared: PreparedData,     # with a training and a validation part
+    columns: Sequence[str] | None = None,       # of the file; None: what the texts are made of
 ) -> tuple[ColumnTransformer, Any, Any]:
     "What makes the features, and matrices (N, F) of the training and the validation part; sparse where words are."
-    train, validation = _table(prepared, "train"), _table(prepared, "validation")
+    train, validation = (_table(prepared, part, columns) for part in ("train", "validation"))
+    is_table = columns is not None or isinstance(prepared.source, RowTemplate)
     steps: list[tuple[str, Any, Any]] = []
     for column in train.columns:
         if pd.api.types.is_numeric_dtype(train[column]):
             if train[column].isna().all(): continue
             validation[column] = pd.to_numeric(validation[column], errors="coerce")
-            numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
-            steps.append((column, numbers, [column]))
+            steps.append((column, _number_step(train[column]), [column]))
             continue
         validation[column] = validation[column].astype(str)
-        if isinstance(prepared.source, RowTemplate) and train[column].nunique() <= FEW:
+        if is_table and train[column].nunique() <= FEW:
             steps.append((column, OneHotEncoder(handle_unknown="ignore"), [column]))
         else:
             words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b|[^\w\s]")
@@ -176,20 +212,54 @@ def constant_predictions(
     row = BASELINES[get_task(task).targets].constant(labels, num_labels)
     return np.repeat(row[None], count, axis=0)
 
+# %% ../../nbs/data/11_baselines.ipynb #edcff5e3
+def tag_counts(
+    loader: BucketedLoader,     # texts with their words and tags
+    outputs: int,               # C
+) -> dict[str, np.ndarray]:     # (C,) by word
+    "How often each word has each tag."
+    counts: dict[str, np.ndarray] = {}
+    assert loader.texts is not None and loader.labels is not None
+    for text, tags in zip(loader.texts, loader.labels, strict=True):
+        for word, tag in zip(text.words, tags, strict=False):
+            counts.setdefault(word, np.zeros(outputs))[tag] += 1
+    return counts
+
+
+def word_predictions(
+    train: BucketedLoader,      # texts with their words and tags
+    others: BucketedLoader,     # texts with their words
+    outputs: int,               # C
+) -> dict[str, np.ndarray]:     # (M, W, C) by name, NaN where there is no word
+    "What the frequencies of the tags say of other texts, and what those of each word say."
+    known = tag_counts(train, outputs)
+    whole = sum(known.values())
+    assert others.texts is not None
+    shape = len(others.texts), max(len(text.words) for text in others.texts), outputs
+    constant, by_word = np.full(shape, np.nan), np.full(shape, np.nan)
+    for row, text in enumerate(others.texts):
+        for place, word in enumerate(text.words):
+            constant[row, place], found = whole / whole.sum(), known.get(word, whole)
+            by_word[row, place] = found / found.sum()
+    return {"most frequent tag": constant, "most frequent tag of the word": by_word}
+
 # %% ../../nbs/data/11_baselines.ipynb #1d0700de
 def baseline_scores(
     prepared: PreparedData,                 # with a training and a validation part
     metrics: Iterable[str] | None = None,   # names of `tasks.metrics`; None for those that suit the task
 ) -> pd.DataFrame:                          # a row for each baseline, a column for each metric
-    "Scores on the validation part of the majority (or mean) and of a linear model fitted on the training part."
+    "Scores on the validation part of the majority (or mean) and of a simple model fitted on the training part."
     if prepared.train is None or prepared.validation is None or prepared.labels is None:
         raise DataError("baselines need a training and a validation part.")
     task, outputs = prepared.labels.task, prepared.labels.num_labels
     labels, judged = prepared.train.labels, prepared.validation.labels
     assert labels is not None and judged is not None  # `prepare` gives both parts their labels
-    names, simple = list(metrics) if metrics is not None else default_metrics(task), BASELINES[task.targets]
-    _, train, validation = fit_features(prepared)
-    predictions = {
-        simple.constant_name: constant_predictions(labels, task, outputs, len(judged)),
-        simple.linear_name: LinearFit.fit(train, labels, task, outputs).predictions(validation)}
+    names = list(metrics) if metrics is not None else default_metrics(task)
+    if task.per_word: predictions = word_predictions(prepared.train, prepared.validation, outputs)
+    else:
+        simple = BASELINES[task.targets]
+        _, train, validation = fit_features(prepared)
+        predictions = {
+            simple.constant_name: constant_predictions(labels, task, outputs, len(judged)),
+            simple.linear_name: LinearFit.fit(train, labels, task, outputs).predictions(validation)}
     return pd.DataFrame({name: compute_metrics(names, task, p, judged) for name, p in predictions.items()}).T

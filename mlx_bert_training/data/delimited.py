@@ -21,8 +21,8 @@ from .files import format_suffix, read_text
 from ..errors import DataError
 
 # %% auto #0
-__all__ = ['SEPARATORS', 'MOST_COLUMNS', 'TableFormat', 'delimited_rows', 'find_separator', 'find_quoting', 'has_decimal_comma',
-           'typed_column', 'check_width', 'settle_format', 'read_delimited']
+__all__ = ['SEPARATORS', 'MOST_COLUMNS', 'TableFormat', 'delimited_rows', 'find_separator', 'find_quoting', 'swallowed_rows',
+           'has_decimal_comma', 'typed_column', 'check_width', 'settle_format', 'read_delimited']
 
 # %% ../../nbs/data/02_delimited.ipynb #cf407f76
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class TableFormat:
     quoting: str | None = None      # standard: a cell may stand in double quotes; none: a quote is a letter
 
 # %% ../../nbs/data/02_delimited.ipynb #7b533f1d
+_SEP_LINE = re.compile(r'"?sep=(.)"?\r?\n')       # how Excel is told what separates the cells
+
+
 def delimited_rows(
     file: Path,             # for messages
     text: str,              # of the file
@@ -42,16 +45,20 @@ def delimited_rows(
     "The rows of a delimited text, each with the line on which it starts; blank lines are skipped."
     lines, start = io.StringIO(text, newline=""), 1
     assert form.separator is not None
+    if _SEP_LINE.match(text): start += len(lines.readline()) > 0
+    skipped = start - 1
     if form.quoting == "none": reader = csv.reader(lines, delimiter=form.separator, quoting=csv.QUOTE_NONE)
     else: reader = csv.reader(lines, delimiter=form.separator, strict=True)
     limit = csv.field_size_limit(2**31 - 1)  # a cell may be a whole book
     try:
         for cells in reader:
             if cells: yield start, cells
-            start = reader.line_num + 1
+            start = reader.line_num + skipped + 1
     except csv.Error as error:
         reason = "a quote is opened in this row and never closed" if "end of data" in str(error) else str(error)
-        raise DataError(f"{file}, line {start}: {reason}. `data.quoting: none` reads quotes as letters.") from error
+        reason = reason.replace("'\"'", "a quote that ends a cell")
+        raise DataError(f"{file}, line {start}: {reason}. Inside a cell in quotes a quote is written twice; "
+                        "`data.quoting: none` reads quotes as letters.") from error
     finally: csv.field_size_limit(limit)
 
 # %% ../../nbs/data/02_delimited.ipynb #ca1127fb
@@ -61,14 +68,18 @@ _SAMPLE = 200       # lines that are looked at
 
 def find_separator(file: Path, text: str) -> str:
     "What separates the cells of a text. Raises `DataError` where two separators fit."
+    if told := _SEP_LINE.match(text): return told[1]
     lines = list(islice(io.StringIO(text, newline=""), _SAMPLE))
-    fitting = []
+    fitting, mostly = [], []
     for separator in SEPARATORS:
-        try: rows = [row for row in csv.reader(lines, delimiter=separator) if row]
+        try: widths = [len(row) for row in csv.reader(lines, delimiter=separator) if row]
         except csv.Error: continue      # a cell too long for a sample
-        if len(lines) == _SAMPLE: rows = rows[:-1]      # which may be cut off
-        if len({len(row) for row in rows}) == 1 and len(rows[0]) > 1: fitting.append(separator)
-    if len(fitting) < 2: return fitting[0] if fitting else ","
+        if len(lines) == _SAMPLE: widths = widths[:-1]      # which may be cut off
+        if widths[0] == 1: continue
+        if len(set(widths)) == 1: fitting.append(separator)
+        if 2 * widths.count(widths[0]) > len(widths): mostly.append(separator)
+    if len(fitting) == 1: return fitting[0]
+    if not fitting: return mostly[0] if len(mostly) == 1 else ","
     shown = " and ".join(map(repr, fitting))
     raise DataError(f"{file}: its cells may be separated by {shown}. Say which: data.separator: {fitting[0]!r}.")
 
@@ -76,19 +87,51 @@ def find_separator(file: Path, text: str) -> str:
 _WHOLE = re.compile(r'"(?:[^"]|"")*"')
 
 
+def _lines(text: str) -> list[str]:
+    "The lines of a text that are not blank; no other character than these ends a line of a table."
+    return [line for line in re.split("\r\n|\n|\r", text) if line]
+
+
 def find_quoting(text: str, separator: str) -> str:
     "standard or none, for a text of which nothing was declared."
     if separator != "\t" or '"' not in text: return "standard"
-    lines = [line for line in text.splitlines() if line]
-    if len({line.count(separator) for line in lines}) > 1: return "standard"    # a quoted cell goes over several lines
+    lines = _lines(text)
+    if len({line.count(separator) for line in lines}) > 1:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        try: return "standard" if len({len(row) for row in rows if row}) == 1 else "none"
+        except csv.Error: return "none"
     quoted = (cell for line in lines if '"' in line for cell in line.split(separator) if '"' in cell)
     return "standard" if all(_WHOLE.fullmatch(cell) for cell in quoted) else "none"
+
+# %% ../../nbs/data/02_delimited.ipynb #6e45c991
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+
+
+def swallowed_rows(
+    rows: list[list[str]],      # as they were read
+    separator: str,
+) -> int | None:                # None: no row holds others
+    "The place of a row that holds whole rows between two quotes."
+    width = len(rows[0]) if rows else 0
+    several = {i for i, row in enumerate(rows) if any("\n" in cell or "\r" in cell for cell in row)}
+    if width < 2 or not several: return None
+    single = [row for i, row in enumerate(rows) if i not in several]
+    numbers = [k for k in range(width) if single and all(not row[k] or _NUMBER.fullmatch(row[k]) for row in single)
+               and any(row[k] for row in single)]
+    for i in sorted(several):
+        lines = [line.split(separator) for line in _lines(separator.join(rows[i]))]
+        alike = all(len(cells) == width for cells in lines)
+        fits = all(_NUMBER.fullmatch(cells[k]) for cells in lines for k in numbers if cells[k]) if alike else False
+        if fits and numbers: return i
+        if alike and not single and len(lines) > 2: return i
+    return None
 
 # %% ../../nbs/data/02_delimited.ipynb #a817ac85
 _NOTHING = frozenset(["", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "None", "<NA>"])
 _CODE = re.compile(r"[+-]?0\d")
-_COMMA = re.compile(r"[+-]?\d*,\d+|[+-]?\d+")
+_COMMA = re.compile(r"[+-]?(\d*|\d{1,3}(\.\d{3})+),\d+|[+-]?\d+|[+-]?\d{1,3}(\.\d{3})+")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})*")
+_GROUPED = {".": re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?"), ",": re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?")}
 
 
 def has_decimal_comma(present: list[str]) -> bool:
@@ -96,18 +139,33 @@ def has_decimal_comma(present: list[str]) -> bool:
     if not any("," in cell for cell in present) or not all(_COMMA.fullmatch(cell) for cell in present): return False
     return not all(_THOUSANDS.fullmatch(cell) for cell in present)
 
+# %% ../../nbs/data/02_delimited.ipynb #e5417f6d
+def _with_points(
+    cells: list[str],   # not empty
+    decimal: str,       # what stands before the digits after the point
+    sure: bool,         # whether that was declared
+) -> list[str]:
+    "Numbers as a program writes them: the marks between thousands left out, if they are that, and a decimal point."
+    mark = "," if decimal == "." else "."
+    if any(mark in cell for cell in cells):
+        grouped = _GROUPED[decimal]
+        plain = all(mark not in cell or grouped.fullmatch(cell) for cell in cells)
+        if not plain or not (sure or any(mark in cell and decimal in cell for cell in cells)): return cells
+        cells = [cell.replace(mark, "") for cell in cells]
+    return [cell.replace(",", ".") for cell in cells] if decimal == "," else cells
+
 
 def typed_column(
     cells: list[str],       # of one column
     decimal: str = ".",     # what stands before the digits after the point
+    sure: bool = False,     # whether that was declared
 ) -> Any:                   # an array of numbers, or a list of texts with None where a cell is empty
     "A column of cells as numbers if all of them are, and as text otherwise."
     present = [cell for cell in cells if cell not in _NOTHING]
     words = [cell or None for cell in cells]
     if not present: return words if any(cells) else np.full(len(cells), np.nan)
     if any(_CODE.match(cell) for cell in present) and not (decimal == "," and has_decimal_comma(present)): return words
-    plain = [cell.replace(",", ".") for cell in present] if decimal == "," else present
-    numbers = pd.to_numeric(np.array(plain, dtype=object), errors="coerce")
+    numbers = pd.to_numeric(np.array(_with_points(present, decimal, sure), dtype=object), errors="coerce")
     if pd.isna(numbers).any(): return words
     if len(present) == len(cells): return numbers
     column = np.full(len(cells), np.nan)
@@ -133,9 +191,46 @@ def settle_format(file: Path, text: str, declared: TableFormat) -> TableFormat:
     "The format with separator and quoting, as declared or as found."
     usual = "\t" if format_suffix(file) == ".tsv" else None
     separator = declared.separator or usual or find_separator(file, text)
+    if len(separator) != 1 or separator in "\r\n\"":
+        raise DataError(f"{file}: cells cannot be separated by {separator!r}; one character can, such as ';'. Several "
+                        "have to be replaced in the file.")
     return replace(declared, separator=separator, quoting=declared.quoting or find_quoting(text, separator))
 
+# %% ../../nbs/data/02_delimited.ipynb #34c65593
+def _wrong_width(file: Path, line: int, cells: list[str], header: list[str], form: TableFormat) -> DataError:
+    "The error about a row with more or fewer cells than the header."
+    found = f"{len(cells)} cell{'s' * (len(cells) != 1)} where the header has {len(header)}"
+    if len(header) == 1:
+        way = (f"The first line, {header[0]!r:.80}, is read as the header. If it is none, remove it; a file with one "
+               f"column of texts is read with a separator that is not in it, such as data.separator: '\\t'.")
+    elif len(cells) < len(header):
+        way = "Is the row cut off, or a line break in a cell that does not stand in double quotes?"
+    elif not any(cells[len(header):]): way = f"The line ends with {form.separator!r}, the header does not."
+    elif any(re.match(r'\s+"', cell) for cell in cells):
+        way = f"A cell in double quotes begins with its quote: there is a blank between {form.separator!r} and a quote."
+    elif form.quoting == "none": way = f"One of its cells contains {form.separator!r}."
+    else: way = f"A cell that contains {form.separator!r} must stand in double quotes."
+    return DataError(f"{file}, line {line}: {found}. {way}")
 
+# %% ../../nbs/data/02_delimited.ipynb #eb61b584
+def _rows_of(file: Path, text: str, form: TableFormat, doubt: bool, max_rows: int | None) -> list[list[str]]:
+    "The header and the rows of a table. Raises `DataError` for a row of another width, or one that holds others."
+    rows = delimited_rows(file, text, form)
+    _, header = next(rows)
+    check_width(file, len(header))
+    table, starts = [header], [1]
+    for line, cells in islice(rows, max_rows):
+        if len(cells) != len(header): raise _wrong_width(file, line, cells, header, form)
+        table.append(cells)
+        starts.append(line)
+    held = swallowed_rows(table[1:], str(form.separator)) if doubt else None
+    if held is None: return table
+    cell = max(table[held + 1], key=len)
+    raise DataError(f"{file}, line {starts[held + 1]}: a quote opens a cell that goes over {len(_lines(cell))} lines, "
+                    "each of which looks like a row. If they are rows, data.quoting: none reads quotes as letters; if it is "
+                    "one cell, data.quoting: standard says so.")
+
+# %% ../../nbs/data/02_delimited.ipynb #73349292
 def read_delimited(
     file: Path,
     declared: TableFormat,
@@ -148,22 +243,14 @@ def read_delimited(
         raise DataError(f"{file}, line {text.count(chr(10), 0, half.start()) + 1}: half of a character (a lone "
                         f"surrogate, {half[0]!a}).")
     form = settle_format(file, text, declared)
-    rows = delimited_rows(file, text, form)
-    _, header = next(rows)
-    check_width(file, len(header))
+    header, *table = _rows_of(file, text, form, declared.quoting is None and form.quoting == "standard", max_rows)
     names = [name if name else f"Unnamed: {i}" for i, name in enumerate(header)]
-    table: list[list[str]] = []
-    for line, cells in islice(rows, max_rows):
-        if len(cells) != len(names):
-            raise DataError(f"{file}, line {line}: {len(cells)} cells where the header has {len(names)}. A cell that "
-                            f"contains {form.separator!r} must stand in double quotes.")
-        table.append(cells)
     columns = [list(column) for column in zip(*table, strict=True)] or [[] for _ in names]
     frame = _typed_frame(names, columns, form, as_text)
     decimal = form.decimal or ("," if frame.attrs.pop("commas") else ".")
     return frame, replace(form, decimal=decimal)
 
-# %% ../../nbs/data/02_delimited.ipynb #73349292
+# %% ../../nbs/data/02_delimited.ipynb #679c0ca6
 def _typed_frame(names: list[str], columns: list[list[str]], form: TableFormat,
                  as_text: Collection[str]) -> pd.DataFrame:
     "The columns as numbers or text; `attrs['commas']` names those in which a decimal comma was found."
@@ -174,10 +261,9 @@ def _typed_frame(names: list[str], columns: list[list[str]], form: TableFormat,
         if name in as_text:
             made[i] = [cell or None for cell in cells]
             continue
-        undeclared = form.decimal is None and form.separator != ","
-        found = undeclared and has_decimal_comma([cell for cell in cells if cell not in _NOTHING])
+        found = form.decimal is None and has_decimal_comma([cell for cell in cells if cell not in _NOTHING])
         if found: commas.append(name)
-        made[i] = typed_column(cells, "," if found else form.decimal or ".")
+        made[i] = typed_column(cells, "," if found else form.decimal or ".", form.decimal is not None)
     frame = pd.DataFrame(made)
     frame.columns = pd.Index(names)
     frame.attrs = {"commas": commas}

@@ -5,17 +5,24 @@
 # %% ../../nbs/data/01_files.ipynb #6d725e94
 from __future__ import annotations
 
+import codecs
 import gzip
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 
+from .section import known_encoding
 from ..errors import DataError, nearest
+from ..secrets import get_logger
+
+log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['DEMO', 'LARGEST', 'resolve_path', 'read_text', 'format_suffix']
+__all__ = ['log', 'DEMO', 'LARGEST', 'resolve_path', 'found_encoding', 'read_text', 'format_suffix']
 
 # %% ../../nbs/data/01_files.ipynb #f093f123
 DEMO = "demo:"
@@ -85,23 +92,86 @@ def _limited(file: Path, stream) -> bytes:      # type: ignore[no-untyped-def]
     return b"".join(parts)
 
 # %% ../../nbs/data/01_files.ipynb #c05523ef
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}     # the longer ones first
+_HIGH = re.compile(rb"[\x80-\xff]+")
+
+
+def _one_byte(encoding: str) -> bool:
+    "Whether an encoding has a letter a byte, and ASCII below 128."
+    ascii_bytes = bytes(range(32, 127))
+    if encoding.lower().startswith(("utf", "ascii", "unicode", "raw")): return False
+    try: return len(bytes(range(128, 256)).decode(encoding, "replace")) == 128 and \
+        ascii_bytes.decode(encoding) == ascii_bytes.decode("ascii")
+    except (LookupError, UnicodeError): return False
+
+
+def _is_utf8(data: bytes, at_least: int) -> bool:
+    "Whether these are letters of UTF-8, so many of them not in ASCII."
+    if sum(1 for _ in islice(_HIGH.finditer(data), at_least)) < at_least: return False
+    try: return bool(data.decode("utf-8"))
+    except UnicodeDecodeError: return False
+
+
+def found_encoding(
+    data: bytes,        # of a file
+    declared: str,      # encoding
+) -> str:               # the declared one, unless the bytes say otherwise
+    "The encoding that a text is in."
+    for mark, name in _MARKS.items():
+        if data.startswith(mark): return name
+    zeros = data[:2000:2].count(0), data[1:2000:2].count(0)     # of UTF-16 without a mark one of two bytes is 0
+    usual = codecs.lookup(declared).name
+    if max(zeros) * 8 > min(len(data), 2000) and min(zeros) * 8 < max(zeros) and usual in ("utf-8", "utf-16", "ascii"):
+        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+    if usual.startswith(("utf", "ascii", "unicode", "raw")): return declared
+    return "utf-8" if _is_utf8(data, 1 if _one_byte(declared) else 8) else declared
+
+# %% ../../nbs/data/01_files.ipynb #447e3d7e
+def _doubts(file: Path, data: bytes, encoding: str) -> str | None:
+    "Why bytes that fit an encoding are hardly meant in it."
+    if data.isascii() or not _one_byte(encoding): return None
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.isascii() and _is_utf8(line, 2):
+            return (f"{file}, line {number}: reads as UTF-8, other lines do not. The file mixes encodings: mend that "
+                    "line.")
+    if codecs.lookup(encoding).name == "iso8859-1" and (odd := re.search(rb"[\x80-\x9f]", data)):
+        meant = odd[0].decode("cp1252", "replace")
+        return (f"{file}, line {data.count(10, 0, odd.start()) + 1}: byte 0x{odd[0][0]:02x} is a control character in "
+                f"{encoding} and {meant!r} in cp1252. Is data.encoding: cp1252 meant?")
+    return None
+
+# %% ../../nbs/data/01_files.ipynb #71195e6d
 def read_text(
     file: Path,         # an existing file, perhaps compressed
     encoding: str,      # such as utf-8
+    quiet: bool = False,    # it was read before, and said what there is to say
 ) -> str:               # without a byte order mark
     "The text of a file. Raises `DataError` naming the line of a byte that is not of the encoding."
     data = _unpacked(file)
-    try: text = data.decode(encoding)
+    try:
+        if not known_encoding(encoding): raise LookupError
+        used = found_encoding(data, encoding)
+        text = data.decode(used)
     except LookupError: raise DataError(f"{file}: unknown encoding {encoding!r}; common ones are utf-8, latin-1 "
                                         "and cp1252.") from None
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{file}, line {line}: byte 0x{data[error.start]:02x} at offset {error.start} is not "
-                        f"{encoding}. If the file was written elsewhere, try `data.encoding: cp1252`, or latin-1, "
-                        "which takes every byte.") from None
-    text = text.removeprefix("\ufeff")
+    except UnicodeDecodeError as error: raise _wrong_byte(file, data, used, error) from None
+    except UnicodeError as error: raise DataError(f"{file} is not {encoding}: {error}") from None
+    if not quiet and used not in (encoding, "utf-8-sig"):
+        log.warning("%s: read as %s, which its bytes say, not as %s", file, used, encoding)
+    if not quiet and (doubt := _doubts(file, data, used)): log.warning("%s", doubt)
+    text = text.lstrip("\ufeff").removesuffix("\x1a")     # an end-of-file mark of DOS
     if not text.strip(): raise DataError(f"{file} is empty.")
     return text
+
+
+def _wrong_byte(file: Path, data: bytes, encoding: str, error: UnicodeDecodeError) -> DataError:
+    "The error about a byte that an encoding does not have."
+    line = data.count(b"\n", 0, error.start) + 1
+    other = "`data.encoding: cp1252`, or latin-1," if codecs.lookup(encoding).name != "cp1252" else "latin-1,"
+    return DataError(f"{file}, line {line}: byte 0x{data[error.start]:02x} at offset {error.start} is not {encoding}. "
+                     f"If the file was written elsewhere, try {other} which takes every byte; files of UTF-8 beside it "
+                     "are still read as that.")
 
 # %% ../../nbs/data/01_files.ipynb #0d968387
 def format_suffix(file: Path) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from .tokenization import Encoded
 from ..errors import DataError
 from ..protocols import Batch
+from ..tasks.words import SplitText, labels_at_tokens
 
 # %% auto #0
 __all__ = ['MULTIPLE', 'TextDataset', 'bucket_widths', 'collate', 'class_shares', 'PaddingSummary', 'BucketedLoader']
@@ -36,7 +37,8 @@ class TextDataset:
     """N texts as tokens, with their targets.
 
     labels: (N,) or (N, C), or None when predicting; weights: (N,) float32 in the loss, None for all ones;
-    ids: (N,) the row ids of the file, None for positions; pad_id fills the rest of a row.
+    ids: (N,) the row ids of the file, None for positions; pad_id fills the rest of a row; texts: (N,) those that know
+    their words, whose labels are (N, W), None for others.
     """
 
     encoded: Encoded
@@ -44,9 +46,10 @@ class TextDataset:
     weights: np.ndarray | None = None
     ids: np.ndarray | None = None
     pad_id: int = 0
+    texts: Sequence[SplitText] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("labels", "weights", "ids"):
+        for name in ("labels", "weights", "ids", "texts"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self):
                 raise DataError(f"{len(values)} {name} for {len(self)} texts.")
@@ -58,7 +61,8 @@ class TextDataset:
         "The examples at `rows`, in that order."
         rows = _checked(rows, len(self))
         labels, weights, ids = (a if a is None else a[rows] for a in (self.labels, self.weights, self.ids))
-        return TextDataset(self.encoded.take(rows), labels, weights, ids, self.pad_id)
+        texts = None if self.texts is None else [self.texts[row] for row in rows]
+        return TextDataset(self.encoded.take(rows), labels, weights, ids, self.pad_id, texts)
 
 # %% ../../nbs/data/09_loader.ipynb #2316870f
 MULTIPLE = 8
@@ -116,7 +120,15 @@ def collate(
     batch = {"input_ids": input_ids, "attention_mask": mask.astype(np.int32), "token_type_ids": token_type_ids,
              "example_weight": weight, "row": row}
     if data.labels is not None: batch["labels"] = data.labels[full]
-    return batch
+    return batch if taken.word is None else batch | _for_words(mask, taken.word, batch.get("labels"))
+
+
+def _for_words(mask: np.ndarray, word: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
+    "Which tokens begin a word, and the labels of words (B, W) at these tokens (B, T), too."
+    places = np.full(mask.shape, -1, dtype=np.int32)
+    places[mask] = word
+    if labels is None: return {"word": places}
+    return {"word": places, "word_labels": labels, "labels": labels_at_tokens(labels, places)}
 
 # %% ../../nbs/data/09_loader.ipynb #fee21c77
 def _ahead(data: TextDataset, plan: Sequence[tuple[np.ndarray, int]], batch_size: int,
@@ -198,6 +210,11 @@ class BucketedLoader:
     def labels(self) -> np.ndarray | None:
         "The targets of all rows (N,) or (N, C), in the order of the data."
         return self.dataset.labels
+
+    @property
+    def texts(self) -> Sequence[SplitText] | None:
+        "The texts with their words (N,), where each word has an answer."
+        return self.dataset.texts
 
     @property
     def row_ids(self) -> np.ndarray:

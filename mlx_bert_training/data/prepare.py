@@ -20,6 +20,8 @@ from .loader import BucketedLoader, TextDataset, bucket_widths
 from .templates import RowTemplate, Texts, read_texts
 from .tokenization import Tokenizer, tiny_tokenizer
 from ..errors import DataError
+from ..tasks.task import get_task
+from ..tasks.words import IGNORED, SplitText, split_words, words_of
 
 # %% auto #0
 __all__ = ['text_source', 'split_rows', 'PreparedData', 'prediction_loader', 'prepare']
@@ -131,8 +133,9 @@ class PreparedData:
         if self.labels is None: return cells
         names = self.labels.label_names[:12]  # more would not fit a screen
         if loader.labels is None: return cells | {name: "" for name in names}
-        if not self.labels.classes: return cells | {names[0]: f"{loader.labels.mean():.4g} ± {loader.labels.std():.4g}"}
-        hot = loader.labels if loader.labels.ndim == 2 else loader.labels[:, None] == np.arange(self.labels.num_labels)
+        y = self.labels.task.counted(loader.labels)
+        if not self.labels.classes: return cells | {names[0]: f"{y.mean():.4g} ± {y.std():.4g}"}
+        hot = y if y.ndim == 2 else y[:, None] == np.arange(self.labels.num_labels)
         return cells | {name: f"{share:.1%}" for name, share in zip(names, hot.mean(axis=0), strict=False)}
 
     def _seen(self, part: str) -> str:
@@ -181,12 +184,21 @@ def _split(config: BaseTrainerConfig, frames: dict[str, pd.DataFrame], texts: di
     rows = np.arange(len(frame))
     if "validation" not in frames and data.validation_fraction > 0:
         encoded = labels.encode(frame)
-        classes = encoded if encoded.dtype == np.int32 else np.zeros(len(frame), dtype=np.int32)
+        single = encoded.dtype == np.int32 and encoded.ndim == 1
+        classes = encoded if single else np.zeros(len(frame), dtype=np.int32)
         rows, held_out = split_rows(words, classes, data.validation_fraction, seed)
         frames["validation"], texts["validation"] = frame.iloc[held_out], words.take(held_out)
     if data.max_train_rows is not None and len(rows) > data.max_train_rows:
         rows = np.sort(np.random.default_rng([seed, 1]).choice(rows, data.max_train_rows, replace=False))
     frames["train"], texts["train"] = frame.iloc[rows], words.take(rows)
+
+
+def _check_words(frame: pd.DataFrame, texts: Sequence[SplitText], targets: np.ndarray) -> None:
+    "Raise `DataError` for a row that has not as many tags as words."
+    counts = (targets != IGNORED).sum(1)
+    for row in np.flatnonzero(counts != [len(text.words) for text in texts])[:1]:
+        raise DataError(f"{where(frame, int(row))}: {len(texts[row].words)} words and {counts[row]} tags; each word "
+                        "needs one.")
 
 
 def _loader(part: str, config: BaseTrainerConfig, dataset: TextDataset, widths: Sequence[int]) -> BucketedLoader:
@@ -200,8 +212,9 @@ def _loader(part: str, config: BaseTrainerConfig, dataset: TextDataset, widths: 
                           prefetch_size=data.prefetch_size)
 
 # %% ../../nbs/data/10_prepare.ipynb #cd2c5e64
-def _listed(items: Sequence[Any]) -> Texts:
-    "A list of texts, or of pairs of texts, as it is."
+def _listed(items: Sequence[Any], per_word: bool) -> Texts:
+    "A list of texts, or of pairs of texts, as it is; where words have answers of texts, or of lists of words."
+    if per_word: return Texts([_words(i, item) for i, item in enumerate(items)])
     pairs = [item if isinstance(item, (tuple, list)) else (item,) for item in items]
     wrong = next((i for i, pair in enumerate(pairs) if len(pair) != len(pairs[0]) or len(pair) not in (1, 2)
                   or not all(isinstance(text, str) for text in pair)), None)
@@ -210,6 +223,21 @@ def _listed(items: Sequence[Any]) -> Texts:
     return Texts(*map(list, zip(*pairs, strict=True)))
 
 
+def _words(number: int, item: Any) -> SplitText:
+    "An item of a list as a text that knows its words."
+    def wrong(message: str) -> DataError: return DataError(f"item {number}: {message}")
+
+    text = split_words(item) if isinstance(item, str) else SplitText.of(words_of(item, wrong))
+    if not text.words: raise wrong("the text has no words")
+    return text
+
+
+def _split_texts(texts: Texts) -> list[SplitText] | None:
+    "Texts that know their words; None where they do not."
+    known = [text for text in texts.first if isinstance(text, SplitText)]
+    return known if len(known) == len(texts.first) else None
+
+# %% ../../nbs/data/10_prepare.ipynb #718037a1
 def prediction_loader(
     source: Any,                    # a path, a DataFrame, a list of texts or of pairs
     config: BaseTrainerConfig,      # of the run
@@ -217,15 +245,15 @@ def prediction_loader(
     columns: RowTemplate | list[str] | None = None,     # what texts are made from; None: as the declaration says
 ) -> BucketedLoader:                # without labels, in the order of the source
     "A loader for rows to predict. Raises `DataError` for what has no texts."
-    data, ids = config.data, None
+    data, ids, per_word = config.data, None, get_task(config.model.head_type).per_word
     if isinstance(source, (str, Path)):
         required = [data.id_column] if data.id_column else []
         source = read_frame(str(source), encoding=data.encoding, separator=data.separator, decimal=data.decimal,
                             quoting=data.quoting, required=required, as_text=required)
     if isinstance(source, pd.DataFrame):
-        texts = read_texts(source, columns or text_source(source, data))
+        texts = read_texts(source, columns or text_source(source, data), per_word)
         ids = (source[data.id_column] if data.id_column in source.columns else source.index).to_numpy()
-    elif isinstance(source, (list, tuple, pd.Series, np.ndarray)): texts = _listed(list(source))
+    elif isinstance(source, (list, tuple, pd.Series, np.ndarray)): texts = _listed(list(source), per_word)
     else:
         raise DataError(f"predict takes a path, a DataFrame, a list of texts or of pairs, or a loader, "
                         f"not {type(source).__name__}")
@@ -233,7 +261,7 @@ def prediction_loader(
     encoded = tokenizer.encode(*texts, max_length=data.max_length, num_workers=data.num_workers)
     widths = bucket_widths(encoded.lengths, data.length_buckets, data.max_length)
     if ids is None: ids = np.arange(len(texts.first))
-    dataset = TextDataset(encoded, None, ids=ids, pad_id=tokenizer.pad_id)
+    dataset = TextDataset(encoded, None, ids=ids, pad_id=tokenizer.pad_id, texts=_split_texts(texts))
     return _loader("test", config, dataset, widths)
 
 # %% ../../nbs/data/10_prepare.ipynb #4a52e1bb
@@ -246,7 +274,8 @@ def prepare(
     "Read, put into words, split and tokenize what a declaration names. Raises `DataError` for what is wrong with it."
     data, frames = config.data, _read_frames(config)
     source = text_source(next(iter(frames.values())), data)
-    texts = {part: read_texts(frame, source) for part, frame in frames.items()}
+    per_word = get_task(config.model.head_type).per_word
+    texts = {part: read_texts(frame, source, per_word) for part, frame in frames.items()}
     if "train" in frames:
         labels = labels or fit_labels(frames["train"], _targets(data), config.model.head_type,
                                       separator=data.label_separator, positive=data.positive_class)
@@ -265,7 +294,9 @@ def prepare(
     for part, frame in frames.items():
         targets = labels.encode(frame) if labels is not None and part != "test" else None
         ids = (frame[data.id_column] if data.id_column else frame.index).to_numpy()
-        dataset = TextDataset(encoded[part], targets, ids=ids, pad_id=tokenizer.pad_id)
+        split = _split_texts(texts[part])
+        if split is not None and targets is not None: _check_words(frame, split, targets)
+        dataset = TextDataset(encoded[part], targets, ids=ids, pad_id=tokenizer.pad_id, texts=split)
         loaders[part] = _loader(part, config, dataset, widths)
     return PreparedData(loaders.get("train"), loaders.get("validation"), loaders.get("test"), labels, tokenizer,
                         frames, texts, source, config)

@@ -18,15 +18,15 @@ __all__ = ['known_encoding', 'DataConfig']
 
 # %% ../../nbs/data/00_section.ipynb #9068a3f8
 def known_encoding(name: str) -> bool:
-    "Whether Python knows a character encoding."
-    try: return bool(codecs.lookup(name))
+    "Whether Python knows a character encoding; base64 and the like are none."
+    try: return codecs.lookup(name)._is_text_encoding and codecs.decode(b"", name) == ""   # type: ignore[attr-defined]
     except (LookupError, ValueError): return False
 
 # %% ../../nbs/data/00_section.ipynb #db852ea9
 @dataclass
 class DataConfig(Section):
     "Where examples come from and how they are put into batches."
-    train_path: str | None = option(None, "training file, csv, parquet or jsonl; null: loaders in code", path=True)
+    train_path: str | None = option(None, "training file, csv, parquet, jsonl, conll; null: loaders in code", path=True)
     validation_path: str | None = option(None, "validation file; null: part of train_path is held out", path=True)
     test_path: str | None = option(None, "file to predict; null: none", path=True)
     text_column: str | None = option(None, "column with the text; null: template is used, or the only text column")
@@ -58,11 +58,16 @@ class DataConfig(Section):
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         if self.sampling == "balanced" and not self.shuffle_train:
             yield "data.sampling data.shuffle_train", "draws rows at random, but data.shuffle_train is false"
-        targets = getattr(known_task(whole.model.head_type), "targets", "classes")
+        task = known_task(whole.model.head_type)
+        targets = getattr(task, "targets", "classes")
         if self.sampling == "balanced" and targets != "classes":
             yield "data.sampling model.head_type", "draws each class as often, and this task has no single class a row"
         if self.template is not None and self.text_column is not None:
             yield "data.template data.text_column", "the text comes from this or from data.text_column; set one to null"
+        if task is not None and task.per_word:
+            for key in ("template", "text_pair_column"):
+                if getattr(self, key) is not None:
+                    yield f"data.{key} model.head_type", f"a {task} needs words: set data.text_column to their column"
         if self.text_pair_column is not None and self.text_column is None:
             yield "data.text_pair_column data.text_column", "a second text needs a first: set data.text_column"
         if self.template_defaults and self.template is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 
 from .frames import require_columns, where
 from ..errors import DataError, nearest
+from ..tasks.words import SplitText, words_of
 
 # %% auto #0
 __all__ = ['Part', 'WIDEST', 'write_field', 'parse_template', 'column_texts', 'RowTemplate', 'Texts', 'read_texts']
@@ -162,6 +164,7 @@ class Texts(NamedTuple):
 def read_texts(
     frame: pd.DataFrame,                # its rows
     source: RowTemplate | list[str],    # from `text_source`
+    per_word: bool = False,             # whether a text has to know its words, for which a cell may be a list
 ) -> Texts:
     "The words of every row. Raises `DataError` naming the cell of a text that is missing."
     if isinstance(source, RowTemplate): return Texts(source.render(frame))
@@ -172,5 +175,16 @@ def read_texts(
         if len(missing):
             raise DataError(f"{where(frame, int(missing[0]), column)}: the text is missing. A template, such as "
                             f"{{{column}}}, can have a default for it.")
-        parts.append([str(value) for value in frame[column].tolist()])
+        if per_word: parts.append(_split(frame, column))
+        else: parts.append([str(value) for value in frame[column].tolist()])
     return Texts(*parts)
+
+
+def _split(frame: pd.DataFrame, column: str) -> list[SplitText]:
+    "The texts of a column, with their words. Raises `DataError` naming a cell that holds none."
+    def error(row: int, message: str) -> DataError: return DataError(f"{where(frame, row, column)}: {message}")
+
+    texts = [SplitText.of(words_of(value, partial(error, row))) for row, value in enumerate(frame[column].tolist())]
+    for row, text in enumerate(texts):
+        if not text.words: raise error(row, "the text has no words.")
+    return texts

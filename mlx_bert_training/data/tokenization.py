@@ -21,9 +21,10 @@ from tokenizers import normalizers, pre_tokenizers
 from .tokenizer_files import bert_backend, load_backend
 from ..errors import DataError
 from ..files import write_text
+from ..tasks.words import SplitText, first_tokens
 
 # %% auto #0
-__all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'tiny_tokenizer']
+__all__ = ['CHUNK', 'Encoded', 'Tokenizer', 'join_encoded', 'tiny_tokenizer']
 
 # %% ../../nbs/data/06_tokenization.ipynb #b4790c20
 @dataclass(frozen=True)
@@ -31,13 +32,15 @@ class Encoded:
     """Token numbers of N texts.
 
     ids: (tokens,) int32 of all texts, one after another; type_ids: (tokens,) uint8, 1 in the second text of a pair;
-    offsets: (N + 1,) int64, where each text begins; truncated: (N,) bool, whether its end was cut off.
+    offsets: (N + 1,) int64, where each text begins; truncated: (N,) bool, whether its end was cut off; word: (tokens,)
+    int32, of texts that know their words, the word that a token begins, or -1; None for other texts.
     """
 
     ids: np.ndarray
     type_ids: np.ndarray
     offsets: np.ndarray
     truncated: np.ndarray
+    word: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.truncated)
@@ -56,7 +59,8 @@ class Encoded:
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return Encoded(self.ids[places], self.type_ids[places], offsets, self.truncated[rows])
+        word = None if self.word is None else self.word[places]
+        return Encoded(self.ids[places], self.type_ids[places], offsets, self.truncated[rows], word)
 
 # %% ../../nbs/data/06_tokenization.ipynb #f402db99
 CHUNK = 1000
@@ -102,6 +106,7 @@ class Tokenizer:
         """Token numbers of each text, or of each text and its pair, of at most `max_length` tokens.
 
         Of a pair the longer text is cut first. `num_workers` threads share the work; 0 and 1 mean this thread.
+        Texts that know their words (`SplitText`) are tokenized word by word.
         """
         if pairs is not None and len(pairs) != len(texts): raise DataError(f"{len(texts)} texts, {len(pairs)} pairs.")
         special = self.backend.num_special_tokens_to_add(pairs is not None)
@@ -116,10 +121,13 @@ class Tokenizer:
                     with ThreadPoolExecutor(num_workers) as pool: parts = list(pool.map(self._chunk, chunks))
                 else: parts = [self._chunk(chunk) for chunk in chunks]
             finally: self.backend.no_truncation()
-        return _join(parts)
+        return join_encoded(parts)
 
     def _chunk(self, items: list[str] | list[tuple[str, str]]) -> Encoded:
-        try: encodings = self.backend.encode_batch_fast(items)
+        split = bool(items) and isinstance(items[0], SplitText)
+        try:
+            if split: encodings = self.backend.encode_batch([_spaced(text) for text in items], is_pretokenized=True)
+            else: encodings = self.backend.encode_batch_fast(items)
         except TypeError as error:
             raise DataError(next((f"{text!a:.100} {why}." for item in items for text in _parts(item)
                                   if (why := _not_text(text))), f"a text cannot be tokenized: {error}")) from error
@@ -128,7 +136,8 @@ class Tokenizer:
         ids = np.array([i for e in encodings for i in e.ids], dtype=np.int32)
         type_ids = np.array([i for e in encodings for i in e.type_ids], dtype=np.uint8)
         offsets = np.cumsum([0, *(len(e) for e in encodings)], dtype=np.int64)
-        return Encoded(ids, type_ids, offsets, np.array([bool(e.overflowing) for e in encodings], dtype=bool))
+        word = np.array([i for e in encodings for i in first_tokens(e.word_ids)], dtype=np.int32) if split else None
+        return Encoded(ids, type_ids, offsets, np.array([bool(e.overflowing) for e in encodings], dtype=bool), word)
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = True) -> str:
         "The text of token numbers."
@@ -144,6 +153,11 @@ class Tokenizer:
         return cls(load_backend(Path(folder)))
 
 
+def _spaced(text: SplitText) -> list[str]:
+    "The words as they stand in a text: a space before each but the first, which some tokenizers tell a word by."
+    return [word if i == 0 else f" {word}" for i, word in enumerate(text.words)]
+
+
 def _parts(item: str | tuple[str, str]) -> tuple[str, ...]:
     "The one or two texts of a row."
     return item if isinstance(item, tuple) else (item,)
@@ -157,13 +171,19 @@ def _not_text(text: object) -> str:
     return ""
 
 
-def _join(parts: Sequence[Encoded]) -> Encoded:
+def join_encoded(parts: Sequence[Encoded]) -> Encoded:
     "The texts of all parts, in order."
     if not parts: return Encoded(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, bool))
     lengths = np.concatenate([part.lengths for part in parts])
     return Encoded(np.concatenate([part.ids for part in parts]), np.concatenate([part.type_ids for part in parts]),
                    np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-                   np.concatenate([part.truncated for part in parts]))
+                   np.concatenate([part.truncated for part in parts]), _joined_words(parts))
+
+
+def _joined_words(parts: Sequence[Encoded]) -> np.ndarray | None:
+    "Of which word each token is the first, where the texts know their words."
+    words = [part.word for part in parts if part.word is not None]
+    return np.concatenate(words) if words else None
 
 # %% ../../nbs/data/06_tokenization.ipynb #d196be68
 def tiny_tokenizer(

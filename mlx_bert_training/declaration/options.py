@@ -261,6 +261,7 @@ def is_section(hint: Any) -> bool:
 class Section:
     "A part of a configuration. Subclasses are dataclasses whose fields are made with `option`."
     shorthand: ClassVar[str] = ""  # the option that a bare word stands for
+    repeats: ClassVar[bool] = False     # its keys are named as other sections' keys, so a flat key means those
 
     def __post_init__(self) -> None:
         self.validate()

@@ -54,9 +54,10 @@ def find_key(
 ) -> str:       # the dotted key
     "The full key of an option. Raises `ConfigError` for a flat name that is unknown or ambiguous."
     if "." in name or name in options(root()): return name
-    always = options(fitting({}))       # the sections of every run
+    always, sections = options(fitting({})), options(root())       # the sections of every run, and all
     found = [key for key in leaves(root()) if key.rpartition(".")[2] == name]
-    for wanted in (lambda key: key.count(".") < 2, lambda key: key.partition(".")[0] in always):
+    for wanted in (lambda key: key.count(".") < 2, lambda key: key.partition(".")[0] in always,
+                   lambda key: not getattr(sections[key.partition(".")[0]].hint, "repeats", False)):
         found = [key for key in found if wanted(key)] or found
     if len(found) == 1: return found[0]
     if found:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from ..data.baselines import FEW, LinearFit
+from ..data.baselines import FEW, LinearFit, chosen_columns
 from ..data.frames import require_columns
 from ..data.prepare import PreparedData
 from ..data.templates import RowTemplate
@@ -143,14 +143,14 @@ def fit_predict(
 class GBM:
     "Gradient boosting on the columns; `options` go to the library as they are."
     library: str = "sklearn"                    # sklearn, lightgbm, xgboost or catboost
-    columns: Sequence[str] | None = None        # None: those that the texts are made of
+    columns: Sequence[str] | str | None = None  # of the file, or "all"; None: those that the texts are made of
     seed: int = 0
     options: dict[str, Any] | None = None
     name: str = "gbm"
 
     def predict(self, fold: FoldTask) -> np.ndarray:
         "Predictions of the other rows of a fold."
-        train, others, categories = gbm_table(fold, self.columns)
+        train, others, categories = gbm_table(fold, chosen_columns(fold.data, self.columns))
         values = fold.task.targets == "values"
         return fit_predict(lambda: make_gbm(self.library, values, self.options or {}, categories, self.seed), fold,
                            train, others)
@@ -159,4 +159,5 @@ class GBM:
                folder: Path | None = None) -> OOF:
         "Its out-of-fold and test predictions. Raises `MissingExtraError` for a library that is not installed."
         _library(self.library, like.task.targets == "values")
-        return fold_member(self.name, like, data, folds, transform, self.predict)
+        known = self if data is None else replace(self, columns=chosen_columns(data, self.columns))
+        return fold_member(self.name, like, data, folds, transform, known.predict)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import OneHotEncoder
 
-from ..data.baselines import LinearFit, fit_features
+from ..data.baselines import LinearFit, chosen_columns, fit_features
 from ..data.prepare import PreparedData
 from ..data.templates import Texts
 from ..errors import DataError
@@ -36,8 +37,8 @@ def _describe_step(column: str, step: Any) -> dict[str, Any]:
     if isinstance(step, TfidfVectorizer):
         terms = sorted(step.vocabulary_, key=step.vocabulary_.get)
         return {"column": column, "kind": "words", "terms": terms, "idf": step.idf_.tolist()}
-    imputer, scaler = step[0], step[1]
-    return {"column": column, "kind": "number", "median": float(imputer.statistics_[0]),
+    imputer, scaler = step[-2], step[-1]
+    return {"column": column, "kind": "number", "log": len(step) == 3, "median": float(imputer.statistics_[0]),
             "missing": bool(len(imputer.indicator_.features_)), "mean": scaler.mean_.tolist(),
             "scale": scaler.scale_.tolist()}
 
@@ -79,12 +80,13 @@ def linear_member(
     like: OOF,              # knows targets, classes and metric
     transform: str,         # of the targets, see `TargetTransform`
     folder: Path | None = None,     # where the model of each fold is kept; None: nowhere
+    columns: Sequence[str] | None = None,   # of the file; None: what the texts are made of
 ) -> OOF:
     "Out-of-fold and test predictions of a logistic or ridge regression, on the first repeat of the folds."
     predictions, tests = np.full(like.predictions.shape, np.nan), []
     for fold in range(folds.n_folds):
         train, held = folds[fold]
-        steps, features, others = fit_features(fold_data(data, train, held))
+        steps, features, others = fit_features(fold_data(data, train, held), columns)
         scale = TargetTransform.fit(transform, like.targets[train])
         classes = like.predictions.shape[1] if like.predictions.ndim == 2 else 1
         fit = LinearFit.fit(features, scale.forward(like.targets[train]), like.task, classes)
@@ -97,11 +99,13 @@ def linear_member(
                    test_predictions=np.mean(tests, axis=0) if like.test_ids is not None else None)
 
 # %% ../../nbs/ensemble/09_linear.ipynb #de8e84f1
+@dataclass(frozen=True)
 class Linear:
     "A linear model on the folds of the run."
+    columns: Sequence[str] | str | None = None      # of the file, or "all"; None: what the texts are made of
 
     def member(self, like: OOF, data: PreparedData | None, folds: Folds, transform: str,
                folder: Path | None = None) -> OOF:
         "Its out-of-fold and test predictions. Raises `DataError` where there is no table of data to fit."
         if data is None: raise DataError("ensemble_members: linear needs the data, not only a loader")
-        return linear_member(data, folds, like, transform, folder)
+        return linear_member(data, folds, like, transform, folder, chosen_columns(data, self.columns))

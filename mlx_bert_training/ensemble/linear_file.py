@@ -37,6 +37,7 @@ def _number_features(values: pd.Series, step: Mapping[str, Any]) -> np.ndarray:
     "(N, 1), or (N, 2) with a column for what is missing."
     x = pd.to_numeric(values, errors="coerce").astype(float).to_numpy()
     gone = ~np.isfinite(x)
+    if step.get("log"): x = np.sign(x) * np.log1p(np.abs(x))
     columns = [np.where(gone, step["median"], x), *([gone] if step["missing"] else [])]
     return (np.stack(columns, axis=1) - step["mean"]) / step["scale"]
 

@@ -173,7 +173,7 @@ def log_fold_models(run: RunLog, trainer: Any, settings: MLflowConfig) -> None:
 class Tracker(Callback):
     "What is tracked, and where it goes. Raises `MissingExtraError` without mlflow, `TrackingError` for a bad address."
 
-    order = 110
+    order, first_rank_only = 110, True
 
     def __init__(self, config: MLflowConfig | None = None):
         self.config = config or MLflowConfig()

@@ -29,9 +29,11 @@ from mlx_bert_training.kaggle.connection import (
     KaggleError,
     KaggleLimitError,
     KaggleNotFoundError,
+    KaggleTransferError,
     KaggleUnavailableError,
     RetryPolicy,
 )
+from ..runtime.transfer import TransferLimits
 from ..secrets import get_logger
 
 log = get_logger(__name__)
@@ -125,8 +127,9 @@ def _holds(folder: Path, files: Sequence[str]) -> bool:
 class KaggleClient:
     "A competitor's calls to Kaggle. Needs credentials and the network from the first call on, not before."
 
-    def __init__(self, timeout: float = 60.0, policy: RetryPolicy | None = None):
-        self.connection = Connection(timeout, policy)
+    def __init__(self, timeout: float = 60.0, policy: RetryPolicy | None = None,
+                 limits: TransferLimits | None = None):     # of uploads and downloads; None: those of the policy
+        self.connection = Connection(timeout, policy, limits)
         self.policy = self.connection.policy
 
     def __repr__(self) -> str: return f"KaggleClient({self.connection})"
@@ -270,6 +273,7 @@ def _submit(client: KaggleClient, slug: str, path: Path, message: str, tag: str)
             if error.status is not None and error.status < 500 and error.status != 429:
                 raise _refused(client, slug, error) from None
             trouble, pause = str(error), policy.pause(attempt, error.retry_after)
+            if isinstance(error, KaggleTransferError): break
             if error.request not in BEFORE and error.status != 429:
                 if found := _find(client, slug, tag, trouble): return found
             if not isinstance(error, KaggleUnavailableError): raise

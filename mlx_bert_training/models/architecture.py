@@ -18,7 +18,7 @@ from .registry import ARCHITECTURES
 from ..runtime.device import total_memory
 
 # %% auto #0
-__all__ = ['RENAMED', 'IGNORED', 'REFUSED', 'LAYER_OBJECTS', 'usual_head_dropout', 'position_count', 'segment_count',
+__all__ = ['RENAMED', 'IGNORED', 'REFUSED', 'LAYER_OBJECTS', 'usual_head_dropout', 'position_count', 'segment_count', 'WordHead',
            'Architecture', 'parameter_depths', 'architecture_of', 'config_from_file', 'config_with', 'memory_needed',
            'check_memory']
 
@@ -44,6 +44,20 @@ def segment_count(
     "As many segments as the table of token types has rows."
     return int(getattr(config, "type_vocab_size", 0))
 
+# %% ../../nbs/models/04_architecture.ipynb #c5900335
+@dataclass(frozen=True)
+class WordHead:
+    "What `...ForMaskedLM` has above its encoder, by its names in the file."
+    dense: str = "cls.predictions.transform.dense"
+    norm: str = "cls.predictions.transform.LayerNorm"
+    bias: str = "cls.predictions.bias"                  # one number a word
+    table: str = "embeddings.word_embeddings"           # in the encoder: a row a word
+    activation: Callable[[Any], str] = lambda config: str(config.hidden_act)
+    eps: Callable[[Any], float] = lambda config: float(config.layer_norm_eps)
+    dense_bias: Callable[[Any], bool] = lambda config: True
+    norm_bias: Callable[[Any], bool] = lambda config: True
+    renames: tuple[tuple[str, str], ...] = ()           # (pattern, replacement) from other names that files have
+
 # %% ../../nbs/models/04_architecture.ipynb #9b5bdb3c
 @dataclass(frozen=True)
 class Architecture:
@@ -57,6 +71,7 @@ class Architecture:
     pooler: Callable[[Any], nn.Module]      # config -> module for `cls` pooling: (hidden states, mask) -> (B, H')
     pooler_path: str                        # where its parameters are in ...ForSequenceClassification: "bert.pooler"
     output_path: str = "classifier"         # where the last linear layer is
+    token_pooler: Callable[[Any], nn.Module] | None = None  # at pooler_path of ...ForTokenClassification; None: nothing
     head_dropout: Callable[[Any], float] = usual_head_dropout   # the rate before the last layer
     dropouts: tuple[str, ...] = (           # the fields of the configuration that `dropout_rate` sets
         "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
@@ -68,6 +83,7 @@ class Architecture:
     segments: Callable[[Any], int] = segment_count      # of a text; 0: token types are not looked at
     layer_pattern: str = r"(?:^|\.)layers?\.(\d+)\."    # what a layer's number stands in, in names of parameters
     above_layers: str = r"final_norm\."                 # how parameters of the encoder begin that follow its layers
+    word_head: WordHead | None = None                   # what guesses hidden words; None: nothing that is known
 
     @property
     def pooler_in_encoder(self) -> bool:

@@ -37,12 +37,13 @@ from mlx_bert_training.models.weights import (
     load_weights,
     resolve_pretrained,
 )
-from ..tasks.task import Task, get_task, task_place
+from ..tasks.registry import HUB_TASKS
+from ..tasks.task import Task, get_task, known_task, task_place
 
 # %% auto #0
 __all__ = ['SMALL', 'MODEL_TYPES', 'WITH_LORA', 'SavedModel', 'read_description', 'saved_head', 'settle_head', 'check_model_type',
-           'choose_architecture', 'check_pooling', 'settle_trained', 'fill', 'load', 'reinitialize', 'settle_dropout',
-           'create_model', 'load_declared']
+           'check_names', 'choose_architecture', 'check_pooling', 'choose_head', 'load', 'settle_trained', 'fill',
+           'reinitialize', 'settle_dropout', 'declared_sizes', 'create_model', 'load_declared']
 
 # %% ../../nbs/models/10_create.ipynb #69be2009
 @dataclass(frozen=True)
@@ -72,24 +73,32 @@ def read_description(
     architecture = architecture or architecture_of(values)
     config = config_from_file(values, architecture)
     options = values.get("pooling_options")
-    if not any(str(a).endswith("ForSequenceClassification") for a in values.get("architectures") or ()):
-        return SavedModel(architecture, config, values.get("pooling"), None, options)
-    return SavedModel(architecture, config, values.get("pooling") or "cls", saved_head(values, labels), options)
+    heads = [HUB_TASKS[name] for name in HUB_TASKS for a in values.get("architectures") or () if str(a).endswith(name)]
+    if not heads: return SavedModel(architecture, config, values.get("pooling"), None, options)
+    head = saved_head(values, labels, heads[0])
+    return SavedModel(architecture, config, values.get("pooling") or _usual_pooling(head), head, options)
 
 # %% ../../nbs/models/10_create.ipynb #36058232
 def saved_head(
     values: Mapping[str, Any],              # of a config.json
     labels: Sequence[tuple[int, str]],      # its labels, by number
+    usual: str | None = None,               # the task of such a model; None: what its labels suggest
 ) -> HeadSpec:
     "The head that a file describes."
     names = tuple(map(str, values.get("class_names") or (name for _, name in labels)))
     count = len(names) or int(values.get("num_labels") or 2)  # 2 is what Hugging Face leaves out
     by_count = {1: "regression", 2: "binary_classification"}.get(count, "multiclass_classification")
     by_problem = {"regression": "regression", "multi_label_classification": "multilabel_classification"}
-    kind = values.get("head_type") or by_problem.get(values.get("problem_type") or "", by_count)
+    kind = values.get("head_type") or usual or by_problem.get(values.get("problem_type") or "", by_count)
     if all(name == f"LABEL_{i}" for i, name in enumerate(names)): names = ()
     place = task_place(kind)    # code outside the package is not imported because a file names it
     return HeadSpec(kind if ":" in place else get_task(kind).spec, count, names or None)
+
+
+def _usual_pooling(head: HeadSpec) -> str:
+    "How a head reads a text where a file does not say; a task from outside the package is not imported to know."
+    task = known_task(head.head_type)
+    return task.pooling or "cls" if task else "cls"
 
 # %% ../../nbs/models/10_create.ipynb #317babd9
 def settle_head(
@@ -111,7 +120,9 @@ def settle_head(
     task, count = check_head(asked, kept.num_labels if kept and same and count is None else count)
     if names and len(set(names)) != count:
         raise ModelError(f"label_names needs {count} different names, one for each class, not: {', '.join(names)}")
-    if not kept: return HeadSpec(task.spec, count, names), pooling or saved.pooling or "cls"
+    if task.pooling and pooling not in (None, task.pooling):
+        raise ModelError(f"{task} reads every token, so pooling is {task.pooling!r}, not {pooling!r}: leave it out")
+    if not kept: return HeadSpec(task.spec, count, names), task.pooling or pooling or saved.pooling or "cls"
     problems = []
     if not same and (":" in task_place(kept.head_type) or task.problem_type != kept.task.problem_type):
         problems.append(f"head_type: {task}, saved {task_place(kept.head_type)}")
@@ -146,6 +157,17 @@ def check_model_type(
         raise unknown_name("model type", model_type, [*MODEL_TYPES, *(name + WITH_LORA for name in MODEL_TYPES)])
     return "modernbert" if plain.startswith("modernbert") else None
 
+
+def check_names(
+    model_type: str,
+    adapter: str | Mapping[str, Any] | None,
+    pooling: str | None,
+) -> None:
+    "Raises `UnknownNameError` or `RegistryError`, before anything is looked for on a disk."
+    check_model_type(model_type)
+    if adapter: ADAPTERS.get(split_kind(adapter)[0])
+    if pooling: POOLINGS.get(pooling)
+
 # %% ../../nbs/models/10_create.ipynb #201f36d8
 def choose_architecture(
     model_type: str,                # such as "bert_with_head"
@@ -166,10 +188,45 @@ def check_pooling(
     saved: SavedModel,          # what the folder says
 ) -> None:
     "Raises `UnknownNameError` or `RegistryError`, and `WeightsError` where a file names code that the caller does not."
-    if name: POOLINGS.get(name)
-    elif saved.pooling and ":" in saved.pooling:
-        raise WeightsError(_outside("pooling", saved.pooling))
-    elif saved.pooling: POOLINGS.get(saved.pooling)
+    if not name and saved.pooling and ":" in saved.pooling: raise WeightsError(_outside("pooling", saved.pooling))
+    if chosen := name or saved.pooling: POOLINGS.get(chosen)
+
+
+def choose_head(
+    model_type: str,            # with or without a head
+    saved: SavedModel,
+    head_type: str | Mapping[str, Any] | Task | None,   # this and the rest: as for `settle_head`
+    num_labels: int | None,
+    label_names: Sequence[str] | None,
+    pooling: str | None,
+    new_head: bool,
+) -> tuple[HeadSpec | None, str]:       # no head for an encoder alone; raises `ModelError` where one is described
+    "The head and the pooling that a model gets."
+    check_pooling(pooling, saved)
+    if not model_type.removesuffix(WITH_LORA).endswith("core"):
+        return settle_head(saved, head_type, num_labels, label_names, pooling, new_head)
+    if head_type or num_labels or label_names: raise ModelError(f"{model_type} has no head; bert_with_head has")
+    return None, pooling or saved.pooling or "cls"
+
+# %% ../../nbs/models/10_create.ipynb #2389b69a
+def load(model: TextModel, folder: Path, saved: SavedModel, new_head: bool) -> WeightsReport:
+    "Load what the folder has; a head may be new, the encoder and its pooler may not."
+    architecture = model.architecture
+    kept = saved.head and model.head_spec and not new_head
+    pooler = architecture.plain_name(architecture.pooler_path) + "."
+    fresh, drop = [] if kept else ["classifier.", "pooling."], []
+    if not kept and not architecture.pooler_in_encoder: fresh.append(pooler)
+    if new_head or not model.head_spec: drop.append("classifier.")
+    if not kept and model.pooling_name != saved.pooling: drop.append("pooling.")
+    try: report = load_weights(model, folder, architecture, fresh, drop)
+    except WeightsError as e:
+        if not any(p.startswith(pooler) for p in e.problems): raise
+        hint = f"{folder} has no pooler, which pooling='cls' needs; pooling='mean' does without"
+        raise WeightsError(hint, e.problems) from e
+    if not kept and any(name.startswith("classifier.") for name in report.loaded):
+        raise WeightsError(f"{folder} has a classifier that is not one for whole texts, by its config.json; "
+                           "new_head=True makes a new one")
+    return report
 
 # %% ../../nbs/models/10_create.ipynb #9da7a4df
 def settle_trained(
@@ -196,26 +253,6 @@ def fill(
     initialize(model, model.config.initializer_range, seed)
     if folder: model.report = load(model, folder, saved, new_head)
     mx.eval(model.parameters())
-
-# %% ../../nbs/models/10_create.ipynb #2389b69a
-def load(model: TextModel, folder: Path, saved: SavedModel, new_head: bool) -> WeightsReport:
-    "Load what the folder has; a head may be new, the encoder and its pooler may not."
-    architecture = model.architecture
-    kept = saved.head and model.head_spec and not new_head
-    pooler = architecture.plain_name(architecture.pooler_path) + "."
-    fresh, drop = [] if kept else ["classifier.", "pooling."], []
-    if not kept and not architecture.pooler_in_encoder: fresh.append(pooler)
-    if new_head or not model.head_spec: drop.append("classifier.")
-    if not kept and model.pooling_name != saved.pooling: drop.append("pooling.")
-    try: report = load_weights(model, folder, architecture, fresh, drop)
-    except WeightsError as e:
-        if not any(p.startswith(pooler) for p in e.problems): raise
-        hint = f"{folder} has no pooler, which pooling='cls' needs; pooling='mean' does without"
-        raise WeightsError(hint, e.problems) from e
-    if not kept and any(name.startswith("classifier.") for name in report.loaded):
-        raise WeightsError(f"{folder} has a classifier that is not one for whole texts, by its config.json; "
-                           "new_head=True makes a new one")
-    return report
 
 # %% ../../nbs/models/10_create.ipynb #9395ee77
 def reinitialize(
@@ -244,6 +281,18 @@ def settle_dropout(head: ClassificationHead, rate: float | None, samples: int) -
     head.samples = samples
 
 # %% ../../nbs/models/10_create.ipynb #28339420
+def declared_sizes(
+    section: ModelConfig,       # `model:` of a declaration
+    vocab_size: int | None,     # of the tokenizer, for random weights; None: not known
+) -> tuple[str, dict[str, Any]]:    # `model_type` and `config` of `create_model`
+    "What a declaration says of the encoder."
+    kind, sizes = split_kind(section.type)
+    sizes.update(section.config)
+    if kind in ARCHITECTURES or ":" in kind: kind, sizes["model_type"] = "with_head", kind
+    if vocab_size is not None and section.pretrained is None: sizes.setdefault("vocab_size", vocab_size)
+    return kind, sizes
+
+
 @runtime.prepared()
 def create_model(
     model_type: str = "bert_with_head",                 # or "bert_core": hidden states, no head
@@ -266,34 +315,24 @@ def create_model(
 ) -> TextModel:
     """Build a model, in training mode; its `report` says what became of every pretrained tensor.
 
-    What neither the caller nor the weights say is a binary head on cls pooling.
-
-    Raises `UnknownNameError`, `NotYetAvailableError` (heads of a later release), `ModelError` (sizes that cannot be)
-    and `WeightsError` (weights that are not found or do not fit).
+    What neither the caller nor the weights say is a binary head on cls pooling. Raises `UnknownNameError`, `ModelError`
+    (sizes that cannot be) and `WeightsError` (weights that are not found or do not fit).
     """
     changes = dict(config or {})
     named = changes.pop("model_type", None)
-    check_model_type(model_type)
-    if adapter: ADAPTERS.get(split_kind(adapter)[0])
-    if pooling: POOLINGS.get(pooling)
+    check_names(model_type, adapter, pooling)
     folder = resolve_pretrained(pretrained) if pretrained is not None else None
     saved = choose_architecture(model_type, folder, named)
     rates = dict.fromkeys(saved.architecture.dropouts, dropout_rate) if dropout_rate is not None else {}
     settings = config_with(saved.architecture, saved.config, {**rates, **changes})
-    check_pooling(pooling, saved)
-    head = None
-    if model_type.removesuffix(WITH_LORA).endswith("core"):
-        if head_type or num_labels or label_names: raise ModelError(f"{model_type} has no head; bert_with_head has")
-    else: head, pooling = settle_head(saved, head_type, num_labels, label_names, pooling, new_head)
+    head, pooling = choose_head(model_type, saved, head_type, num_labels, label_names, pooling, new_head)
     check_memory(saved.architecture, settings, head.num_labels if head else 0)
-    pooling = pooling or saved.pooling or "cls"
     options = pooling_options or (saved.pooling_options if pooling == saved.pooling else None)
     model = TextModel(saved.architecture, settings, PoolingSpec(pooling, options), head)
     fill(model, folder, saved, new_head, seed)
     if reinit_layers: reinitialize(model, reinit_layers, seed)
     if head is not None: settle_dropout(model.output_layer, head_dropout, dropout_samples)
-    if not adapter and model_type.endswith(WITH_LORA): adapter = "lora"
-    settle_trained(model, adapter, freeze, seed)
+    settle_trained(model, adapter or ("lora" if model_type.endswith(WITH_LORA) else None), freeze, seed)
     return model
 
 # %% ../../nbs/models/10_create.ipynb #00eddbd8

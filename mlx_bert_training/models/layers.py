@@ -14,7 +14,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import MLXBertError
-from .ops import gelu, layer_norm
+from .ops import gelu, layer_norm, linear
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'ModelError', 'Linear', 'Embedding', 'LayerNorm', 'split_key', 'fresh_key', 'additive_mask',
@@ -34,6 +34,9 @@ class Linear(nn.Linear):
     def __init__(self, inputs: int, outputs: int):
         nn.Module.__init__(self)
         self.weight, self.bias = mx.zeros((outputs, inputs)), mx.zeros((outputs,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return linear(x, self.weight, self.bias) if "bias" in self else x @ self.weight.T
 
 
 class Embedding(nn.Embedding):

@@ -19,8 +19,8 @@ from .registry import POOLINGS
 
 # %% auto #0
 __all__ = ['Pooling', 'real_tokens', 'weighted_sum', 'normalized', 'mean_pooling', 'weighted_mean_pooling', 'max_pooling',
-           'last_pooling', 'AttentionPooling', 'WeightedFirst', 'ConcatLast', 'first_token', 'create_pooling',
-           'pooled_size']
+           'last_pooling', 'AttentionPooling', 'WeightedFirst', 'ConcatLast', 'first_token', 'every_token',
+           'create_pooling', 'pooled_size']
 
 # %% ../../nbs/models/05_pooling.ipynb #dedb037d
 def real_tokens(
@@ -117,6 +117,11 @@ def first_token(hidden: mx.array, attention_mask: mx.array | None = None) -> mx.
     "The first token's hidden state."
     return hidden[:, 0]
 
+
+def every_token(hidden: mx.array, attention_mask: mx.array | None = None) -> mx.array:
+    "All hidden states (B, T, H) as they are, where each token has an answer."
+    return hidden
+
 # %% ../../nbs/models/05_pooling.ipynb #799f16e9
 Pooling = Callable[[mx.array, "mx.array | None"], mx.array]
 
@@ -146,12 +151,14 @@ def pooled_size(
     pooling: Pooling,
     name: str,              # for the message
     hidden_size: int,       # H
+    per_token: bool = False,    # whether it shall give a vector for each token
 ) -> int:                   # H'
-    "The size of a pooling's vectors; raises `ModelError` where it does not give one vector a text."
+    "The size of a pooling's vectors; raises `ModelError` where it gives another number of them."
     last = getattr(pooling, "last", 0)
     states = (2, last, 3, hidden_size) if last else (2, 3, hidden_size)
     try: shape = pooling(mx.zeros(states), mx.ones((2, 3))).shape
     except Exception as e: raise ModelError(f"pooling {name!r} cannot pool hidden states (2, 3, {hidden_size}) with a "
                                             f"mask (2, 3): {type(e).__name__}: {e}") from e
-    if len(shape) == 2 and shape[0] == 2: return int(shape[1])
-    raise ModelError(f"pooling {name!r} gives {shape} for 2 texts, not (2, size)")
+    if shape[:-1] == ((2, 3) if per_token else (2,)): return int(shape[-1])
+    wanted = "(2, 3, size), for each token has an answer" if per_token else "(2, size)"
+    raise ModelError(f"pooling {name!r} gives {shape} for 2 texts of 3 tokens, not {wanted}")

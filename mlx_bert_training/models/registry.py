@@ -53,6 +53,7 @@ POOLINGS = Registry("pooling", {
     "last": "mlx_bert_training.models.pooling:last_pooling",
     "weighted_cls": "mlx_bert_training.models.pooling:WeightedFirst",
     "concat_last": "mlx_bert_training.models.pooling:ConcatLast",
+    "none": "mlx_bert_training.models.pooling:every_token",
 }, _is_pooling)
 ADAPTERS = Registry("adapter", {    # model, seed, options -> the model is changed in place
     "lora": "mlx_bert_training.models.adapters.lora:lora",

@@ -48,13 +48,16 @@ class ModelConfig(Section):
     new_head: bool = option(False, "start a new head where the pretrained weights come with one for another task")
 
     def settle(self) -> None:
-        if self.pooling is None and (self.pretrained or "").startswith(SENTENCE_ENCODERS): self.pooling = "mean"
+        if self.pooling is not None or not (self.pretrained or "").startswith(SENTENCE_ENCODERS): return
+        if getattr(known_task(self.head_type), "pooling", None) is None: self.pooling = "mean"
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         task = known_task(self.head_type)
         if task is not None: yield from self.task_checks(whole, task)
 
     def task_checks(self, whole: Any, task: Task) -> Iterator[tuple[str, str]]:
+        if task.pooling and self.pooling not in (None, task.pooling):
+            yield "model.pooling model.head_type", f"a {task} reads every token; set it to null"
         if self.num_labels is None: return
         try: task.num_outputs(self.num_labels)
         except TaskError as error: yield "model.num_labels model.head_type", str(error)

@@ -27,7 +27,7 @@ from ..tasks.task import Task, get_task
 
 # %% auto #0
 __all__ = ['POOLED_CODE', 'PYTORCH_POOLINGS', 'HeadSpec', 'PoolingSpec', 'place', 'at', 'ModelFacts', 'HeadFacts', 'TextModel',
-           'summary', 'trained_part', 'check_tokenizer', 'described', 'pytorch_code', 'merged', 'save_model']
+           'trained_part', 'check_tokenizer', 'summary', 'described', 'pytorch_code', 'merged', 'save_model']
 
 # %% ../../nbs/models/09_text_model.ipynb #054c8f62
 @dataclass(frozen=True)
@@ -151,20 +151,24 @@ class HeadFacts(ModelFacts):
 
 # %% ../../nbs/models/09_text_model.ipynb #67895f67
 class TextModel(HeadFacts):
-    "Calling it gives logits (B, num_labels) where it has a head, else hidden states (B, T, H)."
+    "Calling it gives logits (B, C) where it has a head, (B, T, C) of a head for words, else hidden states (B, T, H)."
 
     def __init__(self, architecture: Architecture, config: Any, pooling: PoolingSpec, head: HeadSpec | None = None):
         super().__init__()
         self.architecture, self.config, self.pooling_spec, self.head_spec = architecture, config, pooling, head
         place(self, architecture.prefix, architecture.encoder(config))
+        per_word = head is not None and head.task.per_word
         native = pooling.name == "cls" and (head is not None or architecture.pooler_in_encoder)
+        at_tokens = architecture.token_pooler if per_word and pooling.name == "none" else None
+        native = native or at_tokens is not None
         self._pooling_path = architecture.pooler_path if native else "pooling"
         self._output_path = architecture.output_path if native else "classifier"
         size = architecture.size(config, "hidden_size")
         layers = architecture.size(config, "num_hidden_layers")
-        part = architecture.pooler(config) if native else create_pooling(pooling.name, size, pooling.options, layers)
+        if native: part = (at_tokens or architecture.pooler)(config)
+        else: part = create_pooling(pooling.name, size, pooling.options, layers)
         place(self, self._pooling_path, part)
-        width = pooled_size(part, pooling.name, size)
+        width = pooled_size(part, pooling.name, size, per_word)
         if head is None: return
         place(self, self._output_path, ClassificationHead(width, head.outputs, architecture.head_dropout(config)))
 
@@ -202,25 +206,6 @@ class TextModel(HeadFacts):
         rows = "".join(f"<tr><th>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in summary(self).items())
         return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
 
-# %% ../../nbs/models/09_text_model.ipynb #29e626bd
-def summary(
-    model: ModelFacts,
-) -> dict[str, str]:            # what to show, by name
-    "What a model is, in a few words."
-    n = model.num_parameters
-    layers, hidden, heads = (model.architecture.size(model.config, name)
-                             for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
-    shown = {"architecture": model.architecture.name, "layers": f"{layers} of size {hidden}, {heads} heads",
-             "parameters": f"{n / 1e6:.1f} million" if n >= 1e6 else f"{n:,}", **trained_part(model, n),
-             "pooling": model.pooling_name}
-    if head := model.head_spec:
-        names = ", ".join(head.label_names) if head.label_names else ""
-        shown["head"] = f"{head.task}, {head.outputs} output{'s' * (head.outputs > 1)}"
-        shown["head"] += f" ({names})" if names else ""
-    folder = model.report.folder
-    shown["weights"] = folder.name if folder else "random"
-    return shown
-
 # %% ../../nbs/models/09_text_model.ipynb #2d2d2c5e
 def trained_part(
     model: ModelFacts,
@@ -248,6 +233,25 @@ def check_tokenizer(
         raise ModelError(f"texts have {segments} segments and the model an embedding for {model.type_vocab_size} "
                          "(type_vocab_size); give both parts as one text, with a template")
 
+# %% ../../nbs/models/09_text_model.ipynb #29e626bd
+def summary(
+    model: ModelFacts,
+) -> dict[str, str]:            # what to show, by name
+    "What a model is, in a few words."
+    n = model.num_parameters
+    layers, hidden, heads = (model.architecture.size(model.config, name)
+                             for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    shown = {"architecture": model.architecture.name, "layers": f"{layers} of size {hidden}, {heads} heads",
+             "parameters": f"{n / 1e6:.1f} million" if n >= 1e6 else f"{n:,}", **trained_part(model, n),
+             "pooling": model.pooling_name}
+    if head := model.head_spec:
+        names = ", ".join(head.label_names) if head.label_names else ""
+        shown["head"] = f"{head.task}, {head.outputs} output{'s' * (head.outputs > 1)}"
+        shown["head"] += f" ({names})" if names else ""
+    folder = model.report.folder
+    shown["weights"] = folder.name if folder else "random"
+    return shown
+
 # %% ../../nbs/models/09_text_model.ipynb #4cd5726a
 POOLED_CODE = "modeling_pooled_bert"  # the PyTorch file, made from modeling_pooled_bert.py.txt for each architecture
 
@@ -269,10 +273,10 @@ def described(
     names = head.label_names or tuple(f"LABEL_{i}" for i in range(head.num_labels))
     if len(names) != head.outputs:      # the file's words name outputs, and these are not classes
         values["class_names"], names = list(names), tuple(f"LABEL_{i}" for i in range(head.outputs))
-    values |= {"architectures": [f"{hub}ForSequenceClassification"], "head_type": head.head_type,
-               "problem_type": head.task.problem_type, "id2label": {str(i): n for i, n in enumerate(names)},
+    values |= {"architectures": [f"{hub}For{head.task.hub_class}"], "head_type": head.head_type,
+               "problem_type": head.task.problem_type or None, "id2label": {str(i): n for i, n in enumerate(names)},
                "label2id": {n: i for i, n in enumerate(names)}}
-    if pooling.name == "cls": return values
+    if pooling.name == (head.task.pooling or "cls"): return values
     values |= {"model_type": f"pooled_{architecture.name}", "architectures": [f"Pooled{hub}ForSequenceClassification"]}
     if pooling.name in PYTORCH_POOLINGS:
         classes = {"AutoConfig": f"Pooled{hub}Config",
@@ -312,7 +316,8 @@ def save_model(
 ) -> Path:                                                      # the folder
     """Save configuration, weights and tokenizer so that `create_model(pretrained=folder)` gives the same model.
 
-    `transformers` reads it with `AutoModelForSequenceClassification.from_pretrained(folder)`; where the pooling is not
+    `transformers` reads it with `AutoModelForSequenceClassification.from_pretrained(folder)`, or as the class that
+    its task's `hub_class` says; where the pooling is not
     `cls`, with `trust_remote_code=True`, for its code is then in the folder. An adapter is merged into the weights.
     """
     tokenizer_folder = tokenizer_folder or model.report.folder

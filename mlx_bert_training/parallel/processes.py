@@ -66,15 +66,17 @@ def share_machine(
 class Worker:
     "A process that does one job. What it says comes into an inbox, and None when it has ended."
 
-    def __init__(self, number: int, job: Path, environment: dict[str, str], inbox: queue.Queue[Any]):
+    def __init__(self, number: int, job: Path, environment: dict[str, str], inbox: queue.Queue[Any],
+                 entry: str = "mlx_bert_training.parallel.worker:work", shown: bool = False):
         self.number, self.inbox = number, inbox
         self.outcome_path, self.errors = job.with_suffix(".outcome"), job.with_suffix(".log")
         self.outcome_path.unlink(missing_ok=True)
-        code = "import sys; from mlx_bert_training.parallel.worker import work; work(*sys.argv[1:])"
+        module, _, function = entry.partition(":")
+        code = f"import sys; from {module} import {function}; {function}(*sys.argv[1:])"
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code, str(job), str(self.outcome_path)], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=errors, env=environment, start_new_session=True, text=True)
+                stdout=subprocess.PIPE, stderr=None if shown else errors, env=environment, start_new_session=True, text=True)
         self.thread = threading.Thread(target=self._listen, name=f"worker-{number}", daemon=True)
         self.thread.start()
 

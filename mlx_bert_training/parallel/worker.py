@@ -24,7 +24,7 @@ from ..files import write_bytes
 
 # %% auto #0
 __all__ = ['WorkerError', 'Outcome', 'read_outcome', 'write_request', 'pass_on', 'follow', 'Channel', 'LogToCaller',
-           'peak_memory', 'open_channel', 'do_job', 'work']
+           'peak_memory', 'open_channel', 'do_job', 'work', 'serve']
 
 # %% ../../nbs/parallel/03_worker.ipynb #a900e421
 class WorkerError(MLXBertError, RuntimeError):
@@ -137,7 +137,16 @@ def work(
     outcome: str,   # where to write what it came to
 ) -> None:
     "What a worker does from its beginning to its end."
-    channel, control = open_channel(), RunControl()
+    serve(open_channel(), RunControl(), job, outcome)
+
+
+def serve(
+    channel: Channel,       # to the caller
+    control: RunControl,    # hears what the caller wants
+    job: str,               # the file of the job
+    outcome: str,           # where to write what it came to
+) -> None:
+    "Do a job under a control, and end the process."
     control.report = channel.progress
     logging.getLogger("mlx_bert_training").addHandler(LogToCaller(channel))
     logging.getLogger("mlx_bert_training").setLevel(logging.INFO)

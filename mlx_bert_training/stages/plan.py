@@ -250,7 +250,7 @@ class FoldPlan:
         return list(names) if names and (self.task.several or self.task.targets != "values") else None
 
 # %% ../../nbs/stages/04_plan.ipynb #16a52d4d
-_APART = ("tracking", "environment", "kaggle", "parallel", "search")      # what of these matters is named below
+_APART = ("tracking", "environment", "kaggle", "parallel", "pretraining", "search")     # what matters is named below
 _NO_MATTER = {"data": ("train_path", "validation_path", "test_path", "num_workers", "prefetch_size", "eval_batch_size",
                        "validation_fraction"),
               "training": ("logging_steps", "save_strategy", "save_steps", "save_total_limit", "baselines")}

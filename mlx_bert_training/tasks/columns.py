@@ -20,7 +20,7 @@ from ..errors import DataError, nearest
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'TargetColumn', 'TargetFormat', 'class_values', 'sorted_classes', 'numbers', 'class_numbers',
-           'indicators', 'find_separator', 'label_lists']
+           'indicators', 'find_separator', 'list_in', 'label_lists']
 
 # %% ../../nbs/tasks/01_columns.ipynb #ff6332b5
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def find_separator(column: TargetColumn) -> str:
     found: Counter[str] = Counter()
     first: dict[str, int] = {}
     for i, value in enumerate(column.values):
-        if not isinstance(value, str) or _list_in(value) is not None: continue
+        if not isinstance(value, str) or list_in(value) is not None: continue
         for separator in (*SEPARATORS, " "):
             if separator not in value.strip(): continue
             found[separator] += 1
@@ -135,7 +135,7 @@ def find_separator(column: TargetColumn) -> str:
     return marks[0] if marks else " "
 
 
-def _list_in(text: str) -> list[Any] | None:
+def list_in(text: str) -> list[Any] | None:
     "The list that a text is, in JSON or as Python writes it; None where it is not one."
     if not re.fullmatch(r"\s*[\[(].*[\])]\s*", text, re.S): return None
     for read in (json.loads, ast.literal_eval):
@@ -154,7 +154,7 @@ def _labels_of(column: TargetColumn, row: int, separator: str) -> list[str]:
     value = column.values[row]
     if value is None: return []
     if isinstance(value, str):
-        listed = _list_in(value)
+        listed = list_in(value)
         if listed is None:
             cut = value.split() if separator == " " else value.split(separator)
             return [label.strip() for label in cut if label.strip()]

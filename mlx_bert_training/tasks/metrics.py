@@ -34,7 +34,7 @@ class _Undefined(Exception):
     "Why a metric has no value on these labels."
 
 
-NEEDS = ("labels", "probabilities", "values")
+NEEDS = ("labels", "probabilities", "values", "tags", "spans")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Metric:
     """A named score of predictions against targets.
 
     `function` is given targets and, by `needs`, decided labels in the form of the targets; probabilities (N, C), of the
-    positive class alone (N,) when the task is binary; or values (N,).
+    positive class alone (N,) when the task is binary; values (N,); or the tags (N, W) of words, which may mark spans.
     """
     name: str
     function: Callable[[np.ndarray, np.ndarray], float]
@@ -258,10 +258,9 @@ def compute_metrics(
     kind = get_task(task)
     wanted = [get_metric(name) for name in check_metrics(names, kind)]
     p, y = np.asarray(predictions, np.float64), np.asarray(targets)
-    expected = p.shape if kind.several else p.shape[:1]
-    if p.ndim != (1 if kind.targets == "values" and not kind.several else 2) or y.shape != expected:
+    if y.shape != kind.targets_shape(p):
         raise MetricError(f"predictions {p.shape} and targets {y.shape} do not make a {kind}")
     y = y.astype(np.float64 if kind.targets == "values" else np.int64)
     given: dict[str, np.ndarray] = {need: kind.metric_input(need, p, rule) for need in {m.needs for m in wanted}}
-    finite = bool(np.isfinite(p).all())
+    finite = kind.is_finite(p)
     return {metric.name: metric.score(y, given[metric.needs] if finite else p) for metric in wanted}

@@ -12,7 +12,7 @@ from typing import Any
 from ..registry import Registry
 
 # %% auto #0
-__all__ = ['TASKS', 'TASK_ALIASES', 'LOSS_TARGETS', 'LOSSES', 'METRICS']
+__all__ = ['TASKS', 'TASK_ALIASES', 'HUB_TASKS', 'LOSS_TARGETS', 'LOSSES', 'METRICS']
 
 # %% ../../nbs/tasks/00_registry.ipynb #5308807f
 _HERE = "mlx_bert_training.tasks"
@@ -24,15 +24,19 @@ TASKS = Registry("task", {
     "regression": f"{_HERE}.regression:Regression",
     "ordinal_regression": f"{_HERE}.ordinal:Ordinal",
     "multi_target_regression": f"{_HERE}.multi_regression:MultiRegression",
+    "token_classification": f"{_HERE}.token_classification:TokenClassification",
 })
 TASK_ALIASES = {"binary": "binary_classification", "multiclass": "multiclass_classification",
                 "multilabel": "multilabel_classification", "ordinal": "ordinal_regression",
-                "multi_regression": "multi_target_regression"}
+                "multi_regression": "multi_target_regression", "token": "token_classification"}
+HUB_TASKS = {   # the ends of Hugging Face's class names -> the task; None: what the labels suggest
+    "ForSequenceClassification": None, "ForTokenClassification": "token_classification"}
 
 # %% ../../nbs/tasks/00_registry.ipynb #2f748da0
 LOSS_TARGETS = {   # what a loss takes, see `Task.loss_form`
     "cross_entropy": "classes", "focal": "classes", "bce": "columns",
     "mse": "values", "mae": "values", "huber": "values", "pinball": "values", "cumulative": "steps",
+    "token_cross_entropy": "words",
 }
 
 
@@ -43,8 +47,10 @@ def _is_loss(found: Any) -> bool:
     return hasattr(found, "targets") and hasattr(found, "make")
 
 
-LOSSES = Registry("loss", {name: f"{_HERE}.losses:{name.upper()}" for name in LOSS_TARGETS}
-                  | {"cumulative": f"{_HERE}.ordinal:CUMULATIVE"}, _is_loss)
+LOSSES = Registry("loss", {name: f"{_HERE}.losses:{name.upper()}" for name in LOSS_TARGETS} | {
+    "cumulative": f"{_HERE}.ordinal:CUMULATIVE",
+    "token_cross_entropy": f"{_HERE}.token_classification:TOKEN_CROSS_ENTROPY",
+}, _is_loss)
 
 METRICS = Registry("metric", {
     name: f"{_HERE}.metrics:{name}" for name in (
@@ -52,4 +58,6 @@ METRICS = Registry("metric", {
         "micro_f1", "weighted_f1", "f2", "f05", "jaccard", "macro_jaccard", "mcc", "qwk",
         "auc", "average_precision", "log_loss", "map_at_3",
         "mse", "rmse", "mcrmse", "mae", "rmsle", "r2", "pearson", "spearman")
+} | {
+    name: f"{_HERE}.span_metrics:{name}" for name in ("span_f1", "span_precision", "span_recall", "word_accuracy")
 })

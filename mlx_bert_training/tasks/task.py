@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from .forms import FORMS, TargetForm
 from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['TaskError', 'Rule', 'Combining', 'Deciding', 'Searching', 'Answering', 'Task', 'get_task', 'task_place', 'known_task',
-           'task_in_file', 'check_finite', 'check_probabilities', 'check_numbers']
+__all__ = ['TaskError', 'Rule', 'Combining', 'Deciding', 'Searching', 'Answering', 'OneByOne', 'Task', 'get_task', 'task_place',
+           'known_task', 'task_in_file', 'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/03_task.ipynb #235aa1bf
 class TaskError(MLXBertError, ValueError):
@@ -165,6 +165,14 @@ class Answering:
 
 
 # %% ../../nbs/tasks/03_task.ipynb #f6e60871
+class OneByOne(NamedTuple):
+    "Answers for words as if each word were a row."
+    task: Task
+    targets: np.ndarray         # (M,)
+    predictions: np.ndarray     # (M, C)
+    places: np.ndarray          # (M, 2) the row and the word
+
+
 @dataclass(frozen=True)
 class Task(Combining, Searching, Answering):
     "What the outputs of a model mean. The facts of a kind are class attributes; its options are fields."
@@ -181,6 +189,10 @@ class Task(Combining, Searching, Answering):
     positive: ClassVar[int | None] = None           # the column whose probability is asked for; None: there is none
     most_classes: ClassVar[int | None] = None       # that a file may have; None: any number
     several: ClassVar[bool] = False                 # a row has several answers, (N, C), each with a column and a name
+    per_word: ClassVar[bool] = False                # whether each word has an answer, and not the text
+    pooling: ClassVar[str | None] = None            # the one that a model must have; None: any
+    hub_class: ClassVar[str] = "SequenceClassification"     # Hugging Face's: the end of ...ForSequenceClassification
+    in_folds: ClassVar[bool] = True                 # whether cross-validation can take it
 
     def num_outputs(self, asked: int | None) -> int:
         "How many logits a model has, of `asked` classes or labels; None: what the kind implies. Raises `TaskError`."
@@ -213,6 +225,23 @@ class Task(Combining, Searching, Answering):
     def check_targets(self, values: Any, shape: tuple[int, ...], source: str) -> np.ndarray:
         "Targets that go with predictions of this shape; `DataError` names `source` and the first bad row."
         raise NotImplementedError
+
+    def targets_shape(self, predictions: np.ndarray) -> tuple[int, ...] | None:
+        "The shape of the targets that go with these predictions; None where the predictions are none of this task."
+        if predictions.ndim != (1 if self.targets == "values" and not self.several else 2): return None
+        return predictions.shape if self.several else predictions.shape[:1]
+
+    def is_finite(self, predictions: np.ndarray) -> bool:
+        "Whether a metric can be computed of these predictions."
+        return bool(np.isfinite(predictions).all())
+
+    def counted(self, labels: np.ndarray) -> np.ndarray:
+        "The labels (N,) or (N, C) that balanced weights and shares of classes are counted from."
+        return labels
+
+    def one_by_one(self, targets: Any, predictions: Any) -> OneByOne | None:
+        "The answers of a text one by one, where it has one for each word; None where it has one."
+        return None
 
     def scaling(self, setting: str, metric: str) -> str:
         "What is done to targets before training: none, standardize or log1p; `setting` auto looks at the metric."

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..errors import DataError
 from ..figures import new_figure
-from ..tasks.task import Task, get_task
+from ..tasks.task import OneByOne, Task, get_task
 from .error_views import VIEWS, ClassView, LabelView, ValueView
 from .section import Section, shorten, show
 
@@ -139,6 +139,8 @@ class ErrorReport(ErrorFigures, ErrorPictures):
     title: str = "Errors"
 
     def __post_init__(self) -> None:
+        single = get_task(self.head_type).one_by_one(self.targets, self.predictions)
+        if single is not None: self._take(single)
         self.view = view_errors(self.targets, self.predictions, self.head_type, self.class_names, self.threshold)
         self.targets, self.predictions, self.class_names = self.view.targets, self.view.predictions, self.view.names
         self.task = self.view.task
@@ -147,6 +149,16 @@ class ErrorReport(ErrorFigures, ErrorPictures):
         for kind, values in (("row ids", self.row_ids), ("texts", self.texts)):
             if values is not None and len(values) != len(self.targets):
                 raise DataError(f"{len(values)} {kind} for {len(self.targets)} rows")
+
+    def _take(self, single: OneByOne) -> None:
+        "Report the answers for words one by one."
+        self.head_type, self.targets, self.predictions, places = single
+        ids = range(len(places)) if self.row_ids is None else self.row_ids
+        self.row_ids = [f"{ids[row]}, word {word + 1}" for row, word in places]
+        if self.texts is None: return
+        words = [getattr(text, "words", ()) for text in self.texts]
+        self.texts = [f"{words[row][word]} in: {self.texts[row]}" if words[row] else self.texts[row]
+                      for row, word in places]
 
     def hardest(self, count: int = 10) -> pd.DataFrame:
         "The rows with the largest loss, the hardest first: id, true, predicted, loss or error, shortened text."

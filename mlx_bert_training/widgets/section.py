@@ -21,7 +21,7 @@ from ..errors import MissingExtraError
 
 # %% auto #0
 __all__ = ['cell_text', 'table_html', 'table_text', 'shorten', 'axis_names', 'few_ticks', 'picture_html', 'Section', 'show',
-           'page_html', 'save_page']
+           'folding_html', 'show_folding', 'page_html', 'save_page']
 
 # %% ../../nbs/widgets/00_section.ipynb #f8751559
 def cell_text(value: Any, percent: bool = False) -> str:
@@ -41,9 +41,14 @@ def _columns(frame: pd.DataFrame) -> list[tuple[str, list[str], str]]:
     counted = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
     whole = frame if counted else frame.reset_index(names=str(frame.index.name or ""))
     numbers = [pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in whole.dtypes]
-    shares = [str(name).startswith(("share", "missing")) for name in whole.columns]
-    return [(str(name), [cell_text(value, shares[i]) for value in whole.iloc[:, i]], "right" if numbers[i] else "left")
-            for i, name in enumerate(whole.columns)]
+    return [(str(name), [_named_cell(str(name), value) for value in whole.iloc[:, i]],
+             "right" if numbers[i] else "left") for i, name in enumerate(whole.columns)]
+
+
+def _named_cell(name: str, value: Any) -> str:
+    "A value of a column, as the name of the column has it read."
+    if name.startswith("p-value") and value < 1e-4: return "< 0.0001"
+    return cell_text(value, name.startswith(("share", "missing")))
 
 
 def table_html(frame: pd.DataFrame) -> str:
@@ -112,16 +117,20 @@ class Section:
     notes: list[str] = field(default_factory=list)                      # sentences
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)       # by caption
     pictures: Mapping[str, Callable[[], Any]] = field(default_factory=dict)     # by what they show: draws a Figure
+    open: bool = True                                                   # where it folds: it begins unfolded
 
     def plot(self, number: int = 0) -> Any:
         "One of the pictures, a matplotlib Figure. Raises `IndexError` where there is none."
         return list(self.pictures.values())[number]()
 
+    def body(self) -> str:
+        "Sentences and tables as HTML."
+        tables = (f"<p><b>{escape(caption)}</b></p>{table_html(table)}" for caption, table in self.tables.items())
+        return "".join([*(f"<p>{escape(note)}</p>" for note in self.notes), *tables])
+
     def html(self, level: int = 3) -> str:
         "Heading, sentences and tables, without the pictures."
-        tables = (f"<p><b>{escape(caption)}</b></p>{table_html(table)}" for caption, table in self.tables.items())
-        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
-        return f"<h{level}>{escape(self.title)}</h{level}>{notes}{''.join(tables)}"
+        return f"<h{level}>{escape(self.title)}</h{level}>{self.body()}"
 
     def images(self) -> str:
         "The pictures as HTML; without matplotlib, a sentence."
@@ -154,6 +163,30 @@ def show(
             display({"image/png": base64.b64encode(png).decode(), "text/plain": f"[picture: {alt}]"},
                     metadata={"image/png": {"alt": alt}}, raw=True)
 
+# %% ../../nbs/widgets/00_section.ipynb #88dce8d1
+def folding_html(
+    section: Section,
+    level: int = 3,     # of the heading
+    anchor: str = "",   # what a link to it names
+) -> str:
+    "A section with its pictures, which a click on its heading folds and unfolds. No script is needed for it."
+    first = section.notes[0] if section.notes else next(iter(section.tables), "")
+    heading = f"<h{level} style='display:inline'>{escape(section.title)}</h{level}>"
+    finding = f"<span style='opacity:.8'>&nbsp; {escape(shorten(first, 110))}</span>"
+    place = f"<span id='{escape(anchor, quote=True)}'></span>" if anchor else ""     # inside: a link unfolds it
+    return (f"<details{' open' * section.open} style='margin:.4em 0'><summary style='cursor:pointer'>{heading}{finding}"
+            f"</summary><div style='margin-left:1.1em'>{place}{section.body()}{section.images()}</div></details>")
+
+
+def show_folding(
+    title: str,
+    sections: Iterable[Section],
+) -> None:
+    "Show a report of sections that fold. A terminal gets the text."
+    from IPython.display import display
+    display({"text/html": f"<h2>{escape(title)}</h2>", "text/plain": title}, raw=True)
+    for section in sections: display({"text/html": folding_html(section), "text/plain": str(section)}, raw=True)
+
 # %% ../../nbs/widgets/00_section.ipynb #642271e9
 _STYLE = """:root{color-scheme:light dark;--ink:#1b1b1b;--paper:#fff;--line:#ccc}
 @media(prefers-color-scheme:dark){:root{--ink:#e8e8e8;--paper:#161616;--line:#444}}
@@ -161,7 +194,7 @@ body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)
 body{max-width:62em;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;display:block;overflow-x:auto;font-variant-numeric:tabular-nums;margin-bottom:1em}
 th,td{padding:.2em .7em;border-bottom:1px solid var(--line);vertical-align:top}
-h2{margin-top:2em;border-bottom:2px solid #2F86D0}"""
+summary{border-bottom:2px solid #2F86D0;padding:.3em 0;margin-top:1em}"""
 
 
 def page_html(
@@ -172,7 +205,7 @@ def page_html(
     "A whole page, complete in itself."
     sections = list(sections)
     links = "".join(f"<li><a href='#s{i}'>{escape(s.title)}</a></li>" for i, s in enumerate(sections))
-    parts = "".join(f"<section id='s{i}'>{s.html(2)}{s.images()}</section>" for i, s in enumerate(sections))
+    parts = "".join(f"<section>{folding_html(s, 2, f's{i}')}</section>" for i, s in enumerate(sections))
     words = "".join(f"<p>{escape(note)}</p>" for note in notes)
     return (f"<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><meta name='viewport' "
             f"content='width=device-width'><title>{escape(title)}</title><style>{_STYLE}</style></head><body>"

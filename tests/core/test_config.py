@@ -400,8 +400,8 @@ def test_to_dict_is_plain_complete_and_its_own():
     config = KaggleTrainerConfig()
     data = config.to_dict()
     assert json.loads(json.dumps(data)) == data and "source" not in data
-    assert set(data) == {"model", "data", "optimizer", "scheduler", "training", "callbacks", "tracking",
-        "parallel", "environment", "kaggle"}
+    assert set(data) == {"model", "data", "optimizer", "scheduler", "training", "pretraining", "callbacks",
+        "tracking", "parallel", "environment", "kaggle"}
     data["model"]["config"]["x"] = 1
     assert config.model.config == {}
 

@@ -120,7 +120,7 @@ def test_demo_data():
     ("a.csv", "id,text\n", ["no rows below its header"]),
     ("a.csv", "id,id\n1,2\n", ["column 'id' appears twice"]),
     ("a.csv", "id,text\n1,a\n2,b,c\n", ["line 3", "3 cells where the header has 2"]),
-    ("a.csv", 'id,text\n1,"a\nb"\n2\n', ["line 4", "1 cells"]),
+    ("a.csv", 'id,text\n1,"a\nb"\n2\n', ["line 4", "1 cell where"]),
     ("a.csv", 'id,text\n1,a\n2,"b\n3,c\n', ["line 3", "never closed"]),
     ("a.jsonl", '{"a": 1}\n{"a": 1\n', ["line 2", "not valid JSON"]),
     ("a.jsonl", '{"a": 1}\n[1]\n', ["line 2", "list"]),
@@ -254,20 +254,20 @@ def test_many_columns_are_read_in_seconds(tmp_path):
 
 
 def test_too_many_columns_are_refused_at_once(tmp_path):
-    names, start = [f"c{i}" for i in range(100_000)], time.perf_counter()
+    names, start = [f"c{i}" for i in range(100_000)], time.process_time()
     wide = write(tmp_path, "a.csv", ",".join(names) + "\n" + ",".join("w" for _ in names) + "\n")
     fails("100,000 columns", "exchanged", path=wide)
     fails("columns, more than 20,000", path=write(tmp_path, "b.jsonl", json.dumps(dict.fromkeys(names, 1)) + "\n"))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_many_columns_stay_text_in_seconds(tmp_path):
-    names, start = [f"c{i}" for i in range(5_000)], time.perf_counter()
+    names, start = [f"c{i}" for i in range(5_000)], time.process_time()
     path = write(tmp_path, "a.csv", ",".join(names) + "\n" + ",".join("1" for _ in names) + "\n")
     assert read_frame(path, as_text=names)["c4999"].tolist() == ["1"]
     path = write(tmp_path, "b.jsonl", json.dumps(dict.fromkeys(names, 1)) + "\n")
     assert read_frame(path, as_text=names)["c4999"].tolist() == ["1"]
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("encoding, cell", [("utf-7", "a+2AA-b"), ("unicode_escape", "a\\ud800b")])

@@ -23,11 +23,13 @@ from mlx_bert_training.kaggle.connection import (
     KaggleLimitError,
     KaggleNotFoundError,
     KaggleRulesError,
+    KaggleTransferError,
     KaggleUnavailableError,
     RetryPolicy,
     credential_places,
     no_credentials,
 )
+from mlx_bert_training.runtime.transfer import TransferLimits
 from mlx_bert_training.secrets import Secrets
 
 IDS = [str(i) for i in range(30)]
@@ -259,12 +261,24 @@ class TestSubmit:
         assert client.submit("tiny-sentiment", submission).ref and len(site.submissions) == 1
         assert site.count("ListSubmissions") == 0
 
-    @pytest.mark.parametrize("status", [503, 403])
-    def test_an_upload_that_fails_is_not_a_submission(self, site, client, submission, status):
+    @pytest.mark.parametrize(("status", "why"), [(503, "it broke 3 x, at last with: answer 503"), (403, "ref=0")])
+    def test_an_upload_that_fails_is_not_a_submission(self, site, client, submission, status, why):
         site.faults = [{"match": "PUT upload", "status": status, "times": 99}]
-        with pytest.raises(KaggleSubmitError, match="was not submitted to tiny-sentiment: .*ref=0"):
+        with pytest.raises(KaggleSubmitError, match=f"was not submitted to tiny-sentiment: .*{why}"):
             client.submit("tiny-sentiment", submission)
         assert site.submissions == [] and site.count("PUT upload") == 3
+
+    def test_an_upload_that_is_cut_goes_on_where_it_was(self, site, client, submission):
+        site.faults = [{"match": "PUT upload", "cut": 40}]
+        assert client.submit("tiny-sentiment", submission).ref
+        assert site.submissions[0]["content"] == submission.read_bytes() and site.count("PUT upload") == 3
+
+    def test_an_upload_that_is_cut_each_time_ends_and_submits_nothing(self, site, client, submission, caplog):
+        caplog.set_level("INFO")
+        site.faults = [{"match": "PUT upload", "cut": 0, "times": 99}]
+        with pytest.raises(KaggleSubmitError, match="was not submitted.*it broke 3 x"):
+            client.submit("tiny-sentiment", submission)
+        assert site.submissions == [] and "try 2 of 3" in caplog.text
 
     def test_an_upload_that_fails_once_is_repeated(self, site, client, submission):
         site.faults = [{"match": "PUT upload", "status": 503}]
@@ -275,7 +289,7 @@ class TestSubmit:
         environment.setenv("KAGGLE_KEY", KEY)
         site.faults = [{"match": "PUT upload", "silent": 2.5, "times": 9}]
         quick = KaggleClient(timeout=0.1, policy=RetryPolicy(attempts=1))
-        with pytest.raises(KaggleSubmitError, match="the upload did not end within"):
+        with pytest.raises(KaggleSubmitError, match="it broke 1 x.*ReadTimeout"):
             quick.submit("tiny-sentiment", submission)
         assert site.submissions == []
 
@@ -335,11 +349,34 @@ class TestDownload:
         client.download("tiny-sentiment", tmp_path / "d", force=True)
         assert site.count("DownloadDataFiles") == 4
 
+    def test_a_download_that_breaks_again_and_again_ends_and_goes_on_later(self, site, client, tmp_path, caplog):
+        "Each answer is cut after 300 kB of 30 MB: less than a twentieth, so each break counts."
+        caplog.set_level("INFO")
+        site.competitions["tiny-sentiment"].files["big.csv"] = random_bytes(30_000_000)
+        site.faults = [{"match": "GET blob", "cut": 300_000, "times": 99}]
+        with pytest.raises(KaggleTransferError, match="after 0.8 of 30.0 MB, because it broke 3 x.*is kept in "):
+            client.download("tiny-sentiment", tmp_path / "d")
+        assert site.count("GET blob") == 3 and "broken after 0.3 of 30.0 MB" in caplog.text
+        with pytest.raises(KaggleTransferError, match="given up after 1.6 of 30.0 MB"):
+            client.download("tiny-sentiment", tmp_path / "d")
+        site.faults = []
+        folder = client.download("tiny-sentiment", tmp_path / "d")
+        assert (folder / "big.csv").stat().st_size == 30_000_000 and int(site.ranges[-1][6:-1]) > 1_500_000
+        assert not list(folder.glob(".kaggle-partial*"))
+
+    def test_a_download_that_takes_too_long_ends(self, site, environment, tmp_path):
+        environment.setenv("KAGGLE_USERNAME", "ada")
+        environment.setenv("KAGGLE_KEY", KEY)
+        site.competitions["tiny-sentiment"].files["big.csv"] = random_bytes(3_000_000)
+        short = KaggleClient(timeout=10, limits=TransferLimits(seconds=0, slowest=1e12))
+        with pytest.raises(KaggleTransferError, match="have passed.*goes on from there"):
+            short.download("tiny-sentiment", tmp_path / "d")
+
     def test_a_cut_download_is_resumed(self, site, client, tmp_path):
         big = site.competitions["tiny-sentiment"].files["big.csv"] = random_bytes(3_000_000)
         site.faults = [{"match": "GET blob", "cut": 2_000_000}]
         client.download("tiny-sentiment", tmp_path / "d")
-        assert site.ranges == ["bytes=1048576-"]       # the client writes whole mebibytes
+        assert site.ranges == ["bytes=1835008-"]       # whole quarters of a mebibyte are kept
         assert (tmp_path / "d/big.csv").read_bytes() == big
 
     def test_a_killed_download_is_resumed_by_the_next_process(self, site, client, tmp_path):
@@ -350,7 +387,7 @@ class TestDownload:
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         partial = tmp_path / "d/.download/tiny-sentiment.zip"
         while process.poll() is None:
-            if partial.is_file() and partial.stat().st_size > 1_000_000: break
+            if partial.is_file() and partial.stat().st_size > 1_800_000: break
             time.sleep(0.05)
         process.kill()
         process.wait()
@@ -358,7 +395,7 @@ class TestDownload:
         with pytest.raises(KaggleNotFoundError, match="downloading is switched off"):
             find_competition_files("tiny-sentiment", tmp_path / "d", download=False, input_root=tmp_path)
         client.download("tiny-sentiment", tmp_path / "d")
-        assert site.ranges == ["bytes=1048576-"] and (tmp_path / "d/big.csv").read_bytes() == big
+        assert site.ranges == ["bytes=1835008-"] and (tmp_path / "d/big.csv").read_bytes() == big
 
     def test_a_site_that_is_down_for_a_moment(self, site, client, tmp_path):
         site.faults = [{"match": "DownloadDataFiles", "status": 503}, {"match": "ListDataFiles", "status": 429}]

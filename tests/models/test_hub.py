@@ -74,6 +74,34 @@ def test_a_broken_download_is_an_error_and_leaves_nothing_that_would_be_taken_fo
     assert ask(hub, tmp_path).startswith("found")
 
 
+AGAIN = """
+import huggingface_hub.constants, logging, sys
+huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 500
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+from mlx_bert_training.models import weights
+from mlx_bert_training.runtime.transfer import TransferError, TransferLimits
+weights.HUB_LIMITS = TransferLimits(breaks=3, pause=0.01)
+try: weights.fetch_pretrained("acme/tiny")
+except TransferError as error: print("given up:", error)
+"""
+
+
+def test_a_download_that_breaks_again_and_again_says_so_and_ends(hub, tmp_path):
+    "Each answer brings a fiftieth of the file. The hub's client alone would go on for ever."
+    hub.broken.add("model.safetensors")
+    hub.piece = len(hub.revisions["main"]["model.safetensors"]) // 50
+    settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1",
+                "MLX_BERT_CACHE": str(tmp_path / "ours")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HTTP", "http"))}
+    done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, env={**inherited, **settings})
+    assert "download acme/tiny: broken after" in done.stdout and "try 2 of 3" in done.stdout, done.stderr
+    assert "given up: download acme/tiny: given up after" in done.stdout and "broke 3 x" in done.stdout
+    assert "the same call goes on with the others" in done.stdout
+    assert sum(path.endswith("model.safetensors") for path in hub.asked) <= 4   # one asks for its size
+    hub.broken.clear()
+    assert ask(hub, tmp_path).startswith("found")
+
+
 def test_shards_and_bin_files_come_where_there_is_nothing_better(hub, tmp_path):
     files = hub.revisions["main"]
     whole = files.pop("model.safetensors")

@@ -25,6 +25,7 @@ from mlx_bert_training.widgets.data_sections import (
     whole_lengths,
 )
 from mlx_bert_training.widgets.explorer import PARTS
+from mlx_bert_training.widgets.target_columns import HOLM
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "islet", "jetty"]
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -84,7 +85,8 @@ def all_pictures(section):
 def test_a_declaration_is_explored_before_anything_is_trained(files):
     explorer = CompetitionExplorer(declaration(files))
     sections, missing = explorer.sections()
-    assert [s.title for s in sections] == ["Overview", "Leaks", "Targets", "Lengths", "Drift"]
+    assert [s.title for s in sections] == ["Overview", "Leaks", "Targets", "Target by column", "Keywords", "Lengths",
+                                           "Drift"]
     assert len(missing) == 4 and all("train_with_cv" in text or "submission" in text for text in missing)
     assert "90 train rows, 40 test rows" in str(explorer) and not (files / "runs").exists()
     for part in ("folds", "ensemble", "errors"):
@@ -177,7 +179,7 @@ def test_drift_names_the_column_that_moved_and_only_that():
                              "town": rng.choice(["Bonn", "Kiel"], n), "name": [f"n{i}{shift}" for i in range(n)],
                              "gap": np.where(rng.random(n) < (0.5 if shift else 0.1), np.nan, 1.0)})
     table = drift_table(side(400, 0), side(300, 6), ignore=("id",)).set_index("column")
-    sure = table.index[table["p-value"] < 0.01 / len(table)]
+    sure = table.index[table[HOLM] < 0.01 / len(table)]
     assert set(sure) == {"age", "gap"} and table.index[0] in sure
     assert table.loc["name", "kind"] == "words" and table.loc["name", "test"] == "100% not in train"
     assert table.loc["gap", "distance"] == pytest.approx(
@@ -188,7 +190,7 @@ def test_drift_names_the_column_that_moved_and_only_that():
 def test_columns_of_one_value_or_none_are_no_drift(values):
     frame = pd.DataFrame({"column": values})
     table = drift_table(frame, frame)
-    assert table["p-value"].tolist() == [1.0] and table["distance"].tolist() == [0.0]
+    assert table[HOLM].tolist() == [1.0] and table["distance"].tolist() == [0.0]
 
 
 def test_columns_of_other_types_in_the_two_files_are_compared_as_words():
@@ -213,7 +215,7 @@ def test_without_a_test_file_there_is_no_drift_and_the_rest_is_shown(files):
     config = declaration(files)
     config["data"]["test_path"] = None
     sections, missing = CompetitionExplorer(config).sections()
-    assert [s.title for s in sections] == ["Overview", "Leaks", "Targets", "Lengths"]
+    assert [s.title for s in sections] == ["Overview", "Leaks", "Targets", "Target by column", "Keywords", "Lengths"]
     assert any("drift" in text and "data.test_path" in text for text in missing)
 
 
@@ -330,7 +332,8 @@ def test_the_page_stands_alone_and_every_picture_has_words(finished, tmp_path):
 def test_prepared_data_alone_is_explored(finished):
     explorer = CompetitionExplorer(finished.data)
     sections, missing = explorer.sections()
-    assert [s.title for s in sections] == ["Overview", "Leaks", "Targets", "Lengths", "Drift"]
+    assert [s.title for s in sections] == ["Overview", "Leaks", "Targets", "Target by column", "Keywords", "Lengths",
+                                           "Drift"]
     assert any("ledger=" in text for text in missing)
     with pytest.raises(MLXBertError, match="can override a declaration"):
         CompetitionExplorer(finished.data, max_length=8)

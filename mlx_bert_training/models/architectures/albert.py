@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..architecture import Architecture
+from ..architecture import Architecture, WordHead
 from .bert import BertSelfAttention
 from .electra import NarrowEmbeddings
 from mlx_bert_training.models.layers import (
@@ -159,4 +159,5 @@ ARCHITECTURE = Architecture(
     name="albert", config=AlbertConfig, encoder=AlbertEncoder, prefix="albert", hub="Albert",
     pooler=AlbertPooler, pooler_path="albert.pooler", head_dropout=lambda config: config.classifier_dropout_prob,
     dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"),
-    refused={"position_embedding_type": ("absolute",)}, layer_pattern=r"albert_layer_groups\.(\d+)\.")
+    refused={"position_embedding_type": ("absolute",)}, layer_pattern=r"albert_layer_groups\.(\d+)\.",
+    word_head=WordHead("predictions.dense", "predictions.LayerNorm", "predictions.bias"))

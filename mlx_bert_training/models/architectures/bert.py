@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..architecture import Architecture
+from ..architecture import Architecture, WordHead
 from mlx_bert_training.models.layers import (
     ACTIVATIONS,
     Embedding,
@@ -195,4 +195,5 @@ class BertPooler(nn.Module):
 
 ARCHITECTURE = Architecture(
     name="bert", config=BertConfig, encoder=BertEncoder, prefix="bert", hub="Bert",
-    pooler=BertPooler, pooler_path="bert.pooler", refused={"position_embedding_type": ("absolute",)})
+    pooler=BertPooler, pooler_path="bert.pooler", refused={"position_embedding_type": ("absolute",)},
+    word_head=WordHead())

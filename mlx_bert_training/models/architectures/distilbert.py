@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..architecture import Architecture
+from ..architecture import Architecture, WordHead
 from mlx_bert_training.models.layers import (
     ACTIVATIONS,
     Embedding,
@@ -165,4 +165,6 @@ ARCHITECTURE = Architecture(
     pooler=DistilBertPooler, pooler_path="pre_classifier", head_dropout=lambda config: config.seq_classif_dropout,
     dropouts=("dropout", "attention_dropout", "seq_classif_dropout"), segments=lambda config: 0,
     attribute_map={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers",
-                   "intermediate_size": "hidden_dim"})
+                   "intermediate_size": "hidden_dim"},
+    word_head=WordHead("vocab_transform", "vocab_layer_norm", "vocab_projector.bias",
+                       activation=lambda config: config.activation, eps=lambda config: 1e-12))

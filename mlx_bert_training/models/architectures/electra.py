@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..architecture import Architecture
+from ..architecture import Architecture, WordHead
 from .bert import BertConfig, BertEmbeddings, BertStack
 from mlx_bert_training.models.layers import (
     Embedding,
@@ -80,4 +80,6 @@ class ElectraPooler(nn.Module):
 ARCHITECTURE = Architecture(
     name="electra", config=ElectraConfig, encoder=ElectraEncoder, prefix="electra", hub="Electra",
     pooler=ElectraPooler, pooler_path="classifier", output_path="classifier.out_proj",
-    refused={"position_embedding_type": ("absolute",)})
+    refused={"position_embedding_type": ("absolute",)},
+    word_head=WordHead("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias",
+                       activation=lambda config: "gelu"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..architecture import Architecture
+from ..architecture import Architecture, WordHead
 from .bert import BertConfig, BertEmbeddings, BertEncoder
 from ..layers import Linear, ModelError
 from ..ops import dropout
@@ -100,5 +100,6 @@ class RobertaPooler(nn.Module):
 ARCHITECTURE = Architecture(
     name="roberta", config=RobertaConfig, encoder=RobertaEncoder, prefix="roberta", hub="Roberta",
     pooler=RobertaPooler, pooler_path="classifier", output_path="classifier.out_proj", max_tokens=max_tokens,
-    refused={"position_embedding_type": ("absolute",)})
+    refused={"position_embedding_type": ("absolute",)},
+    word_head=WordHead("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", activation=lambda config: "gelu"))
 XLM_ROBERTA = replace(ARCHITECTURE, name="xlm-roberta", config=XLMRobertaConfig, hub="XLMRoberta")

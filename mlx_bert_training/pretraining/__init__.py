@@ -1,0 +1,1 @@
+"""What an encoder learns from texts alone, before it is fine-tuned."""
