@@ -115,7 +115,7 @@ def bce(
 # %% ../../nbs/tasks/08_losses.ipynb #3c2875d9
 def _error(logits: mx.array, labels: mx.array) -> mx.array:
     "Prediction minus target: (B,) from logits (B, 1), or (B, C) where a row has several values."
-    several = labels.ndim == 2
+    several = labels.ndim == 2 and logits.shape[-1] > 1
     if logits.ndim != 2 or logits.shape[1] != 1 and not several:
         raise LossError(f"a loss on values needs logits of shape (B, 1), not {logits.shape}")
     _check_shapes(logits, labels, columns=several)
