@@ -166,8 +166,8 @@ def train_in_ranks(
     if config.pretraining.objective != "none": run_pretraining(config)      # once, for all of them
     checkpoint = None if resume_from is None else checkpoint_to_resume(resume_from, config.environment)
     control, job = control or RunControl(), TrainingJob(config, checkpoint, read_interventions(replay))
-    found = run_in_ranks(job, config.parallel.ranks or 1, control)
-    return TrainingRun(None, *found, control)
+    result, scores, folder, predictions = run_in_ranks(job, config.parallel.ranks or 1, control)
+    return TrainingRun(None, result, scores, folder, predictions, control)
 
 # %% ../nbs/09_run.ipynb #c843c93a
 def run_pretraining(

@@ -94,9 +94,9 @@ def run_all(
         total, weight = total + float(loss_sum), weight + float(loss_weight)
     if not rows: raise MLXBertError("the loader gave no batches")
     of = np.concatenate(rows)       # several times the same where a text is read in windows
-    first = np.unique(of, return_index=True)[1]
+    once = np.unique(of, return_index=True)[1]
     means, numbers = mean_by_row(_joined(logits, width, np.nan), of)
-    return Outputs(means, _joined(labels, width, IGNORED)[first] if labels else None, numbers,
+    return Outputs(means, _joined(labels, width, IGNORED)[once] if labels else None, numbers,
                    total / weight if weight else math.nan)
 
 

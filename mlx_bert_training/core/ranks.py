@@ -25,7 +25,7 @@ from .control import Request, RunControl
 from .step import InferenceStep, TrainingStep
 from ..errors import MLXBertError
 from ..protocols import Batch
-from ..runtime.ranks import ALONE, RankError, Ranks, all_values, sum_gradients
+from ..runtime.ranks import RankError, Ranks, all_values, sum_gradients
 
 log = logging.getLogger(__name__)
 

@@ -206,7 +206,7 @@ class WordTags(Predictions):
         "The spans of each text. Raises `MLXBertError` where tags mark none."
         if "spans" not in self.task.needs: raise MLXBertError("these tags mark no spans: see labels()")
         names = [str(name) for name in self.class_names or ()]
-        rows = []
+        rows: list[list[FoundSpan]] = []
         for text, tags, values in zip(self.texts, self.decided(), self.values, strict=True):
             rows.append([])
             places = text.places

@@ -42,7 +42,7 @@ def usable_columns(
     data = prepared.config.data if prepared.config else None
     apart = {*(prepared.labels.columns if prepared.labels else ()), data.id_column if data else None}
     test = prepared.frames.get("test", prepared.frames["train"])
-    return [column for column in prepared.frames["train"] if column in test and column not in apart]
+    return [str(column) for column in prepared.frames["train"] if column in test and column not in apart]
 
 
 def chosen_columns(
@@ -76,8 +76,8 @@ def signed_log(x: Any) -> Any:
 def _number_step(values: pd.Series) -> Any:
     "What makes features of a column of numbers."
     steps = [SimpleImputer(strategy="median", add_indicator=True), StandardScaler()]
-    tail = abs(values.skew())
-    if tail > LONG_TAIL and abs(signed_log(values).skew()) < tail: steps.insert(0, FunctionTransformer(signed_log))
+    tail, shorter = (abs(float(column.skew())) for column in (values, signed_log(values)))  # type: ignore[arg-type]
+    if tail > LONG_TAIL and shorter < tail: steps.insert(0, FunctionTransformer(signed_log))
     return make_pipeline(*steps)
 
 
@@ -233,7 +233,7 @@ def word_predictions(
 ) -> dict[str, np.ndarray]:     # (M, W, C) by name, NaN where there is no word
     "What the frequencies of the tags say of other texts, and what those of each word say."
     known = tag_counts(train, outputs)
-    whole = sum(known.values())
+    whole = np.sum(list(known.values()), axis=0)
     assert others.texts is not None
     shape = len(others.texts), max(len(text.words) for text in others.texts), outputs
     constant, by_word = np.full(shape, np.nan), np.full(shape, np.nan)

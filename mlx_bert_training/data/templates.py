@@ -169,13 +169,13 @@ def read_texts(
     "The words of every row. Raises `DataError` naming the cell of a text that is missing."
     if isinstance(source, RowTemplate): return Texts(source.render(frame))
     require_columns(frame, source)
-    parts = []
+    parts: list[list[str]] = []
     for column in source:
         missing = np.flatnonzero(frame[column].isna())
         if len(missing):
             raise DataError(f"{where(frame, int(missing[0]), column)}: the text is missing. A template, such as "
                             f"{{{column}}}, can have a default for it.")
-        if per_word: parts.append(_split(frame, column))
+        if per_word: parts.append(list(_split(frame, column)))
         else: parts.append([str(value) for value in frame[column].tolist()])
     return Texts(*parts)
 

@@ -247,7 +247,7 @@ class Tokenizer:
         return cls(load_backend(Path(folder)))
 
 
-def _spaced(text: SplitText) -> list[str]:
+def _spaced(text: Any) -> list[str]:
     "The words as they stand in a text: a space before each but the first, which some tokenizers tell a word by."
     return [word if i == 0 else f" {word}" for i, word in enumerate(text.words)]
 

@@ -52,7 +52,8 @@ def test_windows_hold_every_token_and_share_what_they_should(texts, max_length, 
 @given(TEXTS, st.integers(4, 30))
 def test_head_tail_and_both(texts, max_length):
     room = max_length - 2
-    kept = {way: TOKENIZER.encode(texts, max_length=max_length, long_texts=way) for way in ("head", "tail", "head_tail")}
+    ways = ("head", "tail", "head_tail")
+    kept = {way: TOKENIZER.encode(texts, max_length=max_length, long_texts=way) for way in ways}
     for number, text in enumerate(texts):
         inner = whole(text)[1:-1].tolist()
         head, tail, both = (kept[way][number][1:-1].tolist() for way in ("head", "tail", "head_tail"))

@@ -30,7 +30,8 @@ def test_a_class_is_named_as_the_file_does_where_it_has_fewer_rows_than_folds(tm
 
 
 @pytest.mark.parametrize("metric, task, targets, message", [
-    ("auc", "binary", [0, 1, 0, 1, 1, 1], "fold 2 of 2: auc is undefined on its 2 rows, which have 'yes'; ask for fewer"),
+    ("auc", "binary", [0, 1, 0, 1, 1, 1],
+     "fold 2 of 2: auc is undefined on its 2 rows, which have 'yes'; ask for fewer"),
     ("accuracy", "binary", [0, 0, 1, 1, 0, 0], None),
     ("accuracy", "binary", [0, 1, 0, 0, 0, 0], "fold 1 of 2: all of its 4 training rows have the same target"),
     ("r2", "regression", [1.0, 2.0, 3.0, 4.0, 5.0, 5.0], "fold 2 of 2: r2 is undefined on its 2 rows, which have 5.0"),
