@@ -227,6 +227,7 @@ def report(args: argparse.Namespace) -> None:
 def shapes_table(kept: dict[str, Any]) -> str:
     sides = [(side, clock) for clock in ("seconds", "processor") for side in OURS]
     heads = [f"{OURS[side]}, {'clock' if clock == 'seconds' else 'processor'}" for side, clock in sides]
+    heads += ["two parts to one, clock", "processor"]
     load, cores = kept["load"], kept["machine"]["threads"]
     lines = [f"{kept['model']}, dropout {kept['dropout']}; load {load[0]:.0f} to {load[2]:.0f} on {cores} cores", "",
              "| batch x tokens | turns | ms on torch | " + " | ".join(heads) + " |",
@@ -235,6 +236,7 @@ def shapes_table(kept: dict[str, Any]) -> str:
         for shape, found in kept["shapes"].items():
             turns = found[action]
             cells = [ratio(turns, side, "torch", clock) for side, clock in sides]
+            cells += [ratio(turns, "mlx-parts", "mlx", clock) for clock in ("seconds", "processor")]
             torch = 1e3 * median(turn["torch"]["seconds"] for turn in turns)
             lines.append(f"| {word} {shape} | {len(turns)} | {torch:.0f} | " + " | ".join(cells) + " |")
     plot(kept)

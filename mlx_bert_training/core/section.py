@@ -184,7 +184,7 @@ class EnvironmentConfig(Section):
     seed: int = option(42, "of every random number", ge=0, lt=2**32)
     device: str = option("auto", "auto: the GPU if there is one", choices=("auto", "cpu", "gpu"))
     compile: bool = option(True, "compile the training step")
-    cpu_parts: int = option(1, "CPU: parts of a batch computed side by side; set the number of cores", ge=1, le=256)
+    cpu_parts: int = option(1, "CPU: parts of a batch computed side by side, a core each", ge=1, le=256)
     trainer: str = option("base", "what trains", registry=TRAINERS)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
