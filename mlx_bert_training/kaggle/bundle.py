@@ -106,8 +106,8 @@ def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:
         raise BundleError(f"{run}: {len(parents)} rounds with pseudo-labels, and only one can be meant; remove the "
                           "others")
     places = [divmod(i, folds.n_folds) for i in range(len(folds))]
-    done = {(row["repeat"], row["fold"]) for row in cv.get("table", [])} or {*places}     # fewer with a time budget
-    names = [f"fold-{repeat}-{fold}" for repeat, fold in places if (repeat, fold) in done]
+    names = [f"fold-{repeat}-{fold}" for repeat, fold in places]
+    names = [name for name in names if RunFolder(parents[0] / name).fold_facts.is_file()] or names  # a time budget
     missing = [name for name in names if not (parents[0] / name / "model" / "model.safetensors").is_file()]
     if missing:
         raise BundleError(f"{parents[0] / missing[0]}: {len(missing)} of {len(names)} folds kept no model; "
