@@ -13,8 +13,8 @@ from typing import Any
 from .secrets import redact
 
 # %% auto #0
-__all__ = ['MLXBertError', 'DataError', 'CheckpointError', 'TrainingError', 'UnknownNameError', 'MissingExtraError',
-           'NotYetAvailableError', 'nearest', 'unknown_name', 'missing_extra', 'not_yet']
+__all__ = ['MLXBertError', 'DataError', 'CheckpointError', 'TrainingError', 'UnknownNameError', 'MissingExtraError', 'nearest',
+           'unknown_name', 'missing_extra']
 
 # %% ../nbs/01_errors.ipynb #71b2d540
 class MLXBertError(Exception):
@@ -57,9 +57,6 @@ class MissingExtraError(MLXBertError, ImportError):
     "An optional library that is not installed: names the extra that brings it."
 
 
-class NotYetAvailableError(MLXBertError, NotImplementedError):
-    "A name of the public interface whose implementation is part of a later release."
-
 # %% ../nbs/01_errors.ipynb #1d59c838
 def nearest(
     name: str,              # what was asked for
@@ -90,11 +87,3 @@ def missing_extra(
 ) -> MissingExtraError:     # the error to raise
     "An error that names the pip command for an optional library."
     return MissingExtraError(f"{purpose} needs {library}: pip install 'mlx_bert_training[{extra}]'")
-
-
-def not_yet(
-    what: str,                  # the name that was used
-    instead: str = "",          # what works today
-) -> NotYetAvailableError:      # the error to raise
-    "An error for a public name that a later release fills in."
-    return NotYetAvailableError(f"{what} is not part of this release yet.{' ' + instead if instead else ''}")

@@ -28,7 +28,7 @@ from ..tasks.words import SplitText, first_tokens
 
 # %% auto #0
 __all__ = ['CHUNK', 'LONG_TEXTS', 'HEAD_SHARE', 'Encoded', 'of_texts', 'check_long_texts', 'truncate', 'as_arrays',
-           'heads_and_tails', 'all_windows', 'Tokenizer', 'join_encoded', 'tiny_tokenizer']
+           'heads_and_tails', 'all_windows', 'join_encoded', 'Tokenizer', 'tiny_tokenizer']
 
 # %% ../../nbs/data/06_tokenization.ipynb #b4790c20
 @dataclass(frozen=True)
@@ -166,6 +166,28 @@ def all_windows(encodings: Sequence[Any]) -> Encoded:
     text = np.array([number for number, _ in rows], np.int64)
     return replace(as_arrays([part for _, part in rows]), truncated=np.zeros(len(rows), bool), text=text)
 
+# %% ../../nbs/data/06_tokenization.ipynb #8716305f
+def join_encoded(parts: Sequence[Encoded]) -> Encoded:
+    "The texts of all parts, in order."
+    if not parts: return Encoded(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, bool))
+    lengths = np.concatenate([part.lengths for part in parts])
+    return Encoded(np.concatenate([part.ids for part in parts]), np.concatenate([part.type_ids for part in parts]),
+                   np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+                   np.concatenate([part.truncated for part in parts]), _joined_words(parts), _joined_texts(parts))
+
+
+def _joined_words(parts: Sequence[Encoded]) -> np.ndarray | None:
+    "Of which word each token is the first, where the texts know their words."
+    words = [part.word for part in parts if part.word is not None]
+    return np.concatenate(words) if words else None
+
+
+def _joined_texts(parts: Sequence[Encoded]) -> np.ndarray | None:
+    "Which text each window is of, counted over all parts; None where nothing is read in windows."
+    if all(part.text is None for part in parts): return None
+    counts = [part.windows for part in parts]
+    return np.repeat(np.arange(sum(map(len, counts))), np.concatenate(counts))
+
 # %% ../../nbs/data/06_tokenization.ipynb #5a4bc3f5
 class Tokenizer:
     """Turns texts into token numbers with a `tokenizers.Tokenizer`.
@@ -280,28 +302,6 @@ def _not_text(text: object) -> str:
     try: text.encode()
     except UnicodeEncodeError: return "has half of a character (a lone surrogate)"
     return ""
-
-# %% ../../nbs/data/06_tokenization.ipynb #8716305f
-def join_encoded(parts: Sequence[Encoded]) -> Encoded:
-    "The texts of all parts, in order."
-    if not parts: return Encoded(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, bool))
-    lengths = np.concatenate([part.lengths for part in parts])
-    return Encoded(np.concatenate([part.ids for part in parts]), np.concatenate([part.type_ids for part in parts]),
-                   np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-                   np.concatenate([part.truncated for part in parts]), _joined_words(parts), _joined_texts(parts))
-
-
-def _joined_words(parts: Sequence[Encoded]) -> np.ndarray | None:
-    "Of which word each token is the first, where the texts know their words."
-    words = [part.word for part in parts if part.word is not None]
-    return np.concatenate(words) if words else None
-
-
-def _joined_texts(parts: Sequence[Encoded]) -> np.ndarray | None:
-    "Which text each window is of, counted over all parts; None where nothing is read in windows."
-    if all(part.text is None for part in parts): return None
-    counts = [part.windows for part in parts]
-    return np.repeat(np.arange(sum(map(len, counts))), np.concatenate(counts))
 
 # %% ../../nbs/data/06_tokenization.ipynb #d196be68
 def tiny_tokenizer(

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 import mlx.nn as nn
@@ -53,13 +54,16 @@ class WordHead:
     norm: str = "cls.predictions.transform.LayerNorm"
     bias: str = "cls.predictions.bias"                  # one number a word
     table: str = "embeddings.word_embeddings"           # in the encoder: a row a word
-    activation: Callable[[Any], str] = lambda config: str(config.hidden_act)
-    eps: Callable[[Any], float] = lambda config: float(config.layer_norm_eps)
-    dense_bias: Callable[[Any], bool] = lambda config: True
-    norm_bias: Callable[[Any], bool] = lambda config: True
+    activation: Callable[[Any], str] = attrgetter("hidden_act")     # of a configuration
+    eps: Callable[[Any], float] = attrgetter("layer_norm_eps")
+    dense_bias: Callable[[Any], bool] = bool        # any configuration: there is one
+    norm_bias: Callable[[Any], bool] = bool
     renames: tuple[tuple[str, str], ...] = ()           # (pattern, replacement) from other names that files have
 
 # %% ../../nbs/models/04_architecture.ipynb #9b5bdb3c
+def _by_name(name: str) -> Architecture: return ARCHITECTURES.get(name)
+
+
 @dataclass(frozen=True)
 class Architecture:
     "An encoder, its configuration, and its names in Hugging Face's files."
@@ -85,6 +89,11 @@ class Architecture:
     layer_pattern: str = r"(?:^|\.)layers?\.(\d+)\."    # what a layer's number stands in, in names of parameters
     above_layers: str = r"final_norm\."                 # how parameters of the encoder begin that follow its layers
     word_head: WordHead | None = None                   # what guesses hidden words; None: nothing that is known
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        "A registered architecture goes to another process by its name."
+        if self.name in ARCHITECTURES and ARCHITECTURES.get(self.name) is self: return _by_name, (self.name,)
+        return super().__reduce_ex__(protocol)
 
     @property
     def pooler_in_encoder(self) -> bool:
@@ -161,7 +170,7 @@ def check_rates(
     for known in fields(config):
         value = values.get(known.name, known.default)
         wanted = isinstance(known.default, float) or "dropout" in known.name and value is not None
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
         if wanted and not number:
             raise ModelError(f"this model is not supported: {known.name} is {value!r:.80}, which is no number")
 

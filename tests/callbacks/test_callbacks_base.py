@@ -110,7 +110,7 @@ def test_something_that_fits_needs_no_base_class():
 
 
 def test_every_registered_name_makes_a_callback():
-    needed = {"learning_rate_scheduler": {"schedule": "math:sqrt"}}
+    needed = {"learning_rate_scheduler": {"schedule": "math:sqrt"}, "distillation": {"teacher": "oof/teacher.npz"}}
     for name in CALLBACKS:
         assert isinstance(create_callback({"type": name, **needed.get(name, {})}), CallbackProtocol)
 

@@ -197,10 +197,6 @@ def test_names_of_models_with_adapters(name):
     refused(lambda: ModelConfig(adapter="lore"), "lora")
 
 
-def test_names_of_a_later_release_say_so():
-    refused(lambda: ModelConfig(head_type="ranking"), "not part of this release yet")
-
-
 def test_false_is_no_where_no_is_a_choice():
     section = TrainingSection(eval_strategy=False, save_strategy=False)
     assert (section.eval_strategy, section.save_strategy) == ("no", "no")

@@ -54,7 +54,7 @@ def test_the_same_batches_from_disk(files, cache):
 def test_they_are_found_again(files, monkeypatch):
     config = load_config(config_of(files, "disk"))
     first = prepare(config)
-    monkeypatch.setattr(Tokenizer, "encode_parts", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(Tokenizer, "encode_parts", lambda *_, **__: pytest.fail("made again"))
     assert prepare(config).train.dataset.encoded.files.folder == first.train.dataset.encoded.files.folder
     with pytest.raises(pytest.fail.Exception, match="made again"): prepare(config.replace(max_length=12))
 
