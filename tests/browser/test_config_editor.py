@@ -261,7 +261,8 @@ def test_files_and_columns_are_offered_and_looked_after(editor: Editor) -> None:
 
 def test_changes_are_marked_and_taken_back_and_options_found(editor: Editor) -> None:
     editor.field("Find").fill("warmup")
-    expect(editor.box.locator(".mbt-sections [role=tab]")).to_have_text([re.compile("scheduler: ")])
+    tabs = [re.compile("scheduler: "), re.compile("pretraining: ")]
+    expect(editor.box.locator(".mbt-sections [role=tab]")).to_have_text(tabs)
     editor.write("warmup_ratio", "0.2")
     expect(editor.row("warmup_ratio").locator(".mbt-was")).to_contain_text("changed from")
     editor.notebook.screenshot("config_editor_found", editor.box)
