@@ -772,7 +772,9 @@ def test_presets_of_competitions_load_and_read_the_columns_they_name(tmp_path):
     for name, (metric, folds) in named.items():
         config = get_trainer_config(name)
         assert (config.kaggle.competition_metric, config.kaggle.cv_folds) == (metric, folds)
-        assert config.kaggle.enable_ensemble and config.kaggle.ensemble_members == ["linear"]
+        assert config.kaggle.enable_ensemble and config.kaggle.ensemble_members[0] == "linear"
+        trees = [kind["type"] for kind in config.kaggle.ensemble_members[1:]]
+        assert trees == (["gbm"] if name in ("titanic", "house_prices") else [])
         columns = RowTemplate(config.data.template, config.data.template_defaults).columns
         assert config.data.target_column not in columns and config.data.id_column not in columns
     assert get_trainer_config("house_prices").kaggle.target_transform == "log1p"
