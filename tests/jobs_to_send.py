@@ -1,11 +1,20 @@
-"""Jobs that workers can import: they wait, fail, die, or write down that they were done."""
+"""Jobs that workers can import: they wait, fail, die, or write down that they were done. And who listens."""
 import os
 import signal
 import time
 from pathlib import Path
 
 from mlx_bert_training.callbacks import Callback
-from mlx_bert_training.core.control import RunStopped
+from mlx_bert_training.core.control import RunControl, RunStopped
+
+
+class Heard:
+    "A listener that remembers."
+
+    def __init__(self): self.control, self.begun, self.ended, self.progress = RunControl(), [], [], []
+    def on_job_begin(self, number): self.begun.append(number)
+    def on_job_end(self, number, result): self.ended.append(number)
+    def on_job_progress(self, number, facts): self.progress.append((number, facts))
 
 
 class Counted:

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from jobs_to_send import Counted, Dies, Fails, Threads, Waits
+from jobs_to_send import Counted, Dies, Fails, Heard, Threads, Waits
 from tiny_competition import SMALL, declaration, write_files
 
 from mlx_bert_training import create_kaggle_trainer
@@ -17,15 +17,6 @@ from mlx_bert_training.parallel.processes import Processes, share_machine
 from mlx_bert_training.parallel.worker import WorkerError
 from mlx_bert_training.stages.announce import CVListener
 from mlx_bert_training.stages.cv import cross_validate
-
-
-class Heard:
-    "A listener that remembers."
-
-    def __init__(self): self.control, self.begun, self.ended, self.progress = RunControl(), [], [], []
-    def on_job_begin(self, number): self.begun.append(number)
-    def on_job_end(self, number, result): self.ended.append(number)
-    def on_job_progress(self, number, facts): self.progress.append((number, facts))
 
 
 def test_results_come_in_order_and_progress_comes_back(tmp_path):

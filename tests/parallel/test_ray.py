@@ -3,11 +3,11 @@ import sys
 
 import numpy as np
 import pytest
-from jobs_to_send import Counted, Dies, DiesOnce, Fails, Threads, Waits
+from jobs_to_send import Counted, Dies, DiesOnce, Fails, Heard, Threads, Waits
 from tiny_competition import SMALL, declaration, write_files
 
 from mlx_bert_training import create_kaggle_trainer
-from mlx_bert_training.core.control import RunControl, RunStopped
+from mlx_bert_training.core.control import RunStopped
 from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.errors import MissingExtraError, UnknownNameError
@@ -18,15 +18,6 @@ from mlx_bert_training.parallel.worker import WorkerError
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = pytest.mark.slow       # a Ray takes its time to start
-
-
-class Heard:
-    "A listener that remembers."
-
-    def __init__(self): self.control, self.begun, self.ended, self.progress = RunControl(), [], [], []
-    def on_job_begin(self, number): self.begun.append(number)
-    def on_job_end(self, number, result): self.ended.append(number)
-    def on_job_progress(self, number, facts): self.progress.append((number, facts))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,6 +14,7 @@ from mlx_bert_training.pretraining.masking import (
     vocabulary_of,
     word_numbers,
 )
+from mlx_bert_training.pretraining.model import create_masked_model, fill_mask
 
 TOKENIZER = tiny_tokenizer(["the quick brown fox jumps over the lazy dog, twice."], vocab_size=40)
 VOCABULARY = vocabulary_of(TOKENIZER)
@@ -105,3 +106,15 @@ def test_a_later_start_gives_the_same_batches_and_another_epoch_others():
     for a, b in zip(whole[3:], rest, strict=True): assert all(np.array_equal(a[name], b[name]) for name in a)
     assert not np.array_equal(next(loader.batches(2))["answers"], next(loader.batches(3))["answers"])
     assert loader.subset(np.arange(8)).num_examples == 8
+
+
+def test_guesses_for_each_mask_are_the_likeliest_tokens():
+    sizes = {"vocab_size": TOKENIZER.vocab_size, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 32}
+    model = create_masked_model(config=sizes, seed=3)
+    found = fill_mask(model, TOKENIZER, "the [MASK] fox jumps over the [MASK] dog", top=3)
+    assert found["mask"].tolist() == [1, 1, 1, 2, 2, 2] and set(found["token"]) <= set(TOKENIZER.backend.get_vocab())
+    for _, guesses in found.groupby("mask"): assert guesses["probability"].is_monotonic_decreasing
+    everything = fill_mask(model, TOKENIZER, "the [MASK] fox", top=TOKENIZER.vocab_size)
+    assert everything["probability"].sum() == pytest.approx(1, abs=1e-4)
+    with pytest.raises(PretrainingError, match="nothing to guess"): fill_mask(model, TOKENIZER, "the quick fox")
