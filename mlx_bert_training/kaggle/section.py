@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.section import folder_problem, name_problem
+from ..declaration.durations import DurationError, seconds_of
 from ..declaration.kinds import split_kind
 from ..declaration.options import Section, option
 from ..ensemble.section import EnsembleOptions, PseudoLabelOptions, ThresholdOptions, TTAOptions
-from ..search.section import DurationError, seconds_of
 from ..stages.section import CompetitionOptions
 from ..validation.section import FoldOptions, LeakOptions
 

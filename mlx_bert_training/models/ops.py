@@ -10,14 +10,11 @@ from typing import Any
 
 import mlx.core as mx
 
-# %% auto #0
-__all__ = ['PHI_LIMIT', 'PHI_P', 'PHI_Q', 'SLOPE_LIMIT', 'SLOPE_P', 'SLOPE_Q', 'LEVELS', 'EXP_TAYLOR', 'on_cpu', 'gelu', 'linear',
-           'layer_norm', 'dropout', 'attention']
+from ..runtime.device import on_cpu
 
-# %% ../../nbs/models/02_ops.ipynb #828192f9
-def on_cpu() -> bool:
-    "Does work go to the CPU at the moment?"
-    return mx.default_device().type == mx.DeviceType.cpu
+# %% auto #0
+__all__ = ['PHI_LIMIT', 'PHI_P', 'PHI_Q', 'SLOPE_LIMIT', 'SLOPE_P', 'SLOPE_Q', 'LEVELS', 'EXP_TAYLOR', 'gelu', 'linear',
+           'layer_norm', 'dropout', 'attention']
 
 # %% ../../nbs/models/02_ops.ipynb #b052888d
 _custom: Any = mx.custom_function   # typed as returning `object`

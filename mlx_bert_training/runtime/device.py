@@ -22,8 +22,8 @@ from .fork import aside, check_fork, is_fork
 
 # %% auto #0
 __all__ = ['log', 'container_memory', 'available_memory', 'total_memory', 'cache_limit', 'ensure_ready', 'prepared',
-           'buffer_cache', 'fit_cache_limit', 'cores_for_parts', 'can_compile', 'DeviceError', 'select_device',
-           'gpu_advice', 'bf16_problem']
+           'buffer_cache', 'fit_cache_limit', 'on_cpu', 'cores_for_parts', 'can_compile', 'DeviceError',
+           'select_device', 'gpu_advice', 'bf16_problem']
 
 # %% ../../nbs/runtime/04_device.ipynb #21eb8497
 log = logging.getLogger(__name__)
@@ -141,6 +141,11 @@ def fit_cache_limit() -> int | None:
     mx.set_cache_limit(limit)
     return limit
 
+# %% ../../nbs/runtime/04_device.ipynb #f05af6e1
+def on_cpu() -> bool:
+    "Does work go to the CPU at the moment?"
+    return mx.default_device().type == mx.DeviceType.cpu
+
 # %% ../../nbs/runtime/04_device.ipynb #452f1730
 @contextmanager
 def cores_for_parts(
@@ -159,7 +164,7 @@ def cores_for_parts(
 @functools.cache
 def can_compile() -> bool:
     "Does `mx.compile` make kernels here? Always on a GPU; on a CPU it takes `g++` on the PATH."
-    return mx.default_device().type != mx.DeviceType.cpu or shutil.which("g++") is not None
+    return not on_cpu() or shutil.which("g++") is not None
 
 # %% ../../nbs/runtime/04_device.ipynb #debf39c7
 class DeviceError(MLXBertError, RuntimeError):

@@ -5,36 +5,16 @@
 # %% ../../nbs/search/02_section.ipynb #344364aa
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..declaration.durations import DurationError, seconds_of
 from ..declaration.options import Section, option
-from ..errors import MLXBertError
 from .space import space_problems
 
 # %% auto #0
-__all__ = ['DurationError', 'seconds_of', 'SearchConfig']
-
-# %% ../../nbs/search/02_section.ipynb #2c07dfe9
-class DurationError(MLXBertError, ValueError):
-    "A length of time that cannot be read."
-
-
-_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-
-
-def seconds_of(
-    duration: str | float,  # such as "90s", "30m", "2h", "1h 30m", or a number of seconds
-) -> float:
-    "A length of time in seconds. Raises `DurationError`."
-    parts = re.findall(r"([\d.]+)\s*([a-z]*)\s*", str(duration).lower())
-    whole = re.fullmatch(r"(\s*[\d.]+\s*[a-z]*\s*)+", str(duration).lower())
-    try: seconds = sum(float(number) * _UNITS[unit] for number, unit in parts) if whole else 0.0
-    except (KeyError, ValueError): seconds = 0.0
-    if seconds <= 0: raise DurationError(f"{duration!r} is no length of time: write 90s, 30m, 2h or 1h 30m")
-    return seconds
+__all__ = ['SearchConfig']
 
 # %% ../../nbs/search/02_section.ipynb #eb4b1f60
 @dataclass

@@ -20,12 +20,12 @@ from ..core.config import KaggleTrainerConfig, SearchTrainerConfig
 from ..core.control import RunControl, RunStopped, graceful_interrupt
 from ..core.run_folder import RunFolder
 from ..data.prepare import PreparedData
+from ..declaration.durations import seconds_of
 from ..declaration.load import first_layer, load_config, read_layers
 from ..declaration.options import merge
 from ..errors import MLXBertError, TrainingError, missing_extra
 from ..factory import create_kaggle_trainer, declared_data
 from ..files import make_folder, write_text
-from .section import seconds_of
 from .space import draw, take_spaces
 from ..stages.announce import CVListener, announce
 from ..stages.cv import cross_validate

@@ -11,7 +11,7 @@ from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.factory import create_kaggle_trainer
 from mlx_bert_training.kaggle import time_budget
-from mlx_bert_training.search.budget import Speed
+from mlx_bert_training.stages.budget import Speed
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from mlx_bert_training.cli import main
 from mlx_bert_training.errors import DataError, UnknownNameError
 from mlx_bert_training.run import run_competition
 from mlx_bert_training.search import auto as module
-from mlx_bert_training.search.budget import Speed, plan_budget
 from mlx_bert_training.search.look import find_group, find_id, guess_task, look_at
+from mlx_bert_training.stages.budget import Speed, plan_budget
 
 TINY = {"model.config": SMALL, "environment.compile": False, "environment.device": "cpu"}
 
@@ -70,7 +70,7 @@ def test_auto_and_again_from_its_yaml(tables, tmp_path):
 
 
 def test_when_the_time_is_up_what_is_finished_is_handed_over(tables, tmp_path, monkeypatch):
-    from mlx_bert_training.search.budget import BudgetPlan
+    from mlx_bert_training.stages.budget import BudgetPlan
     monkeypatch.setattr(module, "plan_budget", lambda *args: BudgetPlan(3, 100_000, 90, 1.0))
     began = time.perf_counter()
     result = module.auto(*tables, time_budget="20s", output_dir=tmp_path / "runs", **TINY)

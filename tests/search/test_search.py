@@ -12,8 +12,8 @@ from tiny_competition import declaration, write_files
 
 from mlx_bert_training import get_trainer_config
 from mlx_bert_training.cli import main
+from mlx_bert_training.declaration.durations import seconds_of
 from mlx_bert_training.declaration.problems import ConfigError
-from mlx_bert_training.search.section import seconds_of
 from mlx_bert_training.search.study import Objective, SearchError, StudyFolder, load_search, open_study, run_search
 
 optuna = pytest.importorskip("optuna", reason="the extra [search] is not installed")

@@ -23,7 +23,8 @@ from mlx_bert_training.models.layers import (
     recomputed,
     split_key,
 )
-from ..ops import attention, dropout, layer_norm, on_cpu
+from ..ops import attention, dropout, layer_norm
+from ...runtime.device import on_cpu
 
 # %% auto #0
 __all__ = ['GLOBAL', 'LOCAL', 'ARCHITECTURE', 'ModernBertConfig', 'rotations', 'rotated', 'windows', 'View', 'additive',
