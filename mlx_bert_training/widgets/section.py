@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -173,9 +173,11 @@ def folding_html(
     first = section.notes[0] if section.notes else next(iter(section.tables), "")
     heading = f"<h{level} style='display:inline'>{escape(section.title)}</h{level}>"
     finding = f"<span style='opacity:.8'>&nbsp; {escape(shorten(first, 110))}</span>"
+    said = bool(section.notes) and len(first) <= 110        # beside the heading, and not once more below it
+    rest = replace(section, notes=section.notes[said:])
     place = f"<span id='{escape(anchor, quote=True)}'></span>" if anchor else ""     # inside: a link unfolds it
     return (f"<details{' open' * section.open} style='margin:.4em 0'><summary style='cursor:pointer'>{heading}{finding}"
-            f"</summary><div style='margin-left:1.1em'>{place}{section.body()}{section.images()}</div></details>")
+            f"</summary><div style='margin-left:1.1em'>{place}{rest.body()}{section.images()}</div></details>")
 
 
 def show_folding(
