@@ -15,7 +15,7 @@ from ..protocols import Batch, Loss, Model
 
 # %% auto #0
 __all__ = ['ASKED', 'BLOCK', 'Arrays', 'batch_arrays', 'apply_model', 'cast', 'sum_of_squares', 'global_norm', 'Passes',
-           'Backward', 'TrainingStep', 'InferenceStep']
+           'Backward', 'StepFunctions', 'TrainingStep', 'InferenceStep']
 
 # %% ../../nbs/core/09_step.ipynb #2fe48c1b
 ASKED = ("positions", "answers")     # of a loader whose model is asked for single tokens: where, and what is right
@@ -146,6 +146,43 @@ class Backward:
             if group == "0": self.model.update(tree_unflatten(chosen))
             else: _assign(now, chosen)
 
+# %% ../../nbs/core/09_step.ipynb #391a9afe
+class StepFunctions:
+    "A whole update, the first batch of a window and a further one, compiled once a set of techniques at work."
+
+    def __init__(self, model: Model, loss: Loss, dtype: mx.Dtype | None, techniques: Sequence[Any], optimizer: Any,
+                 finish: Callable[[Any, mx.array], mx.array], compiler: Callable[..., Any]):
+        self.model, self.loss, self.dtype, self.techniques = model, loss, dtype, techniques
+        self.rule, self.finish, self.compile = optimizer.state, finish, compiler
+        self.made: dict[tuple[int, ...], list[Callable[..., Any]]] = {}
+
+    def now(self) -> list[Callable[..., Any]]:
+        "The functions for the techniques that are active at the moment."
+        active = [t for t in self.techniques if getattr(t, "active", True)]
+        key = tuple(map(id, active))
+        if key not in self.made:
+            captured = [getattr(t, "captured", {}) for t in active]     # arrays that a technique brings
+            self.made[key] = self.compiled(Passes(self.model, self.loss, self.dtype, active), captured)
+        return self.made[key]
+
+    def compiled(self, passes: Passes, captured: list[Any]) -> list[Callable[..., Any]]:
+        "The three functions round these passes."
+        def whole(arrays: Arrays) -> tuple[mx.array, mx.array, mx.array]:
+            gradients, loss, weight = passes.gradient(self.model.trainable_parameters(), arrays)
+            return loss, weight, self.finish(gradients, weight)
+
+        def first(arrays: Arrays) -> tuple[Any, mx.array, mx.array, mx.array]:
+            gradients, loss, weight = passes.gradient(self.model.trainable_parameters(), arrays)
+            return gradients, weight, loss, weight
+
+        def add(window: Any, total: mx.array, arrays: Arrays) -> tuple[Any, mx.array, mx.array, mx.array]:
+            gradients, weight, loss, _ = first(arrays)
+            return tree_map(mx.add, window, gradients), total + weight, loss, weight
+
+        weights, random = self.model.state, mx.random.state
+        return [self.compile(whole, [weights, self.rule, random, captured], [weights, self.rule, random]),
+                *(self.compile(function, [weights, random, captured], [random]) for function in (first, add))]
+
 # %% ../../nbs/core/09_step.ipynb #83487566
 class TrainingStep(Backward):
     "Changes the model by one update."
@@ -154,22 +191,22 @@ class TrainingStep(Backward):
                  clip_value: float | None = None, dtype: mx.Dtype | None = None, compiled: bool = True,
                  techniques: Sequence[Any] = ()):    # may change the passes, see `Passes`
         super().__init__(model, optimizer, max_grad_norm, clip_value)
-        self.loss, self.dtype, self.techniques = loss, dtype, techniques
+        self.techniques = techniques
         self.skips_empty = any(getattr(technique, "leaves_out", False) for technique in techniques)
         self.window: tuple[Any, mx.array] | None = None     # gradient sum and weight so far
-        self._rule, self._compile = optimizer.state, _compiler(compiled)
-        self._made: dict[tuple[int, ...], list[Callable[..., Any]]] = {}
-        self._apply = self._compile(self._finish, [model.state, self._rule], [model.state, self._rule])
+        self._compile, captured = _compiler(compiled), [model.state, optimizer.state]
+        self._functions = StepFunctions(model, loss, dtype, techniques, optimizer, self._finish, self._compile)
+        self._apply = self._compile(self._finish, captured, captured)
 
     def update(self, batch: Batch, learning_rate: float) -> tuple[mx.array, mx.array, mx.array]:
         "One batch, one update. Returns loss sum, weight and gradient norm, not yet evaluated."
         self.optimizer.learning_rate = learning_rate
-        whole, _, _ = self._functions()
+        whole, _, _ = self._functions.now()
         return whole(batch_arrays(batch))
 
     def accumulate(self, batch: Batch) -> tuple[mx.array, mx.array]:
         "Add a batch to the window. Returns its loss sum and weight."
-        _, first, add = self._functions()
+        _, first, add = self._functions.now()
         arrays = batch_arrays(batch)
         gradients, total, loss, weight = first(arrays) if self.window is None else add(*self.window, arrays)
         self.window = gradients, total
@@ -185,32 +222,6 @@ class TrainingStep(Backward):
 
     def close(self) -> None:
         "Nothing to end; a step that has threads ends them."
-
-    def _functions(self) -> list[Callable[..., Any]]:
-        "A whole update, the first batch of a window and a further one, compiled once a set of techniques at work."
-        active = [t for t in self.techniques if getattr(t, "active", True)]
-        key = tuple(map(id, active))
-        if key not in self._made:
-            captured = [getattr(t, "captured", {}) for t in active]     # arrays that a technique brings
-            self._made[key] = self._made_for(Passes(self.model, self.loss, self.dtype, active), captured)
-        return self._made[key]
-
-    def _made_for(self, passes: Passes, captured: list[Any]) -> list[Callable[..., Any]]:
-        def whole(arrays: Arrays) -> tuple[mx.array, mx.array, mx.array]:
-            gradients, loss, weight = passes.gradient(self.model.trainable_parameters(), arrays)
-            return loss, weight, self._finish(gradients, weight)
-
-        def first(arrays: Arrays) -> tuple[Any, mx.array, mx.array, mx.array]:
-            gradients, loss, weight = passes.gradient(self.model.trainable_parameters(), arrays)
-            return gradients, weight, loss, weight
-
-        def add(window: Any, total: mx.array, arrays: Arrays) -> tuple[Any, mx.array, mx.array, mx.array]:
-            gradients, weight, loss, _ = first(arrays)
-            return tree_map(mx.add, window, gradients), total + weight, loss, weight
-
-        weights, random = self.model.state, mx.random.state
-        return [self._compile(whole, [weights, self._rule, random, captured], [weights, self._rule, random]),
-                *(self._compile(function, [weights, random, captured], [random]) for function in (first, add))]
 
 # %% ../../nbs/core/09_step.ipynb #f91efe02
 def _compiler(compiled: bool) -> Callable[..., Any]:
