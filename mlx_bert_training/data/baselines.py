@@ -67,7 +67,7 @@ def _table(prepared: PreparedData, part: str, columns: Sequence[str] | None) -> 
         else: table[column] = values.astype(object).where(values.notna(), "missing").astype(str)
     return pd.DataFrame(table)
 
-
+# %% ../../nbs/data/13_baselines.ipynb #fb78b5b1
 def signed_log(x: Any) -> Any:
     "The logarithm of 1 + |x|, with the sign of x."
     return np.sign(x) * np.log1p(np.abs(x))
@@ -80,7 +80,7 @@ def _number_step(values: pd.Series) -> Any:
     if tail > LONG_TAIL and shorter < tail: steps.insert(0, FunctionTransformer(signed_log))
     return make_pipeline(*steps)
 
-
+# %% ../../nbs/data/13_baselines.ipynb #a5d80e8c
 def fit_features(
     prepared: PreparedData,     # with a training and a validation part
     columns: Sequence[str] | None = None,       # of the file; None: what the texts are made of

@@ -63,7 +63,7 @@ def task_of_targets(
     if pd.api.types.is_numeric_dtype(first) and values > 20: return "generic_regression", "rmse", "many whole numbers"
     return "generic_multiclass", "log_loss", f"{values} values"
 
-
+# %% ../../nbs/kaggle/13_draft.ipynb #5a67a62c
 def draft(
     folder: str | Path,         # with train.csv, test.csv and sample_submission.csv
     slug: str,                  # of the competition

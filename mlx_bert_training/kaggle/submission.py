@@ -172,7 +172,7 @@ def _match_columns(columns: Sequence[str], class_names: Sequence[Any], name: str
         raise SubmissionError(f"{name}: no column for the class {missing[0]!r}; it has {', '.join(columns)}")
     return found
 
-
+# %% ../../nbs/kaggle/06_submission.ipynb #dec924f9
 def _label_cells(labels: Sequence[Any], wanted: SampleFormat) -> list[Any]:
     "Labels as the sample writes them: whole numbers, booleans in its spelling, or words."
     kind = wanted.kinds[0]

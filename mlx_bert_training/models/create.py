@@ -295,7 +295,7 @@ def declared_sizes(
     if vocab_size is not None and section.pretrained is None: sizes.setdefault("vocab_size", vocab_size)
     return kind, sizes
 
-
+# %% ../../nbs/models/10_create.ipynb #da21c15e
 @runtime.prepared()
 def create_model(
     model_type: str = "bert_with_head",                 # or "bert_core": hidden states, no head

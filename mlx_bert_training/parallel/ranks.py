@@ -28,7 +28,7 @@ from ..runtime.ranks import RankError, process_ranks
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'write_hosts', 'work_as_rank', 'start_ranks', 'cause', 'RankRun', 'run_in_ranks']
+__all__ = ['log', 'write_hosts', 'work_as_rank', 'start_ranks', 'cause', 'failure', 'RankRun', 'run_in_ranks']
 
 # %% ../../nbs/parallel/05_ranks.ipynb #3642aae8
 def write_hosts(
@@ -87,6 +87,21 @@ def cause(
     return next((error for error in errors if not isinstance(error, RankError)), errors[0])
 
 
+def failure(
+    worker: Worker,                 # that has ended
+    outcome: Outcome | None,        # what it has left; None: nothing
+    count: int,                     # of ranks
+) -> BaseException:
+    "Why a rank has ended."
+    name = f"rank {worker.number} of {count}"
+    if outcome is not None and outcome.error is not None:
+        if hasattr(outcome.error, "add_note"): outcome.error.add_note(f"raised in {name}:\n{outcome.trace}")
+        return outcome.error
+    return RankError(f"{name} died with code {worker.process.returncode}. A negative code is a signal; -9 is often "
+                     "a lack of memory. Checkpoints are whole (training.save_strategy says when there is one): go "
+                     f"on from the newest with --resume. {worker.last_words()}".rstrip())
+
+# %% ../../nbs/parallel/05_ranks.ipynb #928b093d
 class RankRun:
     "The ranks of one job."
 
@@ -128,18 +143,8 @@ class RankRun:
         if outcome is not None and outcome.error is None:
             self.values[worker.number] = outcome.value
             return
-        if time.monotonic() < self.deadline: self.errors.append(self.failure(worker, outcome))
+        if time.monotonic() < self.deadline: self.errors.append(failure(worker, outcome, self.count))
         self.deadline = min(self.deadline, time.monotonic() + self.patience)
-
-    def failure(self, worker: Worker, outcome: Outcome | None) -> BaseException:
-        "Why a rank has ended."
-        name = f"rank {worker.number} of {self.count}"
-        if outcome is not None and outcome.error is not None:
-            if hasattr(outcome.error, "add_note"): outcome.error.add_note(f"raised in {name}:\n{outcome.trace}")
-            return outcome.error
-        return RankError(f"{name} died with code {worker.process.returncode}. A negative code is a signal; -9 is often "
-                         "a lack of memory. Checkpoints are whole (training.save_strategy says when there is one): go "
-                         f"on from the newest with --resume. {worker.last_words()}".rstrip())
 
 # %% ../../nbs/parallel/05_ranks.ipynb #5b187a67
 def run_in_ranks(

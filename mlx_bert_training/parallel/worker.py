@@ -141,7 +141,7 @@ def attempt(job: Any, control: RunControl) -> Outcome:
             return Outcome(job.run(control))
     except Exception as error: return Outcome(None, error, traceback.format_exc())
 
-
+# %% ../../nbs/parallel/03_worker.ipynb #8c3cfc18
 def work(
     job: str,       # the file of the job
     outcome: str,   # where to write what it came to

@@ -78,7 +78,7 @@ def seed_jobs(
     return [FoldJob(shared, 0, folder.fold(seed, 0, ROUND), dashboard=False, reseed=seed)
             for seed in range(1, kaggle.noise_runs + 1)]
 
-
+# %% ../../nbs/stages/12_noise.ipynb #72bd2d9e
 def seed_noise(
     plan: FoldPlan,
     run: CVRun,                         # its finished folds

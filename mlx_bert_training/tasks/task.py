@@ -172,7 +172,7 @@ class Reported(NamedTuple):
     predictions: np.ndarray     # (M, C) or (M,)
     places: np.ndarray | None = None    # (M, 2) the row and the word of each, where words are shown as rows
 
-
+# %% ../../nbs/tasks/04_task.ipynb #8af17763
 @dataclass(frozen=True)
 class Task(Combining, Searching, Answering):
     "What the outputs of a model mean. The facts of a kind are class attributes; its options are fields."
