@@ -5,8 +5,14 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import settings
 
 from mlx_bert_training.registry import Registry
+
+# The same examples on each machine and day, so that a change is judged by itself; FAULTS=50 looks for new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("new", deadline=None, max_examples=1000)
+settings.load_profile("new" if os.environ.get("FAULTS") else "same")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,7 +18,7 @@ CELLS = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_character
 IDS = st.lists(st.from_regex(r"[A-Za-z0-9_.:+-]{1,10}", fullmatch=True), min_size=1, max_size=12, unique=True)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ids=IDS, data=st.data(), separator=st.sampled_from([",", ";", "\t", "|"]))
 def test_ids_and_cells_come_back_letter_for_letter(tmp_path, ids, data, separator):
     cells = data.draw(st.lists(CELLS.filter(str.strip), min_size=len(ids), max_size=len(ids)))
@@ -30,7 +30,7 @@ def test_ids_and_cells_come_back_letter_for_letter(tmp_path, ids, data, separato
     assert frame["id"].tolist() == ids and frame["text"].tolist() == cells
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=300))
 def test_any_bytes_are_a_table_or_a_typed_error(tmp_path, content):
     for name in ("any.csv", "any.jsonl", "any.parquet", "any.csv.gz", "any.csv.zip"):
@@ -39,7 +39,7 @@ def test_any_bytes_are_a_table_or_a_typed_error(tmp_path, content):
         except DataError: pass
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=st.lists(st.integers(1, 96), min_size=1, max_size=80), size=st.integers(1, 16),
        buckets=st.integers(1, 6), shuffle=st.booleans(), epoch=st.integers(0, 3))
 def test_every_row_once_and_no_token_is_lost(lengths, size, buckets, shuffle, epoch):

@@ -1,7 +1,7 @@
 """What is kept of a long text: special tokens in place, nothing lost in windows, a text counts once."""
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_bert_training.data.loader import BucketedLoader, TextDataset
@@ -20,7 +20,6 @@ TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join), mi
 def whole(text): return TOKENIZER.encode([text], max_length=10**6)[0]
 
 
-@settings(deadline=None)
 @given(TEXTS, st.sampled_from(LONG_TEXTS), st.integers(4, 30), st.data())
 def test_each_row_is_a_text_of_its_own_that_fits(texts, long_texts, max_length, data):
     overlap = data.draw(st.integers(0, max_length - 3))
@@ -31,7 +30,6 @@ def test_each_row_is_a_text_of_its_own_that_fits(texts, long_texts, max_length, 
         assert ids[0] == CLS and ids[-1] == SEP and not np.isin(ids[1:-1], (CLS, SEP)).any()
 
 
-@settings(deadline=None)
 @given(TEXTS, st.integers(4, 30), st.data())
 def test_windows_hold_every_token_and_share_what_they_should(texts, max_length, data):
     overlap = data.draw(st.integers(0, max_length - 3))
@@ -48,7 +46,6 @@ def test_windows_hold_every_token_and_share_what_they_should(texts, max_length, 
         assert (len(rows) == 1) == (len(inner) <= max_length - 2)
 
 
-@settings(deadline=None)
 @given(TEXTS, st.integers(4, 30))
 def test_head_tail_and_both(texts, max_length):
     room = max_length - 2
@@ -69,7 +66,6 @@ def windows(texts, max_length=8, overlap=2, **options):
     return TextDataset(encoded, np.arange(len(texts)), pad_id=TOKENIZER.pad_id)
 
 
-@settings(deadline=None)
 @given(TEXTS, st.integers(1, 5), st.booleans(), st.data())
 def test_a_text_counts_once_in_an_epoch(texts, batch_size, shuffle, data):
     dataset = windows(texts)

@@ -22,7 +22,7 @@ VALUES = {
 SECTIONS = st.fixed_dictionaries({}, optional=VALUES)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sections=SECTIONS, ending=st.sampled_from(["yaml", "json"]))
 def test_what_is_written_is_read(tmp_path, sections, ending):
     config = load_config(deepcopy(sections))
@@ -32,7 +32,7 @@ def test_what_is_written_is_read(tmp_path, sections, ending):
     assert all(config.to_dict()[name][key] == value for name, part in sections.items() for key, value in part.items())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(below=SECTIONS, above=SECTIONS)
 def test_overrides_win_and_leave_the_rest(below, above):
     kept = deepcopy(below)

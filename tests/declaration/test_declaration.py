@@ -515,7 +515,7 @@ def configurations(draw):
     return config.replace(callbacks=[{**callback, "type": "mine"} for callback in callbacks])
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 @given(configurations())
 def test_any_configuration_is_read_back_equal(tmp_path_factory, config):
     folder = tmp_path_factory.getbasetemp() / "round-trip"
@@ -526,14 +526,14 @@ def test_any_configuration_is_read_back_equal(tmp_path_factory, config):
     jsonschema.Draft202012Validator(json_schema()).validate(config.to_dict())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(PLAIN)
 def test_any_plain_value_is_read_back_equal(value):
     again = parse_yaml(dump_yaml({"value": value}))
     assert again.value == {"value": value} and not again.problems
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.from_regex(r"[-+]?[0-9._eExXoO:,]{1,8}", fullmatch=True) | st.sampled_from(["yes", "NO", "~", "null", "=",
     "<<", "on", ".inf"]))
 def test_text_that_looks_like_something_else_stays_text_for_any_reader(text):
@@ -541,7 +541,7 @@ def test_text_that_looks_like_something_else_stays_text_for_any_reader(text):
     assert parse_yaml(written).value == yaml.safe_load(written) == {text: text}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200) | st.text(alphabet="{}[]:,-?&*!|>'\"%@#~ \n\tab01.", max_size=80).map(str.encode))
 def test_any_bytes_are_a_configuration_or_a_config_error(tmp_path_factory, raw):
     folder = tmp_path_factory.getbasetemp()

@@ -225,7 +225,7 @@ PLAIN = st.recursive(
     max_leaves=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(first=PLAIN, second=PLAIN)
 def test_any_value_in_place_of_any_other_reads_back(first, second):
     "In the middle of a section and at its end, in block and in flow style; comments around it stay."

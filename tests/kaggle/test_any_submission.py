@@ -12,7 +12,7 @@ from mlx_bert_training.kaggle.submission import SubmissionError, build_submissio
 IDS = st.lists(st.from_regex(r"[A-Za-z0-9_]{1,8}", fullmatch=True), min_size=3, max_size=15, unique=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ids=IDS, seed=st.integers(0, 999), fault=st.sampled_from(["twice", "missing", "extra", "nan", "header", "inf"]))
 def test_one_fault_is_found(ids, seed, fault):
     sample = pd.DataFrame({"id": ids, "target": 0.5})

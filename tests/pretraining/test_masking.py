@@ -1,7 +1,7 @@
 """Which tokens are hidden: never special ones, whole words, as many as asked for, the same ones again."""
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_bert_training.data.loader import BucketedLoader, TextDataset
@@ -18,14 +18,14 @@ from mlx_bert_training.pretraining.model import create_masked_model, fill_mask
 
 TOKENIZER = tiny_tokenizer(["the quick brown fox jumps over the lazy dog, twice."], vocab_size=40)
 VOCABULARY = vocabulary_of(TOKENIZER)
-WORDS = st.lists(st.sampled_from("quick brown foxes jumping over lazy dogs , . a".split()), min_size=0, max_size=40)
+# At most fifteen words fit the 128 tokens of a text.
+WORDS = st.lists(st.sampled_from("quick brown foxes jumping over lazy dogs , . a".split()), max_size=15)
 
 
 def encoded(words):
     return TOKENIZER.encode([" ".join(words)])[0]
 
 
-@settings(deadline=None)
 @given(WORDS, st.floats(0.01, 0.9), st.integers(0, 9))
 def test_whole_words_and_no_special_tokens(words, probability, seed):
     ids = encoded(words)

@@ -38,7 +38,7 @@ TAGS = st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_si
                 max_size=6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TAGS)
 def test_spans_and_their_scores_are_those_of_seqeval(rows):
     true, guess = ([[NAMES[pair[i]] for pair in row] for row in rows] for i in (0, 1))

@@ -53,7 +53,7 @@ def test_defaults_and_words_survive_the_way_through_a_text(key):
         assert from_text(key, to_text(key, value)) == value == option.read(value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=40))
 def test_any_text_survives(text):
     for key in ("data.template", "data.text_column", "data.target_column"):
