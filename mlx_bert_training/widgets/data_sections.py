@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2_contingency, ks_2samp, skew  # type: ignore[import-untyped]
 
-from ..data.loader import BucketedLoader
+from ..data.loader import BucketedLoader, padding_of
 from ..data.prepare import PreparedData, Texts
 from ..data.templates import RowTemplate
 from ..errors import MLXBertError
@@ -337,7 +337,7 @@ def lengths_section(
     cut = table.iloc[0]
     notes = [f"{cut['rows cut']:,} of {cut['rows']:,} {part} texts are cut ({cut['share of rows cut']:.1%}), with "
              f"{cut['share of tokens lost']:.1%} of all tokens." if cut["rows cut"] else "No text is cut.",
-             f"Padding adds {data.loaders[part].padding_summary().overhead - 1:.0%} to an epoch."]
+             f"Padding adds {padding_of(data.loaders[part]).overhead - 1:.0%} to an epoch."]
     return Section("Lengths", notes, {
         "Tokens": table, "What max_length keeps": keep_table(whole[part], max_length),
         f"Batches of the {part} part, by width": buckets,

@@ -96,7 +96,7 @@ def leaks_of(config: Any, data: PreparedData, result: Any) -> Section:
         labels = data.labels
         if "train" not in data.frames or labels is None:
             raise MLXBertError("leaks are looked for in training rows with targets: set data.train_path")
-        try: found = look_for_leaks(data, as_kaggle_config(config), get_task(labels.head_type))
+        try: found = look_for_leaks(data, as_kaggle_config(config), labels.task)
         except LeakError as error: found = error.report
     return cv_sections.leaks_section(found)
 
