@@ -127,7 +127,7 @@ def lead(request: dict) -> None:
     doom = Doom(request.get("doom", ""), request.get("number", 0))
     doom.watch(folder)
     limit = request.get("file_size", 0)
-    if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))   # a write beyond it is refused
+    if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))  # more is refused
     try: result = {"train": train, "compete": compete}[request["kind"]](folder)
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     print(json.dumps({"result": result, "seen": doom.seen, "modules": sorted(sys.modules)}), flush=True)
