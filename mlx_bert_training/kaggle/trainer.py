@@ -41,7 +41,7 @@ from ..tasks.task import Task
 
 # %% auto #0
 __all__ = ['as_kaggle_config', 'SameCallbacks', 'TrainerEvents', 'ModelHolder', 'Trainable', 'SingleSplit', 'Competitor',
-           'in_time', 'KaggleTrainer']
+           'in_time', 'steered', 'KaggleTrainer']
 
 # %% ../../nbs/kaggle/11_trainer.ipynb #d49e28e5
 def as_kaggle_config(config: BaseTrainerConfig | None) -> KaggleTrainerConfig:
@@ -239,6 +239,17 @@ def in_time(
         yield chosen, began + 0.9 * budget if once else None
 
 # %% ../../nbs/kaggle/11_trainer.ipynb #d24e176d
+@contextmanager
+def steered(
+    competitor: Competitor,     # whose control and callbacks they are
+) -> Iterator[None]:
+    "Inside, requests and interrupts are followed; at the end the callbacks hear of it, however it came."
+    competitor.cv = None
+    with competitor.control.running(competitor), graceful_interrupt(competitor.control):
+        try: yield
+        finally: competitor.fire("on_cv_end")
+
+# %% ../../nbs/kaggle/11_trainer.ipynb #62c00e93
 class KaggleTrainer(Competitor):
     "A trainer for competitions. `create_kaggle_trainer` builds one from a declaration."
 
@@ -252,21 +263,13 @@ class KaggleTrainer(Competitor):
         and `RunStopped` when it is stopped by hand: finished folds are kept, and the next call goes on from there."""
         check_thread(self.handle)
         began, self.show_dashboard = time.perf_counter(), dashboard
-        with self._cross_validating(), in_time(self, began) as (chosen, deadline):
+        with steered(self), in_time(self, began) as (chosen, deadline):
             plan = self.plan(train_loader)
             folder = open_cv_folder(plan)
             if chosen: chosen.save(folder)
             result = cross_validate(plan, folder, self.executor, TrainerEvents(self, dashboard, deadline))
             self.cv, self.latest = replace(result, seconds=time.perf_counter() - began), "cv"
         return self.cv
-
-    @contextmanager
-    def _cross_validating(self) -> Iterator[None]:
-        "Inside, requests and interrupts are followed; at the end the callbacks hear of it, however it came."
-        self.cv = None
-        with self.control.running(self), graceful_interrupt(self.control):
-            try: yield
-            finally: self.fire("on_cv_end")
 
     def start_with_cv(self, *args: Any, **options: Any) -> RunHandle[CVResult]:
         "As `train_with_cv`, in the background: returns at once a handle to steer the run and to wait for its result."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -38,7 +39,8 @@ from ..validation.oof import OOF
 from ..validation.scores import CVScore, compare, plot_scores
 
 # %% auto #0
-__all__ = ['FORMATS', 'StageValues', 'CVScores', 'CVResult', 'cv_scores', 'final_predictions', 'save_result', 'save_predictions']
+__all__ = ['FORMATS', 'StageValues', 'CVScores', 'as_paragraphs', 'CVResult', 'cv_scores', 'final_predictions', 'save_result',
+           'save_predictions']
 
 # %% ../../nbs/stages/13_results.ipynb #0687b658
 FORMATS = {"epochs": "{:.2f}".format, "seconds": "{:.1f}".format, "total_seconds": "{:.1f}".format}
@@ -123,6 +125,14 @@ class CVScores(StageValues):
         return plot_scores(self.scores(), self.noise.bar if self.noise else None)
 
 # %% ../../nbs/stages/13_results.ipynb #a8bee09a
+def as_paragraphs(
+    lines: Sequence[str],   # the score, and what has to be said of it
+) -> str:
+    "The score in bold, and a paragraph for each note."
+    score, *notes = map(escape, lines)
+    return f"<p><b>{score}</b></p>" + "".join(f"<p>{note}</p>" for note in notes)
+
+# %% ../../nbs/stages/13_results.ipynb #d41cc5d1
 @dataclass(frozen=True, eq=False, repr=False)
 class CVResult(CVScores):
     "A finished cross-validation. In a notebook it shows itself; `plot()` draws the scores fold by fold."
@@ -162,10 +172,7 @@ class CVResult(CVScores):
         return (f"{self.headline_html()}{''.join(tables)}"
                 f"<p>{self.seconds:.0f} s, files in {escape(str(self.output_dir))}</p>")
 
-    def headline_html(self) -> str:
-        "The headline as HTML."
-        score, *notes = map(escape, self.headline())
-        return f"<p><b>{score}</b></p>" + "".join(f"<p>{note}</p>" for note in notes)
+    def headline_html(self) -> str: return as_paragraphs(self.headline())
 
 # %% ../../nbs/stages/13_results.ipynb #108fb11a
 def cv_scores(result: CVScores) -> list[CVScore]:
@@ -179,7 +186,7 @@ def cv_scores(result: CVScores) -> list[CVScore]:
     if result.threshold is not None: scores.append(replace(result.threshold.score, name="threshold, nested"))
     return scores
 
-
+# %% ../../nbs/stages/13_results.ipynb #e8ac22f1
 def final_predictions(result: CVResult, id_column: str | None, target_column: Any) -> Predictions:
     "The test predictions; cut points are applied, so that the likeliest class is the one that they choose."
     values, oof = result.test_predictions, result.oof
@@ -191,6 +198,11 @@ def final_predictions(result: CVResult, id_column: str | None, target_column: An
     return Predictions(values, oof.task, oof.test_ids, oof.class_names, target_column, id_column or oof.id_column)
 
 # %% ../../nbs/stages/13_results.ipynb #c558e31d
+def _plain(value: Any) -> Any:
+    "NumPy numbers as Python's."
+    return value.item() if hasattr(value, "item") else str(value)
+
+# %% ../../nbs/stages/13_results.ipynb #34e1e814
 def save_result(result: CVResult) -> Path:
     "Write `cv.json`, the reports and, where matplotlib is, the plot. Returns the path of `cv.json`."
     folder, path = result.folder, result.folder.cv
@@ -223,11 +235,6 @@ def save_result(result: CVResult) -> Path:
     except ImportError: return path         # the plot is an extra
     write_bytes(folder.report("cv", "png"), picture.getvalue())
     return path
-
-
-def _plain(value: Any) -> Any:
-    "NumPy numbers as Python's."
-    return value.item() if hasattr(value, "item") else str(value)
 
 # %% ../../nbs/stages/13_results.ipynb #616310ab
 def save_predictions(
