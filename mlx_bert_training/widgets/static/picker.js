@@ -24,6 +24,9 @@ const ink = share => {      // a blue that is darker for a larger share, and the
   return `background:rgb(${color});color:${luminance > 0.179 ? "#000" : "#fff"}`;
 };
 
+// A notebook takes the focus to itself at a click; the arrow keys shall go on from here.
+const keepFocus = node => requestAnimationFrame(() => node.focus({preventScroll: true}));
+
 function matrix(model, choose) {
   const {rows, columns, counts, shares, across, down} = model.get("cells");
   const buttons = counts.map((line, i) => line.map((value, j) => {
@@ -35,6 +38,7 @@ function matrix(model, choose) {
       buttons.flat().forEach(other => other.setAttribute("aria-pressed", String(other === button)));
       take(i, j);
       choose({cell: [i, j]});
+      keepFocus(button);
     });
     button.addEventListener("keydown", event => {
       const step = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key];
@@ -56,7 +60,7 @@ function matrix(model, choose) {
 }
 
 const ticks = (low, high) => {
-  const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / 5, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map(factor => factor * power).find(size => size >= rough);
   const found = [];
   for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(Number((i * step).toPrecision(12)));
@@ -112,6 +116,7 @@ function scatter(model, choose) {
     const near = Array.from(x, (_, i) => [Math.hypot(across(x[i]) - px, up(y[i]) - py), i])
       .filter(([far]) => far < 12).sort((a, b) => a[0] - b[0]).slice(0, 20).map(([, i]) => i);
     if (near.length) show(near[0], near);
+    keepFocus(root);
   });
   root.addEventListener("keydown", event => {
     const last = n - 1, to = {ArrowRight: Math.min(at + 1, last), ArrowDown: Math.min(at + 1, last), ArrowLeft: Math.max(at - 1, 0),
@@ -131,7 +136,7 @@ export default {
     const drawn = model.get("points").byteLength ? scatter(model, choose) : matrix(model, choose);
     const beside = model.get("beside");
     const picture = beside ? [make("img", {src: beside, alt: model.get("words")})] : [];
-    const root = make("div", {class: "mlx-bert-picker", role: "group", "aria-label": model.get("label")},
+    const root = make("div", {class: "mlx-bert-picker", "data-lm-suppress-shortcuts": "true", role: "group", "aria-label": model.get("label")},
                       make("p", {class: "mlx-bert-hint"}, model.get("hint")),
                       make("div", {class: "mlx-bert-pictures"}, drawn, ...picture), words);
     el.append(root);
