@@ -155,8 +155,8 @@ STYLE = """<style>
 .mbt-changed > .mbt-field :is(input, select, textarea) { border-left: 4px solid #2F86D0 !important; }
 .mbt-back { width: auto !important; margin: 3px 0 0 8px !important; flex: 0 0 auto !important; }
 .jp-OutputArea:has(.widget-box.mbt-editor) .mbt-summary { display: none; }
-.jp-OutputArea:has(.mbt-summary) .jp-OutputArea-child:has(> [data-mime-type*=widget-view]:not(:has(*))),
-.jp-OutputArea:has(.mbt-summary) .jp-OutputArea-child:has(> .jupyter-widgets:not(:has(*))) { display: none; }
+.jp-OutputArea:has(.mbt-summary) .jp-OutputArea-child:has(> :is([data-mime-type*=widget-view], .jupyter-widgets))\
+:not(:has(.mbt-editor)) { display: none; }
 .mbt-bar .mbt-error { white-space: pre-wrap; }
 .mbt-bar { margin-bottom: 6px; } .mbt-nothing { padding: 12px; }
 .mbt-error b { color: var(--mbt-alarm); }
