@@ -17,7 +17,7 @@ from ..core.config import BaseTrainerConfig, DataConfig
 from .files import format_suffix
 from .frames import read_frame, where
 from .labels import LabelMap, fit_labels
-from .loader import BucketedLoader, TextDataset, bucket_widths
+from .loader import BucketedLoader, TextDataset, bucket_widths, padding_of
 from .templates import RowTemplate, Texts, read_texts
 from .token_store import encode_texts
 from .tokenization import Tokenizer, tiny_tokenizer
@@ -26,7 +26,7 @@ from ..tasks.task import get_task, known_task
 from ..tasks.words import IGNORED, SplitText, split_words, words_of
 
 # %% auto #0
-__all__ = ['text_source', 'split_rows', 'PreparedData', 'prediction_loader', 'prepare']
+__all__ = ['text_source', 'split_rows', 'seen_share', 'describe_part', 'PreparedData', 'prediction_loader', 'prepare']
 
 # %% ../../nbs/data/12_prepare.ipynb #8fcbb5fd
 def _keys(texts: Texts) -> list[tuple[str, ...]]:
@@ -102,20 +102,47 @@ def split_rows(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 # %% ../../nbs/data/12_prepare.ipynb #e61231d1
+def seen_share(
+    texts: Texts,                           # of one part
+    known: set[tuple[str, ...]] | None,     # the texts of the training part; None: there is none, or it is this one
+) -> str:                                   # empty where there is nothing to compare with
+    "The share of texts that stand in the training part word for word."
+    return "" if known is None else f"{np.mean([key in known for key in _keys(texts)]):.1%}"
+
+# %% ../../nbs/data/12_prepare.ipynb #b4b19918
+def describe_part(
+    loader: BucketedLoader,
+    labels: LabelMap | None,    # what the targets mean; None: nothing is known
+    seen: str,                  # the share of its texts that are seen in training, as it is shown
+) -> dict[str, str]:            # cells of a table, by column
+    "The size of a part, the lengths of its texts, what padding adds, and the spread of its targets."
+    encoded, padding = loader.dataset.encoded, padding_of(loader)
+    windows = {} if encoded.text is None else {"windows": str(len(encoded))}
+    cells = {"rows": str(len(loader.dataset)), **windows, "batches": str(len(loader)),
+             "tokens (mean)": f"{encoded.lengths.mean():.1f}", "tokens (longest)": str(encoded.lengths.max()),
+             "cut off": f"{encoded.truncated.mean():.1%}", "seen in train": seen,
+             "padding": f"+{padding.overhead - 1:.0%}",
+             "widths": "/".join(str(width) for _, width in padding.shapes)}
+    if labels is None: return cells
+    names = labels.label_names[:12]  # more would not fit a screen
+    if loader.labels is None: return cells | {name: "" for name in names}
+    y = labels.task.counted(loader.labels)
+    if not labels.classes: return cells | {names[0]: f"{y.mean():.4g} ± {y.std():.4g}"}
+    hot = y if y.ndim == 2 else y[:, None] == np.arange(labels.num_labels)
+    return cells | {name: f"{share:.1%}" for name, share in zip(names, hot.mean(axis=0), strict=False)}
+
+# %% ../../nbs/data/12_prepare.ipynb #a6882b70
 @dataclass
 class PreparedData:
-    """Loaders, and what they were made from; a part that the declaration does not have is None.
-
-    `frames` and `texts` hold the rows of each part ("train", "validation", "test") in the order of the loaders' data.
-    """
+    "Loaders, and what they were made from; a part that the declaration does not have is None."
 
     train: BucketedLoader | None
     validation: BucketedLoader | None
     test: BucketedLoader | None
     labels: LabelMap | None
     tokenizer: Tokenizer
-    frames: dict[str, pd.DataFrame]
-    texts: dict[str, Texts]
+    frames: dict[str, pd.DataFrame]         # of train, validation, test, in the order of the loaders' data
+    texts: dict[str, Texts]                 # likewise
     source: RowTemplate | list[str]         # empty: found in the file that is to be predicted
     config: BaseTrainerConfig | None = None         # the declaration; needed by `loader_for`
 
@@ -132,29 +159,10 @@ class PreparedData:
 
     def summary(self) -> pd.DataFrame:
         "One row a part: its size, the lengths of its texts, what padding adds, and the spread of its targets."
-        return pd.DataFrame({part: self._describe(part, loader) for part, loader in self.loaders.items()}).T
-
-    def _describe(self, part: str, loader: BucketedLoader) -> dict[str, str]:
-        encoded, padding = loader.dataset.encoded, loader.padding_summary()
-        windows = {} if encoded.text is None else {"windows": str(len(encoded))}
-        cells = {"rows": str(len(loader.dataset)), **windows, "batches": str(len(loader)),
-                 "tokens (mean)": f"{encoded.lengths.mean():.1f}", "tokens (longest)": str(encoded.lengths.max()),
-                 "cut off": f"{encoded.truncated.mean():.1%}", "seen in train": self._seen(part),
-                 "padding": f"+{padding.overhead - 1:.0%}",
-                 "widths": "/".join(str(width) for _, width in padding.shapes)}
-        if self.labels is None: return cells
-        names = self.labels.label_names[:12]  # more would not fit a screen
-        if loader.labels is None: return cells | {name: "" for name in names}
-        y = self.labels.task.counted(loader.labels)
-        if not self.labels.classes: return cells | {names[0]: f"{y.mean():.4g} ± {y.std():.4g}"}
-        hot = y if y.ndim == 2 else y[:, None] == np.arange(self.labels.num_labels)
-        return cells | {name: f"{share:.1%}" for name, share in zip(names, hot.mean(axis=0), strict=False)}
-
-    def _seen(self, part: str) -> str:
-        "The share of texts that stand in the training part word for word."
-        if part == "train" or "train" not in self.texts: return ""
-        known = set(_keys(self.texts["train"]))
-        return f"{np.mean([key in known for key in _keys(self.texts[part])]):.1%}"
+        known = set(_keys(self.texts["train"])) if "train" in self.texts else None
+        seen = {part: seen_share(texts, None if part == "train" else known) for part, texts in self.texts.items()}
+        return pd.DataFrame({part: describe_part(loader, self.labels, seen.get(part, ""))
+                             for part, loader in self.loaders.items()}).T
 
     def __repr__(self) -> str:
         return f"{self.summary().to_string()}\n{self.tokenizer}"

@@ -17,6 +17,7 @@ import mlx.core as mx
 from ..core.base import Trainer
 from ..core.config import KaggleTrainerConfig
 from ..core.control import RunControl
+from ..data.loader import padding_of
 from ..data.prepare import PreparedData
 from .model_source import ModelSource
 
@@ -55,7 +56,7 @@ def measure_speed(
         seen.add(shape)
         spent, tokens = spent + timed_update(trainer, batch), tokens + shape[0] * shape[1]
         if time.perf_counter() - began > limit: break
-    padding = data.train.padding_summary()
+    padding = padding_of(data.train)
     row = float(data.train.dataset.encoded.lengths.sum() / len(data.train.dataset) * padding.overhead)
     once = max(0.0, warm / len(seen) - spent / tokens * shape[0] * shape[1])   # to compile one shape
     return Speed(name, tokens / spent, once * len(padding.shapes), row)

@@ -42,6 +42,8 @@ CASES = {
     "fewer rows than ranks": {"batch": 1, "rows": 5},
     "windows": {"training.gradient_accumulation_steps": 3, "optimizer.max_grad_norm": 0.05},
     "compiled": {"environment.compile": True, "optimizer.gradient_clip_val": 0.01},
+    "fgm": {"technique": {"type": "fgm", "parameters": "embedding"}, "rows": 29},
+    "awp": {"technique": {"type": "awp", "lr": 0.1, "eps": 0.1, "start": 0}, "training.gradient_accumulation_steps": 2},
     "stopped early": {"training.num_epochs": 12, "training.early_stopping": True},
 }
 
