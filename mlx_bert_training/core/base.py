@@ -364,6 +364,7 @@ class Resumable(Predictor):
     train_loader: DataLoader | None = None
     output_dir: Path | None = None                                      # the folder of this run
     lease: Lease | None = None                                          # of that folder, while the run writes into it
+    rows_digests: dict[str, str] | None = None                          # of the rows of this run, see `rows_of`
     keep_weights: str | None = None                                     # best or last, where a stop by hand said so
     kept_weights: str = "last"                                          # whose weights the model holds after a run
     given: tuple[Loss | None, Any, Schedule | None] = None, None, None  # instead of the declared ones
@@ -374,7 +375,7 @@ class Resumable(Predictor):
         train_loader, val_loader = shortened(self.config.training, train_loader, val_loader)
         self.train_loader, self.val_loader = check_loaders(self.config, train_loader, val_loader), val_loader
         self.ledger = Ledger(plan_run(self.config.training, len(self.train_loader)))
-        self.keep_weights, self.outputs = None, None
+        self.keep_weights, self.outputs, self.rows_digests = None, None, None
         self.evaluator.loss, optimizer, schedule = self.given
         if self.fits_targets: self.evaluator.transform = declared_transform(self.config, self.task, self.train_loader)
         self.evaluator.loss_for(self.train_loader)

@@ -10,33 +10,12 @@ import json
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
+from ..core.checkpoint import array_digest, loader_digest
 from ..files import json_safe
-from ..protocols import DataLoader
 
 # %% auto #0
-__all__ = ['array_digest', 'loader_digest', 'describe_object', 'config_hash']
-
-# %% ../../nbs/stages/01_identity.ipynb #4bd6aa1f
-def array_digest(*arrays: Any) -> str:
-    "A hash of arrays, of mappings from names to arrays, and of texts."
-    digest = hashlib.sha256()
-    for item in arrays:
-        for name, array in sorted(item.items()) if isinstance(item, dict) else [("", item)]:
-            values = np.asarray(array.astype(mx.float32) if isinstance(array, mx.array) else array)
-            if values.dtype == object: values = values.astype(str)
-            digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
-            digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-# %% ../../nbs/stages/01_identity.ipynb #4778f38a
-def loader_digest(loader: DataLoader | None) -> str:
-    "A hash of what a loader holds: tokens where it shows them, and labels and ids."
-    encoded = getattr(getattr(loader, "dataset", None), "encoded", None)
-    tokens = [getattr(encoded, name, None) for name in ("ids", "lengths")]
-    return array_digest(*(str(t) if t is None else t for t in
-                          [*tokens, getattr(loader, "labels", None), getattr(loader, "row_ids", None)]))
+__all__ = ['describe_object', 'config_hash']
 
 # %% ../../nbs/stages/01_identity.ipynb #885dfae0
 def describe_object(value: Any) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import math
+from hashlib import sha256
 
 import mlx.core as mx
 import pytest
@@ -10,7 +11,7 @@ from toys import ToyLoader, ToyModel, toy_config
 
 from mlx_bert_training.callbacks import Callback, LearningRateScheduler, ModelCheckpoint
 from mlx_bert_training.core.base import Trainer
-from mlx_bert_training.core.checkpoint import read_checkpoint
+from mlx_bert_training.core.checkpoint import latest_checkpoint, read_checkpoint
 from mlx_bert_training.core.weights import check_finite, model_weights
 from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.errors import CheckpointError, TrainingError
@@ -154,3 +155,32 @@ def test_nothing_is_predicted_with_weights_that_are_not_finite(tmp_path):
     model.out.bias = mx.array([0.0, math.nan])
     with pytest.raises(TrainingError, match="out.bias"): Trainer(model, toy_config(tmp_path)).predict(ToyLoader())
     check_finite(model_weights(ToyModel()), "at the beginning")
+
+
+@pytest.mark.parametrize(("part", "changed"), [
+    ("training", lambda train, held: (train.labels.__setitem__(0, 1 - train.labels[0]), held)),
+    ("validation", lambda train, held: (train, held.labels.__setitem__(3, 1 - held.labels[3])))])
+def test_rows_that_changed_under_the_same_name_are_refused(tmp_path, part, changed):
+    def run(epochs):
+        return Trainer(ToyModel(), toy_config(tmp_path, num_epochs=epochs), callbacks=[ModelCheckpoint("epoch")])
+
+    train, held = ToyLoader(), ToyLoader(seed=1)
+    run(2).train(train, held)
+    changed(train, held)
+    with pytest.raises(CheckpointError, match=f"rows of the {part} part are no longer those"):
+        run(3).train(train, held, resume_from="latest")
+
+
+def test_a_checkpoint_without_hashes_of_rows_goes_on(tmp_path):
+    def run(epochs):
+        return Trainer(ToyModel(), toy_config(tmp_path, num_epochs=epochs), callbacks=[ModelCheckpoint("epoch")])
+
+    run(2).train(ToyLoader(), ToyLoader(seed=1))
+    newest = latest_checkpoint(tmp_path / "toy" / "checkpoints")
+    values = json.loads((newest / "state.json").read_text())
+    del values["rows"]
+    (newest / "state.json").write_text(json.dumps(values))
+    sums = json.loads((newest / "manifest.json").read_text())
+    sums["state.json"] = sha256((newest / "state.json").read_bytes()).hexdigest()
+    (newest / "manifest.json").write_text(json.dumps(sums))
+    assert run(3).train(ToyLoader(), ToyLoader(seed=1), resume_from="latest").steps == 15
