@@ -10,8 +10,8 @@ https://arxiv.org/abs/1805.12471) as its authors publish it: `in_domain_train.ts
 last weights, by Matthews' correlation. Both read the first token, as `BertForSequenceClassification` does: dropout .1,
 batches of 32, AdamW (no decay of biases and norms), a warm-up of a tenth, then down to nothing in a line, clipping at
 norm 1. The order of the rows and the masks of dropout are drawn by each side for itself, so a difference is the noise
-of a seed and what is really different. Results are lines of JSON in `benchmarks/results/same_recipe.jsonl`; a run that is
-there is not repeated.
+of a seed and what is really different. Results are lines of JSON in `benchmarks/results/same_recipe.jsonl`; a run
+that is there is not repeated.
 """
 from __future__ import annotations
 
