@@ -18,8 +18,8 @@ from .errors import DataError, MLXBertError
 from .secrets import RedactingFilter, redact
 
 # %% auto #0
-__all__ = ['Command', 'settle_words', 'settle_config', 'settle_resume', 'train', 'run', 'pretrain', 'search', 'auto',
-           'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'export', 'info',
+__all__ = ['Command', 'settle_words', 'settle_config', 'settle_resume', 'train_elsewhere', 'train', 'run', 'pretrain', 'search',
+           'auto', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'export', 'info',
            'benchmark', 'fetch', 'presets', 'config', 'init', 'add_runs', 'add_looks', 'add_facts', 'build_parser',
            'main']
 
@@ -46,12 +46,24 @@ def settle_resume(args: argparse.Namespace) -> None:
     args.config, args.resume = said, "latest"
 
 
+def train_elsewhere(args: argparse.Namespace) -> int:
+    "Train in a rank on each machine of a host file."
+    from mlx_bert_training.parallel.hosts import train_on_hosts
+    said = [args.config, *args.overrides]
+    if args.resume is not None: said += ["--resume", args.resume]
+    if args.replay is not None: said += ["--replay", args.replay]
+    options = () if args.port is None else ("--starting-port", str(args.port))
+    train_on_hosts(args.hosts, ["train", *filter(None, said)], options)
+    return 0
+
+
 def train(args: argparse.Namespace) -> int:
     "Run a declaration: data, training, baselines, predictions."
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.run import run_training
-    settle_resume(args)
     from mlx_bert_training.runtime.ranks import process_ranks
+    settle_resume(args)
+    if args.hosts is not None: return train_elsewhere(args)
     overrides = parse_overrides(args.overrides)
     if args.ranks is not None: overrides["parallel.ranks"] = args.ranks
     done = run_training(args.config, resume_from=args.resume, replay=args.replay or (), **overrides)
@@ -242,6 +254,8 @@ def add_runs(command: Command) -> None:
                      help="go on from the newest, or from this one")
     sub.add_argument("--replay", metavar="RUN", help="do to this run what was done by hand to the run in this folder")
     sub.add_argument("--ranks", type=int, help="processes that share every batch (default: parallel.ranks)")
+    sub.add_argument("--hosts", metavar="FILE", help="machines that share every batch, in a host file of mlx.launch")
+    sub.add_argument("--port", type=int, help="with --hosts: of the first rank; the others follow")
     command(run, with_config=True)
     command(pretrain, with_config=True)
     sub = command(search, with_config=True)

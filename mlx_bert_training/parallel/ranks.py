@@ -132,6 +132,8 @@ class RankRun:
         try: worker, message = self.inbox.get(timeout=0.1)
         except queue.Empty: return
         if message is None: return self.close(worker)
+        if message["kind"] == "progress" and worker.number == 0 and self.control.report is not None:
+            self.control.report(message["facts"])
         loud = worker.number == 0 or message.get("level", 0) >= logging.WARNING
         if message["kind"] == "log" and loud:
             logging.getLogger(message["name"]).log(message["level"], "%s", message["text"])

@@ -46,7 +46,8 @@ def measure_speed(
     limit: float,                   # seconds that may be spent
 ) -> Speed:
     "Train some batches of the real data, in copies that are thrown away. A new shape is compiled, and then timed."
-    trainer = Trainer(ModelSource.of(model).build(), config, data=data)
+    alone = config.replace(**{"parallel.ranks": None})
+    trainer = Trainer(ModelSource.of(model).build(), alone, data=data)
     trainer.prepare_training(data.train, None)
     assert data.train is not None
     began, seen, warm, spent, tokens = time.perf_counter(), set[tuple[int, ...]](), 0.0, 0.0, 0
