@@ -316,21 +316,23 @@ POOLINGS: dict[str, Callable[[Graph, str], str]] = {
     "max": max_of, "attention": lambda g, hidden: attention_of(g, hidden, "pooling")}
 
 
-def pooler(g: Graph, hidden: str, path: str, name: str, config: Any) -> str:
-    "The pooler of an architecture, (B, H)."
+def pooler(g: Graph, vector: str, path: str, name: str, config: Any) -> str:
+    "What an architecture's pooler makes of a vector a text, (B, H), or of one a token."
     kinds = {"electra": "gelu", "distilbert": "relu"}
     kind = getattr(config, "classifier_activation", getattr(config, "pooler_hidden_act", kinds.get(name, "tanh")))
-    mean = getattr(config, "classifier_pooling", "cls") == "mean"
-    vector = mean_of(g, hidden) if mean else first(g, hidden)
     out = activation(g, linear(g, vector, path + DENSE.get(name, ".dense")), kind)
     return norm(g, out, f"{path}.norm", config.norm_eps) if f"{path}.norm.weight" in g.tensors else out
 
 
 def pooled(g: Graph, hidden: str, model: TextModel) -> str:
-    "A vector for each text. Raises `ExportError` for a pooling that is not known here."
-    path = model._pooling_path
-    if path != "pooling": return pooler(g, hidden, path, model.architecture.name, model.config)
-    name = model.pooling_name
+    "A vector for each text, or for each token. Raises `ExportError` for a pooling that is not known here."
+    path, name, config = model._pooling_path, model.pooling_name, model.config
+    per_word = model.head_spec is not None and model.head_spec.task.per_word
+    if path != "pooling":
+        mean = getattr(config, "classifier_pooling", "cls") == "mean"
+        vector = hidden if per_word else mean_of(g, hidden) if mean else first(g, hidden)
+        return pooler(g, vector, path, model.architecture.name, config)
+    if per_word: return hidden
     if name not in POOLINGS or model.pooling_spec.options:
         raise ExportError(f"the pooling {name!r} cannot be exported to ONNX as it is set; without options these can: "
                           f"{', '.join(POOLINGS)}")
