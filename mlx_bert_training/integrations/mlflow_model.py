@@ -21,7 +21,7 @@ import pandas as pd
 from .. import runtime
 from ..core.config import BaseTrainerConfig
 from ..core.evaluator import compute_dtype, run_all
-from ..core.results import Predictions
+from ..core.results import Predictions, WordPredictions
 from ..core.step import InferenceStep
 from ..data.labels import LabelMap
 from ..data.loader import MULTIPLE, BucketedLoader, TextDataset
@@ -44,7 +44,7 @@ __all__ = ['FACTS', 'LOADER', 'input_columns', 'save_served', 'RowPredictor', 'c
 # %% ../../nbs/integrations/04_mlflow_model.ipynb #9f9af504
 def input_columns(
     data: PreparedData,     # what the model was trained on
-) -> dict[str, dict[str, Any]]:     # by column: kind (whole, number, text or truth), and whether it is required
+) -> dict[str, dict[str, Any]]:     # by column: kind (whole, number, text, truth or words), and whether it is required
     "What the model reads of a row."
     source = data.source
     names = source.columns if isinstance(source, RowTemplate) else source
@@ -56,6 +56,7 @@ def input_columns(
         kinds = {"truth" if pd.api.types.is_bool_dtype(p) else "whole" if pd.api.types.is_integer_dtype(p)
                  else "number" if pd.api.types.is_numeric_dtype(p) else "text" for p in parts}
         kind = kinds.pop() if len(kinds) == 1 else "number" if kinds <= {"whole", "number"} else "text"
+        if any(isinstance(cell, (list, np.ndarray)) for part in parts for cell in part.head(1)): kind = "words"
         columns[name] = {"kind": "number" if kind == "whole" and name in optional else kind,
                          "required": name not in optional}
     return columns
@@ -120,11 +121,13 @@ class RowPredictor:
     def loader(self, rows: pd.DataFrame) -> BucketedLoader:
         "The rows as batches. Raises `DataError` naming row and column of what cannot be read."
         data = self.config.data
-        texts = read_texts(check_rows(rows, self.facts["columns"]), self.source)
+        per_word = self.labels.task.per_word
+        texts = read_texts(check_rows(rows, self.facts["columns"]), self.source, per_word)
         encoded = self.tokenizer.encode(*texts, **data.cut())
         widths, longest = list(self.facts["widths"]), int(encoded.lengths.max())
         if longest > widths[-1]: widths.append(min(-(-longest // MULTIPLE) * MULTIPLE, data.max_length))
-        return BucketedLoader(TextDataset(encoded, pad_id=self.tokenizer.pad_id),
+        known = texts.first if per_word else None
+        return BucketedLoader(TextDataset(encoded, pad_id=self.tokenizer.pad_id, texts=known),  # type: ignore[arg-type]
                               data.eval_batch_size or data.batch_size, widths=widths)
 
     def predict(self, rows: pd.DataFrame) -> Predictions:
@@ -139,15 +142,17 @@ class RowPredictor:
             cuts = OrdinalCuts(np.array(self.facts["cuts"]), self.facts["low"])
             mean = np.eye(mean.shape[1])[cuts.apply(mean) - cuts.low]
         target = self.labels.columns[0] if len(self.labels.columns) == 1 else "prediction"
-        return Predictions(mean, task, np.arange(len(rows)), list(self.labels.classes) or None, target)
+        made = Predictions(mean, task, np.arange(len(rows)), list(self.labels.classes) or None, target)
+        return made if loader.texts is None else WordPredictions(**vars(made), texts=loader.texts)
 
     def __call__(self, rows: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
-        "Decided labels and probabilities. A model of one text column takes a list of texts too."
+        "Decided labels and probabilities, a row for each or for each word; one text column may come as a list."
         if not isinstance(rows, pd.DataFrame):
             names = list(self.facts["columns"])
             if len(names) > 1: raise DataError(f"a row has the columns {', '.join(names)}; send a table, not a list")
             rows = pd.DataFrame({names[0]: list(rows)})
         predictions = self.predict(rows.reset_index(drop=True))
+        if isinstance(predictions, WordPredictions): return predictions.to_frame()
         threshold = np.array(self.facts.get("threshold", 0.5))
         frame = predictions.to_frame(probabilities=True).iloc[:, 1:]
         decided = predictions.labels(threshold if threshold.ndim else float(threshold))     # type: ignore[arg-type]
@@ -170,7 +175,7 @@ def check_rows(
             found[name] = pd.Series([None] * len(rows), dtype=object)
             continue
         found[name] = rows[name]
-        if column["kind"] in ("text", "truth"): continue
+        if column["kind"] in ("text", "truth", "words"): continue
         for number, value in enumerate(rows[name].tolist(), 1):
             if value is None or isinstance(value, (int, float)) and not isinstance(value, bool): continue
             raise DataError(f"row {number}, column {name!r}: {value!r} is not a number")
@@ -203,7 +208,7 @@ def make_signature(predictor: RowPredictor, example: pd.DataFrame) -> Any:
     "The columns of a row and of an answer, an `mlflow.models.ModelSignature`."
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types.schema import AnyType, ColSpec, Schema
-    types: dict[str, Any] = {"whole": "long", "truth": "boolean", "text": "string", "number": AnyType()}
+    types: dict[str, Any] = {"whole": "long", "truth": "boolean", "text": "string", "number": AnyType(), "words": AnyType()}
     specs: list[Any] = [ColSpec(types[column["kind"]], name, required=column["required"])
              for name, column in predictor.facts["columns"].items()]
     return ModelSignature(Schema(specs), infer_signature(None, predictor(example)).outputs)

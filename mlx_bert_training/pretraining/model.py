@@ -21,7 +21,7 @@ from mlx.utils import tree_flatten
 
 from .. import runtime
 from ..data.tokenization import Tokenizer
-from ..models.architecture import Architecture, WordHead, config_with
+from ..models.architecture import Architecture, WordHead, config_with, plain_name
 from ..models.create import choose_architecture
 from ..models.layers import ACTIVATIONS, Linear, initialize
 from ..models.ops import layer_norm
@@ -185,8 +185,8 @@ def pooler_tensors(
     if not architecture.pooler_in_encoder: return {}
     path, folder = architecture.pooler_path, model.report.folder
     if folder is not None:
-        plain = architecture.plain_name(path) + "."
-        named = {architecture.plain_name(name): value for name, value in read_tensors(folder).items()}
+        plain = plain_name(architecture, path) + "."
+        named = {plain_name(architecture, name): value for name, value in read_tensors(folder).items()}
         return {f"{architecture.prefix}.{name}": value for name, value in named.items() if name.startswith(plain)}
     pooler = architecture.pooler(model.config)
     initialize(pooler, model.config.initializer_range, seed)

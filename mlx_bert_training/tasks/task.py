@@ -19,8 +19,8 @@ from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
 __all__ = ['TaskError', 'Rule', 'Kind', 'Combining', 'Deciding', 'Searching', 'Answering', 'Reported', 'Usual', 'Task',
-           'get_task', 'task_place', 'known_task', 'task_in_file', 'outputs_asked', 'log_loss', 'finite_table',
-           'check_finite', 'check_probabilities', 'check_numbers']
+           'get_task', 'spec_of', 'task_place', 'known_task', 'task_in_file', 'outputs_asked', 'log_loss',
+           'finite_table', 'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/04_task.ipynb #235aa1bf
 class TaskError(MLXBertError, ValueError):
@@ -254,13 +254,12 @@ class Usual(Kind):
     @property
     def plain(self) -> Task:
         "The task of the simple models that it is compared with."
-        return self
+        return self         # type: ignore[return-value]
 
 # %% ../../nbs/tasks/04_task.ipynb #0a8e0761
 @dataclass(frozen=True)
 class Task(Combining, Searching, Answering, Usual):
     "What the outputs of a model mean. The facts of a kind are class attributes; its options are fields."
-
     def num_outputs(self, asked: int | None) -> int:
         "How many logits a model has, of `asked` classes or labels; None: what the kind implies. Raises `TaskError`."
         raise NotImplementedError
@@ -298,10 +297,7 @@ class Task(Combining, Searching, Answering, Usual):
     @property
     def spec(self) -> str | dict[str, Any]:
         "What `get_task` makes this task of again, as JSON can hold it."
-        kind = type(self)
-        registered = self.name in TASKS and TASKS.get(self.name) is kind
-        place = self.name if registered else f"{kind.__module__}:{kind.__qualname__}"
-        return {"type": place, "options": asdict(self)} if fields(self) else place
+        return spec_of(self)
 
 # %% ../../nbs/tasks/04_task.ipynb #bd4b3c67
 def get_task(
@@ -318,6 +314,14 @@ def get_task(
         raise TaskError(f"{name!r} is not a task: a subclass of mlx_bert_training.tasks.task.Task is expected")
     check_arguments(f"task {name}", made, options)
     return made(**options)
+
+
+def spec_of(task: Task) -> str | dict[str, Any]:
+    "A task as `get_task` takes it: its name, or `module:Name` where it is not registered, with its options if any."
+    kind = type(task)
+    registered = task.name in TASKS and TASKS.get(task.name) is kind
+    place = task.name if registered else f"{kind.__module__}:{kind.__qualname__}"
+    return {"type": place, "options": asdict(task)} if fields(task) else place
 
 # %% ../../nbs/tasks/04_task.ipynb #4a056e16
 def task_place(
