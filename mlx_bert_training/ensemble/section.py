@@ -12,6 +12,7 @@ from typing import Any
 from ..declaration.kinds import split_kind
 from ..declaration.options import Kind, Section, option
 from .registry import METHODS, PARTNERS
+from ..tasks.task import known_task
 
 # %% auto #0
 __all__ = ['TAKE_WEIGHTS', 'TTA_KINDS', 'EnsembleOptions', 'ThresholdOptions', 'PseudoLabelOptions', 'TTAOptions']
@@ -61,6 +62,12 @@ class PseudoLabelOptions(Section):
     pseudo_label_soft: bool = option(False, "learn the predicted probabilities instead of the likeliest class")
     pseudo_label_max_share: float | None = option(None, "part of the test rows used at most; null: all", gt=0, le=1)
     pseudo_label_balance: bool = option(True, "keep the class shares of the training rows")
+
+    def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
+        task = known_task(whole.model.head_type)
+        if self.enable_pseudo_labeling and task is not None and (task.grouped or task.per_word):
+            yield ("kaggle.enable_pseudo_labeling model.head_type",
+                   f"a {task} has no label of a single row; set it to false")
 
 # %% ../../nbs/ensemble/01_section.ipynb #8ae3cb3e
 TTA_KINDS = ("template", "column_order", "word_dropout", "truncation", "mc_dropout")

@@ -115,6 +115,6 @@ class KaggleConfig(BundleOptions, SubmissionOptions, TTAOptions, PseudoLabelOpti
     "What a competition adds to a run."
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
-        for part in (CompetitionFiles, SubmissionOptions, BundleOptions, TTAOptions, EnsembleOptions, LeakOptions,
-                     TimeOptions, FoldOptions, CompetitionOptions):
+        for part in (CompetitionFiles, SubmissionOptions, BundleOptions, TTAOptions, PseudoLabelOptions,
+                     EnsembleOptions, LeakOptions, TimeOptions, FoldOptions, CompetitionOptions):
             yield from part.checks(self, whole)

@@ -21,7 +21,7 @@ from ..data.prepare import PreparedData
 from .model_source import ModelSource
 
 # %% auto #0
-__all__ = ['WANTED', 'Speed', 'measure_speed', 'timed_update', 'BudgetPlan', 'plan_budget', 'stopped_after']
+__all__ = ['WANTED', 'Speed', 'timed_update', 'measure_speed', 'BudgetPlan', 'plan_budget', 'stopped_after']
 
 # %% ../../nbs/stages/15_budget.ipynb #e60b2d46
 @dataclass(frozen=True)
@@ -37,6 +37,14 @@ class Speed:
         return self.row * (rows * epochs + predicted / 3) / self.tokens
 
 # %% ../../nbs/stages/15_budget.ipynb #a10ae9b6
+def timed_update(trainer: Trainer, batch: Any) -> float:
+    "Seconds of one update."
+    start = time.perf_counter()
+    trainer.parts.step.update(batch, 1e-6)
+    mx.eval(trainer.model.parameters(), trainer.optimizer.state)
+    return time.perf_counter() - start
+
+# %% ../../nbs/stages/15_budget.ipynb #d690f6ae
 def measure_speed(
     name: str,                      # what to call the model
     model: Any,                     # is not changed
@@ -59,14 +67,6 @@ def measure_speed(
     row = float(data.train.dataset.encoded.lengths.sum() / len(data.train.dataset) * padding.overhead)
     once = max(0.0, warm / len(seen) - spent / tokens * shape[0] * shape[1])   # to compile one shape
     return Speed(name, tokens / spent, once * len(padding.shapes), row)
-
-
-def timed_update(trainer: Trainer, batch: Any) -> float:
-    "Seconds of one update."
-    start = time.perf_counter()
-    trainer.parts.step.update(batch, 1e-6)
-    mx.eval(trainer.model.parameters(), trainer.optimizer.state)
-    return time.perf_counter() - start
 
 # %% ../../nbs/stages/15_budget.ipynb #6428c4bb
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from .forms import FORMS, TargetForm
 from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['TaskError', 'Rule', 'Combining', 'Deciding', 'Searching', 'Answering', 'Reported', 'Task', 'get_task', 'task_place',
-           'known_task', 'task_in_file', 'check_finite', 'check_probabilities', 'check_numbers']
+__all__ = ['TaskError', 'Rule', 'Combining', 'Deciding', 'Searching', 'Answering', 'Folded', 'Reported', 'Task', 'get_task',
+           'task_place', 'known_task', 'task_in_file', 'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/04_task.ipynb #235aa1bf
 class TaskError(MLXBertError, ValueError):
@@ -72,6 +72,7 @@ class Combining:
         return (predictions.argmax(-1)[..., None] == np.arange(predictions.shape[-1])).astype(np.float64)
 
 
+
 # %% ../../nbs/tasks/04_task.ipynb #f6afb363
 class Deciding:
     "How predictions become decisions, and which metrics can judge these."
@@ -105,6 +106,7 @@ class Deciding:
         return rounding(targets) if self.targets == "values" else None
 
 
+
 # %% ../../nbs/tasks/04_task.ipynb #0d2cf955
 class Searching(Deciding):
     "How a rule is found on rows whose targets are known."
@@ -136,6 +138,7 @@ class Searching(Deciding):
         return fit_cuts(predictions @ np.arange(classes), targets, metric, (0, classes - 1))
 
 
+
 # %% ../../nbs/tasks/04_task.ipynb #46d9fb20
 class Answering:
     "What the target columns of a submission hold: labels, probabilities, names of labels in one cell, or values."
@@ -163,6 +166,46 @@ class Answering:
         return self.targets == "columns" or (self.targets == "classes" and self.positive is None
                                              and need == "probabilities")
 
+    def sample_columns(self, need: str, target: Any, names: Sequence[Any] | None) -> list[str]:
+        "The target columns of a submission that no sample shows, for the target column and the names of classes."
+        if self.column_each(need): return [str(name) for name in names or []]
+        return [str(target if isinstance(target, str) else "prediction")]
+
+    def value_columns(self, predictions: np.ndarray, columns: Sequence[str]) -> np.ndarray:
+        "(n, K) what stands in the K target columns of a submission of values. Raises `TaskError` for other columns."
+        if len(columns) == 1: return predictions.reshape(len(predictions), 1)
+        raise TaskError(f"{len(columns)} targets, but a regression has one value; head_type: multi_regression has "
+                        "several")
+
+
+
+# %% ../../nbs/tasks/04_task.ipynb #c948903e
+class Folded:
+    "What a cross-validation asks of a task before there are predictions, and how it writes them down."
+    targets: ClassVar[str] = "classes"
+    several: ClassVar[bool] = False
+
+    def spread(self, labels: np.ndarray) -> Any:
+        "What is to be the same in every fold: (N,) classes or numbers, (N, C) zeros and ones, or N where nothing is."
+        return labels
+
+    def perfect(self, targets: np.ndarray, outputs: int) -> np.ndarray:
+        "Predictions (n, C) or (n,) that are right about these targets; `outputs` is C."
+        if self.targets == "classes": return np.eye(outputs)[targets.astype(np.int64)]
+        return targets.astype(np.float64)
+
+    def made_up(self, count: int, outputs: int) -> np.ndarray:
+        "Predictions of `count` rows that nobody made, to try a format with."
+        if self.targets == "values" and not self.several: return np.zeros(count)
+        return np.eye(outputs)[np.arange(count) % outputs]
+
+    def described(self, targets: np.ndarray, predictions: np.ndarray, names: Sequence[Any] | None) -> dict[str, Any]:
+        "Targets and predictions of N rows as columns of a table; `names` are those of classes or columns."
+        if names is None: return {"target": targets, "prediction": predictions}
+        if self.several: found: dict[str, Any] = {f"target_{name}": y for name, y in zip(names, targets.T, strict=True)}
+        else: found = {"target": [names[i] for i in targets]}
+        word = "prediction" if self.targets == "values" else "probability"
+        return found | {f"{word}_{name}": p for name, p in zip(names, predictions.T, strict=True)}
 
 # %% ../../nbs/tasks/04_task.ipynb #f6e60871
 class Reported(NamedTuple):
@@ -174,7 +217,7 @@ class Reported(NamedTuple):
 
 # %% ../../nbs/tasks/04_task.ipynb #8af17763
 @dataclass(frozen=True)
-class Task(Combining, Searching, Answering):
+class Task(Combining, Searching, Answering, Folded):
     "What the outputs of a model mean. The facts of a kind are class attributes; its options are fields."
 
     name: ClassVar[str] = ""                        # in declarations and files
@@ -348,6 +391,7 @@ def task_in_file(
     if ":" not in place or (declared is not None and task_place(declared) == place): return get_task(found)
     raise TaskError(f"{source} is of the task {place!r}, which is code outside this package; where you trust it, "
                     f"name it as the task (head_type) yourself")
+
 
 
 # %% ../../nbs/tasks/04_task.ipynb #23664205
