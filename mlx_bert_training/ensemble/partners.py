@@ -19,7 +19,7 @@ from ..validation.folds import Folds
 from ..validation.oof import OOF, load_oof
 
 # %% auto #0
-__all__ = ['Partner', 'make_partner', 'as_plain', 'around', 'make_members']
+__all__ = ['Partner', 'make_partner', 'as_plain', 'around', 'make_member', 'make_members']
 
 # %% ../../nbs/ensemble/10_partners.ipynb #fd510b14
 class Partner(Protocol):
@@ -73,6 +73,26 @@ def around(
                    test_predictions=tests)
 
 # %% ../../nbs/ensemble/10_partners.ipynb #27f23a61
+def make_member(
+    name: str | Mapping[str, Any],  # a partner, or the path of an oof file
+    members: Sequence[OOF],         # those that there are, the run's model first
+    data: PreparedData | None,      # for partners that read the data
+    folds: Folds,                   # of the run
+    transform: str,                 # of the targets
+    folder: Path | None = None,     # where partners keep their models; None: nowhere
+) -> OOF:
+    "One more member. Raises `DataError` where it cannot be had."
+    model, taken = members[0], {member.name for member in members}
+    if isinstance(name, str) and Path(name).suffix == ".npz":
+        member = load_oof(name, model.task)
+        if member.name in taken: member = replace(member, name=f"{Path(name).parent.parent.name}/{member.name}")
+        return member
+    if model.task.per_word: raise DataError(f"ensemble_members: {name} has no answers for single words")
+    plain = as_plain(model)
+    member = make_partner(name).member(plain, data, folds, transform, folder)
+    return member if plain is model else around(member, model)
+
+# %% ../../nbs/ensemble/10_partners.ipynb #0f009f50
 def make_members(
     names: Sequence[str | Mapping[str, Any]],   # partners, or paths of oof files
     model: OOF,                     # of the run
@@ -83,14 +103,5 @@ def make_members(
 ) -> list[OOF]:                     # the run's model first
     "The members of an ensemble. Raises `DataError` for one that cannot be had."
     members = [model]
-    for name in names:
-        if not isinstance(name, str) or Path(name).suffix != ".npz":
-            plain = as_plain(model)
-            found = make_partner(name).member(plain, data, folds, transform, folder)
-            members.append(found if plain is model else around(found, model))
-            continue
-        member = load_oof(name, model.task)
-        taken = {m.name for m in members}
-        if member.name in taken: member = replace(member, name=f"{Path(name).parent.parent.name}/{member.name}")
-        members.append(member)
+    for name in names: members.append(make_member(name, members, data, folds, transform, folder))
     return members

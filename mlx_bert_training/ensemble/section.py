@@ -30,6 +30,8 @@ class EnsembleOptions(Section):
                                           registry=PARTNERS, suffix=".npz")
     ensemble_keep: str = option("auto", "auto: a member alone if it is better out of fold by more than the error",
                                 choices=("auto", "always"))
+    seeds: int = option(1, "train the model with so many seeds, each a member", ge=1, le=20)
+    backbones: list[str] = option(list, "other pretrained models (`model.pretrained`), each a member on the same folds")
     ensemble_weights: list[float] | None = option(None, "weight of each, the model first; null: equal, or found", ge=0)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
@@ -43,6 +45,9 @@ class EnsembleOptions(Section):
             yield "kaggle.ensemble_weights kaggle.ensemble_method", f"{method} finds its weights itself"
         if self.ensemble_members and not self.enable_ensemble:
             yield "kaggle.ensemble_members kaggle.enable_ensemble", "members, but enable_ensemble is false"
+        if (self.seeds > 1 or self.backbones) and not self.enable_ensemble:
+            key = "seeds" if self.seeds > 1 else "backbones"
+            yield f"kaggle.{key} kaggle.enable_ensemble", f"{key} are members, but enable_ensemble is false"
         if self.ensemble_keep != "auto" and not self.enable_ensemble:
             yield "kaggle.ensemble_keep kaggle.enable_ensemble", "keeps an ensemble, but enable_ensemble is false"
 

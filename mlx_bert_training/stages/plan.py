@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'FoldCallbacks', 'all_rows', 'competition_metric', 'check_ratings', 'text_among', 'look_for_leaks',
-           'look_for_shift', 'choose_folds', 'check_folds', 'no_callbacks', 'FoldPlan', 'plan_identity', 'plan_folds']
+           'look_for_shift', 'choose_folds', 'check_folds', 'no_callbacks', 'FoldPlan', 'plan_identity', 'plan_folds',
+           'plan_member']
 
 # %% ../../nbs/stages/04_plan.ipynb #62a11492
 def all_rows(
@@ -228,6 +229,7 @@ class FoldPlan:
     round: str = "plain"            # which training rows are added to those of a fold
     leaks: LeakReport | None = None
     adversarial: AdversarialReport | None = None
+    members: Sequence[FoldPlan] = ()    # other pretrained models on the same folds; `round` is what each is called
 
     @cached_property
     def identity(self) -> str:
@@ -329,3 +331,17 @@ def plan_folds(
     return FoldPlan(config, source, loader, test, folds, metric, task,
                     task.scaling(setting, metric), callbacks, data, options or {}, variants,
                     leaks=leaks, adversarial=shift)
+
+# %% ../../nbs/stages/04_plan.ipynb #b903f982
+def plan_member(
+    plan: FoldPlan,
+    name: str,              # of the member
+    config: KaggleTrainerConfig,    # the declaration with the other model
+    model: ModelSource,
+    data: PreparedData,     # the same rows in its tokens
+) -> FoldPlan:
+    "The plan of a member of the ensemble. Raises `DataError` where its rows are others."
+    member = replace(plan, config=config, model=model, data=data, train=_usable(data.train), test=data.test,
+                     variants=None, members=(), round=name)
+    if not np.array_equal(member.targets, plan.targets): raise DataError(f"{name}: its training rows are others")
+    return member
