@@ -86,9 +86,7 @@ class MLXTrainer:
         self.trainer.state.step += 1
         return float(loss) / float(weight)
 
-    def compute_loss(self, batch: Batch) -> float:
-        "Loss of one batch with dropout off."
-        return self.trainer.evaluate(OneBatch(batch))["eval_loss"]
+    def compute_loss(self, batch: Batch) -> float: return self.trainer.evaluate(OneBatch(batch))["eval_loss"]
 
     def get_learning_rate(self) -> float:
         "Learning rate of the next update; the configured one before training."

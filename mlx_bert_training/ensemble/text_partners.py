@@ -197,7 +197,7 @@ def vector_member(
         return partner.predict(fold, vectors[fold.rows], np.concatenate([vectors[fold.held], vectors[n:]]))
     return fold_member(partner.name, like, data, folds, transform, predict)
 
-
+# %% ../../nbs/ensemble/11_text_partners.ipynb #0b604ab2
 @dataclass(frozen=True)
 class Embedding:
     "A logistic or ridge regression on the vectors of a frozen encoder."

@@ -165,7 +165,7 @@ class Variant:
     def __repr__(self) -> str:
         return f"Variant({self.name!r}, {int(self.changed.sum())} of {len(self.changed)} rows changed)"
 
-
+# %% ../../nbs/ensemble/15_tta.ipynb #b4b19b19
 def _differ(a: Encoded, b: Encoded) -> np.ndarray:
     "(N,) which rows are not the same tokens."
     changed = a.lengths != b.lengths

@@ -70,7 +70,7 @@ log = get_logger(__name__)
 class BundleError(MLXBertError, RuntimeError):
     "A run that cannot be bundled, or a bundle that cannot be written; nothing half-made is left."
 
-
+# %% ../../nbs/kaggle/12_bundle.ipynb #6dc66fd5
 MODEL_FILES = ("model.safetensors", "targets.json")     # what is copied as it is; never code, nor what names code
 
 
@@ -207,13 +207,12 @@ def describe_texts(run: FinishedRun) -> dict[str, Any]:
                          "template_defaults of the run name nothing that stands for it")
     return {"template": source.text, "defaults": source.defaults}
 
-# %% ../../nbs/kaggle/12_bundle.ipynb #c26c124b
+# %% ../../nbs/kaggle/12_bundle.ipynb #f805d1d4
 def _plain_sample(run: FinishedRun) -> pd.DataFrame:
     "A sample for a competition that came without one, as `create_submission` makes it."
     labels, target = run.labels, run.config.data.target_column
     needs = get_metric(run.metric).needs
-    names = [str(target if isinstance(target, str) else "prediction")]
-    if labels.task.column_each(needs): names = labels.label_names
+    names = labels.task.sample_columns(needs, target, labels.label_names)
     cell: Any = labels.classes[0] if needs == "labels" and labels.classes else 0.5
     return pd.DataFrame({run.config.data.id_column or "id": [0], **dict.fromkeys(names, cell)})
 
@@ -232,7 +231,12 @@ def choose_sample(
         found = None
     return name, found or (made if made.is_file() else _plain_sample(run))
 
-# %% ../../nbs/kaggle/12_bundle.ipynb #f805d1d4
+# %% ../../nbs/kaggle/12_bundle.ipynb #51e1b951
+def _json_value(value: Any) -> Any:
+    "NumPy numbers as Python's."
+    return value.item() if hasattr(value, "item") else value
+
+
 def _decisions(run: FinishedRun) -> dict[str, Any]:
     "The threshold of two classes or many labels, and the cut points of ratings."
     value, low = run.cv.get("threshold"), run.cv.get("lowest_rating")
@@ -259,7 +263,7 @@ def describe_submission(
         style = submission_style(style, run.metric, task.name)
     kind, many = wanted.style(task, style), len(wanted.targets) > 1
     numbers = np.arange(max(1, len(classes)))
-    values = np.zeros(1) if task.answers == "values" else np.eye(len(classes))      # one row a class, sure of it
+    values = task.made_up(max(1, len(classes)), len(classes))      # one row a class, sure of it
     table = build_submission(Predictions(values, task, numbers, classes or None), shown, style=style, ids=numbers)
     cells, written, order = table.iloc[:, 1:], None, [task.positive or 0]
     if many or task.targets == "columns" and kind != "names": order = cells.to_numpy(float).argmax(0).tolist()
@@ -269,11 +273,6 @@ def describe_submission(
     if many and task.targets == "classes": rule["threshold"] = None     # a column a class shows the likeliest
     return {"sample": name, "id_column": wanted.id_column, "columns": list(wanted.targets), "kind": kind,
             "cells": written, "order": order, **rule}
-
-
-def _json_value(value: Any) -> Any:
-    "NumPy numbers as Python's."
-    return value.item() if hasattr(value, "item") else value
 
 # %% ../../nbs/kaggle/12_bundle.ipynb #47ebc0be
 def describe(
@@ -303,7 +302,7 @@ def default_wheels() -> list[str]:
     version = metadata.version("mlx")
     return [f"mlx=={version}", f"mlx-cpu=={version}", "scipy-openblas32"]
 
-
+# %% ../../nbs/kaggle/12_bundle.ipynb #e5d06efb
 def _package_files() -> Iterator[tuple[str, bytes]]:
     "Name and content of all files of this package, the presets among them."
     package = Path(str(resources.files(_DIST)))

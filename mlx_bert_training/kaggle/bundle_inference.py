@@ -38,7 +38,7 @@ __all__ = ['Forward', 'INPUTS', 'ENGINES', 'INPUT', 'InferenceError', 'torch_for
 class InferenceError(MLXBertError, RuntimeError):
     "Something that keeps a bundle from predicting."
 
-
+# %% ../../nbs/kaggle/09_inference.ipynb #dd93208d
 Forward = Callable[[Batch], np.ndarray]     # a batch to logits (B, C)
 
 
@@ -145,7 +145,7 @@ def linear_values(
     return np.mean([TargetTransform(**part["targets"]).inverse(task.predictions(linear_logits(part, task, frame)))
                     for part in parts], axis=0)
 
-
+# %% ../../nbs/kaggle/09_inference.ipynb #31d3f8b1
 def predict_values(
     folder: Path,               # the bundle
     facts: Mapping[str, Any],   # its bundle.json
@@ -173,7 +173,7 @@ def found_rule(
     value = np.asarray(shown["threshold"])
     return Threshold(np.broadcast_to(value, columns) if task.targets == "columns" else value)
 
-
+# %% ../../nbs/kaggle/09_inference.ipynb #fba8b620
 def decide(
     values: np.ndarray,         # (N, C) probabilities, or (N,) values
     task: Task,
@@ -188,6 +188,8 @@ def decide(
     if cut or shown["kind"] == "labels":
         values = decided[:, None] == np.arange(values.shape[1]) if task.targets == "classes" else decided
         values = np.rint(values).astype(int if shown["kind"] == "labels" else float)
+    if task.answers == "values" and not cut and shown["kind"] != "labels":
+        return dict(zip(columns, task.value_columns(values, columns).T, strict=True))
     table = (decided if task.targets == "values" and not cut else values).reshape(len(values), -1)
     return {column: table[:, i] for column, i in zip(columns, shown["order"], strict=True)}
 
@@ -252,7 +254,7 @@ def read_test(
     "The test rows, read as the run reads them. Raises `DataError`."
     return read_frame(path, **facts["format"], as_text=[facts["id_column"]] if facts["id_column"] else [])
 
-
+# %% ../../nbs/kaggle/09_inference.ipynb #bce9e6fa
 def predict(
     folder: str | Path,                     # the bundle
     test: str | Path | None = None,         # None: BUNDLE_TEST, or the file of the competition

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ from ..core.events import CallbackList
 from ..core.results import Predictions, TrainResult
 from ..core.run_folder import RunFolder
 from ..core.state import TrainerState
+from ..data.prepare import PreparedData
 from ..declaration.durations import seconds_of
 from ..declaration.load import load_config
 from ..errors import MLXBertError
@@ -33,6 +34,7 @@ from ..stages.announce import CVListener, announce
 from ..stages.budget import stopped_after
 from ..stages.cv import cross_validate
 from ..stages.jobs import FoldRun
+from ..stages.members import backbone_plans
 from ..stages.model_source import ModelSource
 from ..stages.plan import FoldPlan, plan_folds
 from ..stages.results import CVResult
@@ -189,6 +191,7 @@ class Competitor(SingleSplit):
         fold_callbacks: Callable[[KaggleTrainerConfig], Sequence[CallbackProtocol]] | None = None,  # new ones a fold
         client: KaggleClient | None = None,             # to submit with; None: made when it is needed
         executor: Executor | None = None,               # does the folds; None: as declared
+        backbones: Mapping[str, tuple[Model, PreparedData]] | None = None,  # other pretrained models, as members
         control: RunControl | None = None,              # shared with other trainers; None: one of its own
         **options: Any,                                 # loss, optimizer, schedule; a fold gets copies of them
     ):
@@ -199,6 +202,7 @@ class Competitor(SingleSplit):
         self.source = ModelSource.of(model)
         self.fold_callbacks = fold_callbacks or SameCallbacks(tuple(callbacks))
         self.client, self.executor = client, executor
+        self.backbones = {name: (ModelSource.of(other), rows) for name, (other, rows) in (backbones or {}).items()}
         self.show_dashboard: bool | None = None         # live plots of the folds; None: in a notebook
         self.fold_runs: list[FoldRun] = []  # of the present cross-validation, those that are done
         self.fold_count = 0                 # of all of its folds
@@ -206,9 +210,7 @@ class Competitor(SingleSplit):
         self.cv_folder: Path | None = None  # where it is kept
         self.submission: SubmissionFile | None = None   # the last one
 
-    def fire(self, event: str) -> None:
-        "Tell every callback of an event of the whole run."
-        self.callbacks.fire(event, self, self.state)
+    def fire(self, event: str) -> None: self.callbacks.fire(event, self, self.state)    # of the whole run
 
     def plan(self, train_loader: DataLoader | None = None) -> FoldPlan:
         "Everything before the folds. Raises `LeakError` and `DataError`; nothing is trained."
@@ -217,7 +219,7 @@ class Competitor(SingleSplit):
                           options=self.options)
         check_before_training(plan.config, self.data, getattr(plan.test, "row_ids", None), task=plan.task,
                               metric=plan.metric, class_names=plan.class_names)
-        return plan
+        return replace(plan, members=backbone_plans(plan, self.backbones))
 
 # %% ../../nbs/kaggle/11_trainer.ipynb #4be66fe2
 @contextmanager

@@ -55,8 +55,6 @@ def test_only_its_loss_and_its_metrics_fit():
     with pytest.raises(LossError, match="3 quantiles need logits"):
         create_loss(task="quantile")(mx.zeros((2, 4)), mx.zeros(2))
     with pytest.raises(DataError, match="do not make 3 quantiles"): Quantile().check_predictions(np.zeros((2, 4)))
-    with pytest.raises(ConfigError, match="cross-validation cannot take a quantile_regression"):
-        load_config({"model": {"head_type": "quantile"}, "kaggle": {"cv_folds": 3}})
     assert get_task(json.loads(json.dumps(Quantile(quantiles=LEVELS).spec))) == Quantile(quantiles=LEVELS)
 
 
