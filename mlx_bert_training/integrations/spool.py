@@ -22,7 +22,7 @@ log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'Operation', 'Journal', 'read_from', 'FileLock', 'Spool', 'is_served', 'link_or_copy', 'Refused', 'deliver_all',
-           'Attempts', 'Outbox']
+           'Attempts', 'Bell', 'Outbox']
 
 # %% ../../nbs/integrations/01_spool.ipynb #dd0dde33
 Operation = dict[str, Any]
@@ -80,6 +80,12 @@ def read_from(
             ends.append((ends[-1] if ends else place) + len(line))
     return operations, ends
 
+
+def _delivered(folder: Path) -> int:
+    "How many bytes of a spool are delivered."
+    try: return int((folder / "done").read_text(encoding="utf-8"))
+    except (OSError, ValueError): return 0
+
 # %% ../../nbs/integrations/01_spool.ipynb #36512019
 class FileLock:
     "A file that one process at a time holds."
@@ -103,12 +109,6 @@ class FileLock:
         self._handle = -1
 
 # %% ../../nbs/integrations/01_spool.ipynb #b5da3905
-def _delivered(folder: Path) -> int:
-    "How many bytes of a spool are delivered."
-    try: return int((folder / "done").read_text(encoding="utf-8"))
-    except (OSError, ValueError): return 0
-
-
 class Spool:
     "Operations on the disk, in order, and how far they are delivered. One process at a time adds and delivers."
 
@@ -185,10 +185,13 @@ def deliver_all(
 # %% ../../nbs/integrations/01_spool.ipynb #ada0426c
 class Attempts:
     "Attempts to deliver what is in a spool, and how they went."
+    pauses = (0.5, 30.0)        # seconds after the first failure, and at most
+    patience = 30.0             # seconds that `wait` takes at most, unless it is told otherwise
 
     def __init__(self, spool: Spool, deliver: Callable[[list[Operation]], int], name: str):
         self.spool, self.deliver, self.name = spool, deliver, name
         self.begun = self.failed = 0        # attempts begun; number of the last one that failed
+        self.pause = 0.0                    # seconds to wait before the next one
         self.trouble = ""                   # why the last attempt failed; empty while all is well
         self.over = threading.Condition()   # told of the end of each attempt
 
@@ -199,20 +202,20 @@ class Attempts:
         except Exception as error: self._note(error)
         else:
             if self.trouble: log.warning("%s answers again", self.name)
-            self.trouble = ""
+            self.trouble, self.pause = "", 0.0
         with self.over: self.over.notify_all()
         return not self.trouble
 
     def _note(self, error: Exception) -> None:
-        self.failed = self.begun
+        self.failed, self.pause = self.begun, min(max(2 * self.pause, self.pauses[0]), self.pauses[1])
         if not self.trouble:
             log.warning("%s does not answer (%s); the run goes on, and what it has to say waits in %s", self.name,
                         redact(str(error))[:200], self.spool.path)
         self.trouble = redact(str(error)) or type(error).__name__
 
-    def wait(self, before: int, seconds: float, goes_on: Callable[[], bool]) -> bool:
+    def wait(self, before: int, seconds: float | None, goes_on: Callable[[], bool]) -> bool:
         "Wait until everything is delivered, until one after `before` fails, or for so long. Returns whether all is."
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + (self.patience if seconds is None else seconds)
         with self.over:
             while self.spool.pending and self.failed <= before and goes_on():
                 left = deadline - time.monotonic()
@@ -220,29 +223,50 @@ class Attempts:
         return self.spool.pending == 0
 
 # %% ../../nbs/integrations/01_spool.ipynb #0b4f55aa
+class Bell:
+    "Wakes a thread when there is news, after a while in which more may come, or at once if it is urgent."
+
+    def __init__(self) -> None:
+        self._news, self._hurry, self._stopped = threading.Event(), threading.Event(), False
+
+    def ring(self, hurry: bool = False) -> None:
+        if hurry: self._hurry.set()
+        self._news.set()
+
+    def stop(self) -> None:
+        "Wake it for the last time."
+        self._stopped = True
+        self.ring(hurry=True)
+
+    def wait(self, seconds: float) -> bool:
+        "Until there is news, and then so long, or until it is urgent. Returns whether to go on."
+        self._news.wait()
+        self._hurry.wait(seconds)
+        for event in (self._news, self._hurry): event.clear()
+        return not self._stopped
+
+# %% ../../nbs/integrations/01_spool.ipynb #c26d3f7e
 class Outbox:
     "A spool and the thread that empties it."
-    linger = 0.5                # seconds in which operations gather before they are sent together
-    pauses = (0.5, 30.0)        # seconds after the first failure, and at most
-    patience = 30.0             # seconds that `flush` waits at most, unless it is told otherwise
+    linger = 0.5        # seconds in which operations gather before they are sent together
 
     def __init__(self, spool: Spool, deliver: Callable[[list[Operation]], int], name: str = "the server"):
         self.spool, self.attempts = spool, Attempts(spool, deliver, name)
-        self._news, self._hurry, self._stopping = threading.Event(), threading.Event(), False
+        self._bell = Bell()
         self._thread = threading.Thread(target=self._work, name="mlx-bert outbox", daemon=True)
         self._thread.start()
 
     def add(self, *operations: Operation) -> None:
         "Add operations; returns at once."
         self.spool.add(*operations)
-        self._news.set()
+        self._bell.ring()
 
     def flush(self, seconds: float | None = None) -> bool:
         "Wait until everything is delivered, until a fresh attempt fails, or for so long. Returns whether all is."
         before = self.attempts.begun
-        self.add()      # what waits in memory
-        self._hurry.set()
-        return self.attempts.wait(before, self.patience if seconds is None else seconds, self._thread.is_alive)
+        self.spool.add()        # what waits in memory
+        self._bell.ring(hurry=True)
+        return self.attempts.wait(before, seconds, self._thread.is_alive)
 
     def close(self, seconds: float | None = None) -> bool:
         "Flush, and stop if all is delivered; if not, the thread goes on trying as long as the process lives."
@@ -252,21 +276,13 @@ class Outbox:
 
     def stop(self) -> None:
         "Stop as soon as no attempt is under way, and give the spool free; what was not delivered stays there."
-        self._stopping = True
-        for event in (self._hurry, self._news): event.set()
+        self._bell.stop()
         self._thread.join()
 
     @property
     def is_open(self) -> bool: return self._thread.is_alive()
 
     def _work(self) -> None:
-        pause = 0.0
-        while not self._stopping:
-            self._news.wait()
-            self._hurry.wait(pause or self.linger)
-            for event in (self._news, self._hurry): event.clear()
-            if self._stopping: break
-            well = self.attempts.make()
-            pause = 0.0 if well else min(max(2 * pause, self.pauses[0]), self.pauses[1])
-            if not well: self._news.set()
+        while self._bell.wait(self.attempts.pause or self.linger):
+            if not self.attempts.make(): self._bell.ring()      # once more, after the pause
         self.spool.release()

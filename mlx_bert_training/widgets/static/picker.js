@@ -40,23 +40,27 @@ function matrix(model, choose) {
       choose({cell: [i, j]});
       keepFocus(button);
     });
-    button.addEventListener("keydown", event => {
-      const step = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key];
-      const to = step && buttons[i + step[0]]?.[j + step[1]];
-      if (!step) return;
-      event.preventDefault();
-      event.stopPropagation();
-      if (to) { take(i + step[0], j + step[1]); to.focus(); }
-    });
     return button;
   }));
-  const take = (i, j) => buttons.forEach((line, a) => line.forEach((button, b) => { button.tabIndex = a === i && b === j ? 0 : -1; }));
+  const take = (i, j) => {      // Tab comes to one cell, the arrow keys go on from it
+    for (const button of buttons.flat()) button.tabIndex = -1;
+    buttons[i][j].tabIndex = 0;
+  };
+  const press = event => {
+    const i = buttons.findIndex(line => line.includes(event.target)), j = buttons[i]?.indexOf(event.target);
+    if (i >= 0 && ["Enter", " "].includes(event.key)) { event.target.click(); return true; }
+    const step = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key];
+    if (i < 0 || !step) return false;
+    const to = buttons[i + step[0]]?.[j + step[1]];
+    if (to) { take(i + step[0], j + step[1]); to.focus(); }
+    return true;
+  };
   const head = make("tr", {}, make("td"), ...columns.map(name => make("th", {scope: "col"}, name)));
   const body = buttons.map((line, i) => make("tr", {}, make("th", {scope: "row"}, rows[i]),
                                              ...line.map(button => make("td", {}, button))));
   const crown = make("tr", {}, make("td"), make("td", {colspan: columns.length, class: "mlx-bert-axis"}, `${across} →`));
   const table = make("table", {}, make("thead", {}, crown, head), make("tbody", {}, ...body));
-  return make("div", {class: "mlx-bert-matrix"}, make("div", {class: "mlx-bert-axis"}, `${down} ↓`), table);
+  return {press, node: make("div", {class: "mlx-bert-matrix"}, make("div", {class: "mlx-bert-axis"}, `${down} ↓`), table)};
 }
 
 const ticks = (low, high) => {
@@ -95,7 +99,8 @@ function scatter(model, choose) {
                  "error (predicted − true)"));
   const strength = Math.min(0.8, Math.max(0.15, 300 / n));
   for (let i = n - 1; i >= 0; i--)
-    parts.push(svg("circle", {cx: across(x[i]).toFixed(1), cy: up(y[i]).toFixed(1), r: 3.2, fill: "#2F86D0", "fill-opacity": strength}));
+    parts.push(svg("circle", {cx: across(x[i]).toFixed(1), cy: up(y[i]).toFixed(1), r: 3.2, fill: "#2F86D0",
+                              "fill-opacity": strength}));
   const ring = svg("circle", {r: 7, fill: "none", stroke: "#D55E00", "stroke-width": 2.5, visibility: "hidden"});
   const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true"}, ...parts, ring);
   const root = make("div", {class: "mlx-bert-scatter", tabindex: 0, role: "slider", "aria-label": "rows, the largest error first",
@@ -107,7 +112,8 @@ function scatter(model, choose) {
     ring.setAttribute("cy", up(y[i]));
     ring.setAttribute("visibility", "visible");
     root.setAttribute("aria-valuenow", i + 1);
-    root.setAttribute("aria-valuetext", `predicted ${short(Number(x[i].toPrecision(4)))}, error ${short(Number(y[i].toPrecision(4)))}`);
+    const [predicted, error] = [x[i], y[i]].map(value => short(Number(value.toPrecision(4))));
+    root.setAttribute("aria-valuetext", `predicted ${predicted}, error ${error}`);
     choose({points: chosen});
   };
   root.addEventListener("click", event => {
@@ -118,15 +124,14 @@ function scatter(model, choose) {
     if (near.length) show(near[0], near);
     keepFocus(root);
   });
-  root.addEventListener("keydown", event => {
-    const last = n - 1, to = {ArrowRight: Math.min(at + 1, last), ArrowDown: Math.min(at + 1, last), ArrowLeft: Math.max(at - 1, 0),
-                              ArrowUp: Math.max(at - 1, 0), Home: 0, End: last, Enter: Math.max(at, 0)}[event.key];
-    if (to === undefined) return;
-    event.preventDefault();
-    event.stopPropagation();
-    show(to, [to]);
-  });
-  return root;
+  const press = event => {
+    const next = Math.min(at + 1, n - 1), before = Math.max(at - 1, 0);
+    const to = {ArrowRight: next, ArrowDown: next, ArrowLeft: before, ArrowUp: before, Home: 0, End: n - 1,
+                Enter: Math.max(at, 0)}[event.key];
+    if (to !== undefined) show(to, [to]);
+    return to !== undefined;
+  };
+  return {press, node: root};
 }
 
 export default {
@@ -136,13 +141,19 @@ export default {
     const drawn = model.get("points").byteLength ? scatter(model, choose) : matrix(model, choose);
     const beside = model.get("beside");
     const picture = beside ? [make("img", {src: beside, alt: model.get("words")})] : [];
-    const root = make("div", {class: "mlx-bert-picker", "data-lm-suppress-shortcuts": "true", role: "group", "aria-label": model.get("label")},
+    const root = make("div", {class: "mlx-bert-picker", role: "group", "aria-label": model.get("label")},
                       make("p", {class: "mlx-bert-hint"}, model.get("hint")),
-                      make("div", {class: "mlx-bert-pictures"}, drawn, ...picture), words);
+                      make("div", {class: "mlx-bert-pictures"}, drawn.node, ...picture), words);
     el.append(root);
     const answer = () => { words.innerHTML = model.get("rows"); };      // escaped where it was made
     model.on("change:rows", answer);
     answer();
-    return () => model.off("change:rows", answer);
+    const press = event => {    // before the shortcuts of the notebook, which has some for the arrow keys and Enter
+      if (!drawn.node.contains(event.target) || !drawn.press(event)) return;
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    };
+    window.addEventListener("keydown", press, true);
+    return () => { model.off("change:rows", answer); window.removeEventListener("keydown", press, true); };
   },
 };
