@@ -51,7 +51,8 @@ def with_auto(train: Path, test: Path, target: str, limit: str, folder: Path) ->
 def with_preset(name: str, train: Path, test: Path, target: str, limit: str,
                 folder: Path) -> tuple[Any, dict[str, Any]]:
     "Predictions of a preset in the same time."
-    overrides: dict[str, Any] = {"text_column": "text"} if name in ("sst2", "disaster-tweets") else {}
+    texts: dict[str, dict[str, Any]] = {"sst2": {"text_column": "text"}, "disaster-tweets": {"template": "{text}", "template_defaults": {}}}
+    overrides = texts.get(name, {})
     trainer = create_kaggle_trainer(
         config=PRESETS[name], train_path=str(train), test_path=str(test), target_column=target, id_column=None,
         time_budget=limit, download_data=False, data_dir=None, output_dir=str(folder), sample_path=None,

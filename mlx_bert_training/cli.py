@@ -20,8 +20,8 @@ from .secrets import RedactingFilter, redact
 # %% auto #0
 __all__ = ['Command', 'settle_words', 'settle_config', 'settle_resume', 'train_elsewhere', 'train', 'run', 'pretrain', 'search',
            'auto', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'export', 'info',
-           'benchmark', 'fetch', 'presets', 'config', 'init', 'add_runs', 'add_looks', 'add_facts', 'build_parser',
-           'main']
+           'benchmark', 'fetch', 'presets', 'config', 'init', 'add_runs', 'add_results', 'add_looks', 'add_facts',
+           'build_parser', 'main']
 
 # %% ../nbs/10_cli.ipynb #c8428bc4
 def settle_words(arguments: Sequence[str]) -> list[str]:
@@ -243,12 +243,12 @@ def init(args: argparse.Namespace) -> None:
     write_text(path, draft(args.data_dir, args.slug, args.target))
     print(f"{path}: a draft; the nearest preset is {preset}\nmlx-bert run {path} kaggle.data_dir={args.data_dir}")
 
-# %% ../nbs/10_cli.ipynb #9caa7605
+# %% ../nbs/10_cli.ipynb #04b0061b
 Command = Callable[..., argparse.ArgumentParser]    # `command(function)` adds a command, which does what that does
 
 
 def add_runs(command: Command) -> None:
-    "What trains, and what is done with what was trained."
+    "What trains."
     sub = command(train, with_config=True)
     sub.add_argument("--resume", nargs="?", const="latest", metavar="CHECKPOINT",
                      help="go on from the newest, or from this one")
@@ -268,6 +268,10 @@ def add_runs(command: Command) -> None:
     sub.add_argument("--target", help="the column with the answers (default: the one that the test table lacks)")
     sub.add_argument("--time", default="30m", help="how long, such as 3m or 1h (default: %(default)s)")
     sub.add_argument("-o", "--output", default="runs", help="where the folder is made (default: %(default)s)")
+
+# %% ../nbs/10_cli.ipynb #549363c2
+def add_results(command: Command) -> None:
+    "What is done with what was trained."
     sub = command(predict)
     sub.add_argument("run", help="the folder of a finished run")
     sub.add_argument("file", help="a data file with the columns of the training file")
@@ -347,6 +351,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     add_runs(command)
+    add_results(command)
     add_looks(command)
     add_facts(command)
     return parser

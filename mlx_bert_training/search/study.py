@@ -124,9 +124,10 @@ def open_study(config: SearchTrainerConfig, folder: StudyFolder, direction: str,
     optuna, search = import_optuna(), config.search
     make_folder(folder.path)
     waits = {} if search.storage else {"connect_args": {"timeout": 120}}     # seconds for the lock of a file
+    again = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=3)
     storage = optuna.storages.RDBStorage(
         search.storage or f"sqlite:///{folder.database.resolve()}", waits, heartbeat_interval=beat,
-        grace_period=3 * beat, heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=3))
+        grace_period=3 * beat, heartbeat_stale_trial_callback=again)
     return optuna.create_study(
         storage=storage, study_name=search.name, load_if_exists=True, pruner=make_pruner(search),
         sampler=make_sampler(config.environment.seed), direction="maximize" if direction == "max" else "minimize")

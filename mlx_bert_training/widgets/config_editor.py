@@ -15,7 +15,7 @@ from typing import Any
 from ..core.config import BaseTrainerConfig
 from ..declaration.editing import defaults
 from ..declaration.load import list_presets
-from ..declaration.options import Unfit, options
+from ..declaration.options import Unfit, options, read_value
 from ..declaration.problems import ConfigError, show
 from ..declaration.whole import ABSENT, ConfigDiff, find_key, optional_sections, root
 from ..declaration.yaml_io import read_document
@@ -44,7 +44,7 @@ def empty_means(
 ) -> str:           # empty where an empty field is wrong
     "What an empty field stands for."
     value = from_text(key, "")
-    try: OPTIONS[key].read(value)
+    try: read_value(OPTIONS[key], value)
     except Unfit: return ""
     return show(value)
 
