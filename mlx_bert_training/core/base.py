@@ -365,6 +365,7 @@ class Resumable(Predictor):
     "A predictor that can be made ready to train, saved, and taken on from what was saved."
     train_loader: DataLoader | None = None
     output_dir: Path | None = None                                      # the folder of this run
+    filled_folder: Path | None = None                                   # the folder that a run has written into
     lease: Lease | None = None                                          # of that folder, while the run writes into it
     rows_digests: dict[str, str] | None = None                          # of the rows of this run, see `rows_of`
     keep_weights: str | None = None                                     # best or last, where a stop by hand said so

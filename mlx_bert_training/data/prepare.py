@@ -260,6 +260,7 @@ def _loader(part: str, config: BaseTrainerConfig, dataset: TextDataset, widths: 
 # %% ../../nbs/data/12_prepare.ipynb #cd2c5e64
 def _listed(items: Sequence[Any], per_word: bool) -> Texts:
     "A list of texts, or of pairs of texts, as it is; where words have answers of texts, or of lists of words."
+    if not len(items): raise DataError("there is nothing to predict: the list is empty")
     if per_word: return Texts([_words(i, item) for i, item in enumerate(items)])
     pairs = [item if isinstance(item, (tuple, list)) else (item,) for item in items]
     wrong = next((i for i, pair in enumerate(pairs) if len(pair) != len(pairs[0]) or len(pair) not in (1, 2)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toys import ToyLoader, ToyModel, toy_config
 
-from mlx_bert_training.callbacks import Callback, LearningRateScheduler, ModelCheckpoint
+from mlx_bert_training.callbacks import Callback, LearningRateScheduler, MetricsLogger, ModelCheckpoint
 from mlx_bert_training.core.base import Trainer
 from mlx_bert_training.core.checkpoint import latest_checkpoint, read_checkpoint
 from mlx_bert_training.core.weights import check_finite, model_weights
@@ -214,3 +214,16 @@ def test_a_metric_without_a_value_is_said_without_a_line_of_code():
         compute_metrics(["auc"], "binary", np.array([[0.5, 0.5]] * 3), np.array([1, 1, 1]))
     shown = warnings.formatwarning(said[0].message, said[0].category, said[0].filename, said[0].lineno)
     assert len(shown.splitlines()) == 1 and "mlx_bert_training:1" in shown
+
+
+def test_a_trainer_that_trains_again_says_so_and_leaves_the_first_record(tmp_path, caplog):
+    trainer = Trainer(ToyModel(), toy_config(tmp_path), callbacks=[ModelCheckpoint("epoch"), MetricsLogger()])
+    first = trainer.train(ToyLoader(), ToyLoader(seed=1))
+    record = {path: path.read_bytes() for path in first.output_dir.rglob("*") if path.is_file()}
+    assert "trained before" not in caplog.text
+    second = trainer.train(ToyLoader(), ToyLoader(seed=1))
+    assert "this trainer has trained before" in caplog.text
+    assert second.output_dir.name == "toy-2" and second.metrics["eval_loss"] < first.metrics["eval_loss"]
+    assert {path: path.read_bytes() for path in first.output_dir.rglob("*") if path.is_file()} == record
+    third = trainer.train(ToyLoader(), ToyLoader(seed=1), resume_from=second.output_dir)    # this is no other run
+    assert third.output_dir == second.output_dir

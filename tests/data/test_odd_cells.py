@@ -9,6 +9,7 @@ import pytest
 from tiny_competition import declaration
 
 from mlx_bert_training.data.frames import read_frame, require_columns
+from mlx_bert_training.data.labels import fit_labels
 from mlx_bert_training.data.prepare import prediction_loader, prepare
 from mlx_bert_training.data.templates import RowTemplate, read_texts
 from mlx_bert_training.declaration.load import load_config, parse_overrides
@@ -116,3 +117,16 @@ def test_a_column_of_ids_that_is_not_declared_is_mentioned(files, caplog):
     ("1", "1"), ("[a, b]", ["a", "b"]), ("'1'", "1"), ("null", None), ("true", "true"), ("a", "a")])
 def test_a_column_may_be_called_as_a_number(text, value):
     assert parse_overrides([f"target_column={text}"]) == {"target_column": value}
+
+
+@pytest.mark.parametrize("source", [[], (), pd.Series([], dtype=object)])
+def test_nothing_to_predict_is_a_typed_error(files, source):
+    data = prepare(settings(files))
+    with pytest.raises(DataError, match="nothing to predict"): prediction_loader(source, data.config, data.tokenizer)
+
+
+@pytest.mark.parametrize("value", ["1e300", "-1e300", "3.5e38"])
+def test_a_target_that_is_too_large_is_not_called_infinite(tmp_path, value):
+    (tmp_path / "x.csv").write_text(f"text,y\na,{value}\nb,1\n")
+    with pytest.raises(DataError, match="line 2, column 'y': .* is beyond 3.40282e"):
+        fit_labels(read_frame(tmp_path / "x.csv"), "y", "regression")
