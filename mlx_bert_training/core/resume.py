@@ -252,7 +252,12 @@ def open_folder(
     run = run_of_checkpoint(checkpoint) if checkpoint is not None and checkpoint.is_dir() else None
     with nullcontext() if run is None else Lease(run):      # held already while the checkpoint is read
         if checkpoint is not None: trainer.load_checkpoint(checkpoint, going_on=True)
+        again = checkpoint is None and trainer.output_dir is not None and trainer.output_dir == trainer.filled_folder
+        if again: trainer.output_dir = None     # what is there is the record of the run before
         if trainer.output_dir is None: trainer.output_dir = folder_of_run(trainer.config.environment).path
+        if again: log.warning("this trainer has trained before: it trains the weights that it has now, and writes into "
+                              "%s. A new trainer begins anew", trainer.output_dir)
+        trainer.filled_folder = trainer.output_dir
         with Lease(trainer.folder) as trainer.lease:
             trainer.config.save(open_run_folder(trainer.folder).config)
             yield

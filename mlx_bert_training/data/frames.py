@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from ..secrets import get_logger
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FORMATS', 'json_rows', 'written', 'require_columns', 'read_frame', 'where']
+__all__ = ['log', 'MOST_PARTS', 'FORMATS', 'json_rows', 'written', 'with_parts', 'require_columns', 'read_frame', 'where']
 
 # %% ../../nbs/data/04_frames.ipynb #85da0392
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -53,7 +54,9 @@ def json_rows(file: Path, encoding: str, quiet: bool = False) -> Iterator[tuple[
         if not line.strip(): continue
         try: record = json.loads(line, object_pairs_hook=_unique, parse_float=_Written)
         except RecursionError: raise DataError(f"{file}, line {number}: nested too deeply to be data.") from None
-        except ValueError as error: raise DataError(f"{file}, line {number}: not valid JSON: {error}") from error
+        except ValueError as error:
+            hint = ". Each line has to be an object of its own" if line.lstrip()[:1] in "[{" else ""
+            raise DataError(f"{file}, line {number}: not valid JSON: {error}{hint}") from error
         if not isinstance(record, dict):
             raise DataError(f"{file}, line {number}: {type(record).__name__} where a JSON object is needed, such as "
                             '{"text": "...", "label": 1}.')
@@ -90,7 +93,7 @@ def _read_jsonl(file: Path, encoding: str, max_rows: int | None, as_text: Collec
         records.append(record)
     frame = pd.DataFrame(dict(enumerate(_json_columns(records, names, set(as_text)))))
     frame.columns = pd.Index(list(names))
-    return frame
+    return with_parts(frame, as_text)
 
 
 def _json_columns(records: list[dict[str, Any]], names: Iterable[str], as_text: set[str]) -> Iterator[list[Any]]:
@@ -102,6 +105,28 @@ def _json_columns(records: list[dict[str, Any]], names: Iterable[str], as_text: 
             if name in as_text: columns[name][i] = value if isinstance(value, str) else written(value)
             else: columns[name][i] = float(value) if isinstance(value, _Written) else value
     return iter(columns.values())
+
+
+MOST_PARTS = 1000       # of the objects of one column; more are data, not a form
+
+
+def with_parts(
+    frame: pd.DataFrame,        # may have objects in its cells
+    as_text: Collection[str],   # columns that stay text
+) -> pd.DataFrame:              # with more columns
+    "A frame with a column for each part of the objects in a column, such as `review.title`, and of their parts."
+    for name in frame.columns:
+        if frame[name].dtype != object: continue
+        cells = frame[name].tolist()
+        keys = dict.fromkeys(key for cell in cells if isinstance(cell, dict) for key in cell)
+        wanted = [key for key in keys if f"{name}.{key}" not in frame.columns]
+        if not wanted or len(keys) > MOST_PARTS: continue
+        rows = [{f"{name}.{key}": cell[key] for key in wanted if key in cell} if isinstance(cell, dict) else {}
+                for cell in cells]
+        names = {f"{name}.{key}": None for key in wanted}
+        parts = pd.DataFrame(dict(zip(names, _json_columns(rows, names, set(as_text)), strict=True)), index=frame.index)
+        frame = frame.join(with_parts(parts, as_text))
+    return frame
 
 
 def _with_text(frame: pd.DataFrame, as_text: Collection[str]) -> pd.DataFrame:
@@ -124,7 +149,7 @@ def _read_parquet(file: Path, max_rows: int | None, as_text: Collection[str]) ->
     except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are kinds of these
         raise DataError(f"{file} cannot be read as Parquet: {error}") from error
     if any(frame.index.names): frame = frame.reset_index()
-    return _with_text(frame.head(max_rows) if max_rows is not None else frame, as_text)
+    return with_parts(_with_text(frame.head(max_rows) if max_rows is not None else frame, as_text), as_text)
 
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
@@ -140,11 +165,16 @@ def require_columns(
         if column in known: continue
         near = nearest(column, known)
         hint = f" Did you mean {near!r}?" if near else ""
+        if near and normalize("NFKC", near) == normalize("NFKC", column):
+            hint = f" It has {near!r}, which looks the same and is written otherwise: {near!a}, not {column!a}."
         if len(known) == 1 and re.search(r"[;\t|,: ^~]", known[0]):
             hint = " Are the cells separated by something else? data.separator says by what."
+        elif not near and any(re.fullmatch(r"[-+]?\d+(\.\d+)?", name) for name in known):
+            hint = " Its first line is read as the header, and looks like a row."
         elif known[0].startswith("#"):
             hint = " Its first line looks like a comment: remove it, the header comes first."
-        shown = ", ".join(known[:50]) + (f", ... ({len(known)} columns)" if len(known) > 50 else "")
+        shown = ", ".join(name if name.isprintable() else repr(name) for name in known[:50])
+        if len(known) > 50: shown += f", ... ({len(known)} columns)"
         raise DataError(f"{frame.attrs.get('path', 'the frame')}: no column {column!r}.{hint} It has: {shown}.")
 
 # %% ../../nbs/data/04_frames.ipynb #c81ab988

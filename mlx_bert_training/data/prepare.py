@@ -22,11 +22,15 @@ from .templates import RowTemplate, Texts, read_texts
 from .token_store import encode_texts
 from .tokenization import Tokenizer, tiny_tokenizer
 from ..errors import DataError
+from ..secrets import get_logger
 from ..tasks.task import get_task, known_task
 from ..tasks.words import IGNORED, SplitText, split_words, words_of
 
+log = get_logger(__name__)
+
 # %% auto #0
-__all__ = ['text_source', 'split_rows', 'seen_share', 'describe_part', 'PreparedData', 'prediction_loader', 'prepare']
+__all__ = ['log', 'text_source', 'split_rows', 'seen_share', 'describe_part', 'PreparedData', 'note_numbers', 'wrong_id',
+           'prediction_loader', 'prepare']
 
 # %% ../../nbs/data/12_prepare.ipynb #8fcbb5fd
 def _keys(texts: Texts) -> list[tuple[str, ...]]:
@@ -181,13 +185,22 @@ def _as_text(config: BaseTrainerConfig, path: str, targets: bool) -> list[str]:
     return [name for name in names if name is not None]
 
 
-def _check_ids(frame: pd.DataFrame, column: str) -> None:
-    "Raise `DataError` for an id that is missing or used twice."
+def note_numbers(frame: pd.DataFrame, data: DataConfig) -> None:
+    "Say that the rows are numbered although they have a column that looks like their ids."
+    unused = next((str(name) for name in frame.columns if str(name).strip().casefold() == "id"), None)
+    if data.id_column is None and unused is not None:
+        log.info("%s: predictions name a row by its number, from 0, and not by the column %r: data.id_column is not "
+                 "set", frame.attrs.get("path", "the frame"), unused)
+
+
+def wrong_id(frame: pd.DataFrame, column: str) -> str | None:
+    "What is wrong with the first id that is missing or used twice."
     for what, wrong in (("is missing", frame[column].isna()), ("appears twice", frame[column].duplicated())):
         if not wrong.any(): continue
         position = int(np.flatnonzero(wrong)[0])
         value = "" if what == "is missing" else f" {frame[column].iloc[position]!r}"
-        raise DataError(f"{where(frame, position, column)}: the id{value} {what}.")
+        return f"{where(frame, position, column)}: the id{value} {what}."
+    return None
 
 
 def _read_frames(config: BaseTrainerConfig) -> dict[str, pd.DataFrame]:
@@ -202,7 +215,9 @@ def _read_frames(config: BaseTrainerConfig) -> dict[str, pd.DataFrame]:
         frames[part] = read_frame(
             path, encoding=data.encoding, separator=data.separator, decimal=data.decimal, quoting=data.quoting,
             required=required, as_text=_as_text(config, path, part != "test"), source=config.source)
-        if data.id_column: _check_ids(frames[part], data.id_column)
+        wrong = wrong_id(frames[part], data.id_column) if data.id_column else None
+        if part == "test": note_numbers(frames[part], data)
+        if wrong is not None: raise DataError(f"{wrong} Mend it, or count the rows instead: data.id_column: null")
     if not frames: raise DataError("the declaration names no data: set data.train_path, or data.test_path to predict.")
     return frames
 
@@ -245,6 +260,7 @@ def _loader(part: str, config: BaseTrainerConfig, dataset: TextDataset, widths: 
 # %% ../../nbs/data/12_prepare.ipynb #cd2c5e64
 def _listed(items: Sequence[Any], per_word: bool) -> Texts:
     "A list of texts, or of pairs of texts, as it is; where words have answers of texts, or of lists of words."
+    if not len(items): raise DataError("there is nothing to predict: the list is empty")
     if per_word: return Texts([_words(i, item) for i, item in enumerate(items)])
     pairs = [item if isinstance(item, (tuple, list)) else (item,) for item in items]
     wrong = next((i for i, pair in enumerate(pairs) if len(pair) != len(pairs[0]) or len(pair) not in (1, 2)
@@ -284,6 +300,9 @@ def prediction_loader(
     if isinstance(source, pd.DataFrame):
         texts = read_texts(source, columns or text_source(source, data), per_word)
         ids = (source[data.id_column] if data.id_column in source.columns else source.index).to_numpy()
+        wrong = wrong_id(source, data.id_column) if data.id_column in source.columns else None
+        if wrong is not None: log.warning("%s", wrong)
+        note_numbers(source, data)
     elif isinstance(source, (list, tuple, pd.Series, np.ndarray)): texts = _listed(list(source), per_word)
     else:
         raise DataError(f"predict takes a path, a DataFrame, a list of texts or of pairs, or a loader, "

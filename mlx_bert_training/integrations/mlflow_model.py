@@ -29,8 +29,8 @@ from ..data.prepare import PreparedData, read_texts
 from ..data.templates import RowTemplate
 from ..data.tokenization import Tokenizer
 from ..declaration.load import load_config
-from ..declaration.yaml_io import write_text
 from ..errors import DataError
+from ..files import replace_folder, write_text
 from .mlflow_store import quiet
 from .spool import link_or_copy
 from ..models.create import load_declared
@@ -254,7 +254,8 @@ def save_model(
 ) -> Path:
     "Write a model that `mlflow.pyfunc.load_model` and `mlflow models serve` take. Needs mlflow."
     import mlflow.pyfunc
-    with TemporaryDirectory(dir=path.parent) as made, warnings.catch_warnings(), quiet("mlflow.pyfunc"):
+    with (TemporaryDirectory(dir=path.parent, prefix=".saving-") as made, warnings.catch_warnings(),
+          quiet("mlflow.pyfunc"), replace_folder(path) as building):
         warnings.simplefilter("ignore")     # hints about type annotations and whole numbers
         served, loader = Path(made) / "served", Path(made) / "loader.py"
         save_served(served, config, data, members, rule)
@@ -264,7 +265,7 @@ def save_model(
         example = frame[list(predictor.facts["columns"])].head(3).reset_index(drop=True)
         example.attrs.clear()
         mlflow.pyfunc.save_model(
-            path=str(path), python_model=str(loader), artifacts={"model": str(served)},
+            path=str(building), python_model=str(loader), artifacts={"model": str(served)},
             signature=make_signature(predictor, example), input_example=example,
             pip_requirements=[f"mlx_bert_training=={runtime.version('mlx_bert_training')}"])
     return path

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +17,7 @@ from ..core.checkpoint import array_digest, loader_digest
 from ..files import json_safe
 
 # %% auto #0
-__all__ = ['describe_object', 'config_hash']
+__all__ = ['describe_object', 'config_hash', 'named_files']
 
 # %% ../../nbs/stages/01_identity.ipynb #885dfae0
 def describe_object(value: Any) -> str:
@@ -34,3 +36,15 @@ def config_hash(
     "A short name for a configuration: equal for equal settings, whatever their order."
     values = config.to_dict() if hasattr(config, "to_dict") else config
     return hashlib.sha256(json.dumps(json_safe(values), sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+# %% ../../nbs/stages/01_identity.ipynb #6e0e5e60
+def named_files(value: Any) -> dict[str, str]:
+    "Hashes of the files that settings name, by how they are named."
+    if isinstance(value, dict): value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return {name: digest for item in value for name, digest in named_files(item).items()}
+    try: path = Path(value) if isinstance(value, (str, Path)) and value else None
+    except ValueError: path = None
+    if path is None or not os.path.isfile(path): return {}
+    with path.open("rb") as file: return {str(value): hashlib.sha256(file.read()).hexdigest()}
+
