@@ -59,6 +59,7 @@ class WordHead:
     dense_bias: Callable[[Any], bool] = bool        # any configuration: there is one
     norm_bias: Callable[[Any], bool] = bool
     renames: tuple[tuple[str, str], ...] = ()           # (pattern, replacement) from other names that files have
+    detector: str = ""      # where ...ForPreTraining tells replaced tokens; "": it was not pretrained so
 
 # %% ../../nbs/models/04_architecture.ipynb #f12e3535
 def _by_name(name: str) -> Architecture: return ARCHITECTURES.get(name)

@@ -260,7 +260,7 @@ def summary(
                              for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
     shown = {"architecture": model.architecture.name, "layers": f"{layers} of size {hidden}, {heads} heads",
              "parameters": f"{n / 1e6:.1f} million" if n >= 1e6 else f"{n:,}", **trained_part(model, n),
-             "pooling": model.pooling_name}
+             "pooling": model.pooling_spec.name}
     if head := model.head_spec:
         names = ", ".join(head.label_names) if head.label_names else ""
         shown["head"] = f"{head.task}, {head.outputs} output{'s' * (head.outputs > 1)}"

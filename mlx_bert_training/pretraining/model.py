@@ -28,11 +28,12 @@ from ..models.ops import layer_norm
 from ..models.text_model import ModelFacts, PoolingSpec, at, described, place, summary
 from ..models.weights import load_weights, read_tensors, resolve_pretrained, write_model_folder
 from .masking import PretrainingError, vocabulary_of
+from .section import Objective
 from ..tasks.task import get_task
 
 # %% auto #0
-__all__ = ['HEAD', 'TASK', 'HeadNorm', 'WordScores', 'head_of', 'MaskedWordModel', 'with_head_names', 'file_names',
-           'create_masked_model', 'check_tied', 'pooler_tensors', 'save_masked_model', 'fill_mask']
+__all__ = ['HEAD', 'TASK', 'MASKED_WORDS', 'HeadNorm', 'WordScores', 'head_of', 'MaskedWordModel', 'with_head_names',
+           'file_names', 'create_masked_model', 'check_tied', 'pooler_tensors', 'save_masked_model', 'fill_mask']
 
 # %% ../../nbs/pretraining/02_model.ipynb #42ba630b
 class HeadNorm(nn.Module):
@@ -203,6 +204,9 @@ def save_masked_model(
     config["architectures"] = [f"{model.architecture.hub}ForMaskedLM"]
     tensors = file_names(model.architecture, dict(tree_flatten(model.parameters())))
     return write_model_folder(folder, config, {**pooler_tensors(model, seed), **tensors})
+
+
+MASKED_WORDS = Objective(TASK, create_masked_model, save_masked_model)
 
 # %% ../../nbs/pretraining/02_model.ipynb #f9e4c21e
 def fill_mask(
