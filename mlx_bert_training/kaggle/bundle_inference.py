@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from ..tasks.windows import mean_by_row
 
 # %% auto #0
 __all__ = ['Forward', 'INPUTS', 'ENGINES', 'INPUT', 'InferenceError', 'torch_forward', 'mlx_forward', 'choose_engine',
-           'check_ids', 'model_values', 'linear_values', 'predict_values', 'found_rule', 'decide', 'to_submission',
-           'verify', 'find_test', 'read_test', 'predict']
+           'check_ids', 'model_values', 'linear_values', 'text_values', 'predict_values', 'found_rule', 'decide',
+           'to_submission', 'verify', 'find_test', 'read_test', 'predict']
 
 # %% ../../nbs/kaggle/09_inference.ipynb #350eb49c
 class InferenceError(MLXBertError, RuntimeError):
@@ -146,17 +146,32 @@ def linear_values(
                     for part in parts], axis=0)
 
 # %% ../../nbs/kaggle/09_inference.ipynb #31d3f8b1
+def text_values(
+    folder: Path,               # the bundle
+    files: Sequence[str],       # of a partner, one a fold
+    texts: Texts,               # the test rows in words
+) -> np.ndarray:                # (N, C) probabilities, or (N,) values
+    "The mean prediction of linear models on texts, such as those of `chars` and `nbsvm`."
+    first, second = texts
+    whole = list(first) if second is None else [f"{a} \n {b}" for a, b in zip(first, second, strict=True)]
+    task, frame = LabelMap.load(folder).task, pd.DataFrame({"text": whole})
+    parts = [read_linear(folder / name) for name in files]
+    return np.mean([TargetTransform(**part["targets"]).inverse(task.predictions(linear_logits(part, task, frame)))
+                    for part in parts], axis=0)
+
+# %% ../../nbs/kaggle/09_inference.ipynb #fbad1f9f
 def predict_values(
     folder: Path,               # the bundle
     facts: Mapping[str, Any],   # its bundle.json
     frame: pd.DataFrame,        # the test rows
     engine: str = "auto",       # mlx, torch or auto
 ) -> np.ndarray:                # (N, C) probabilities, or (N,) values
-    "The predictions of the run: of its encoders, of their linear partner, or of both."
+    "The predictions of the run: of its encoders, of their partners, or of both."
     shares, text, parts = facts["weights"], facts["text"], []
     texts = read_texts(frame, text["columns"] if "columns" in text else RowTemplate(text["template"], text["defaults"]))
     if shares["models"]: parts.append((shares["models"], model_values(folder, facts, texts, engine)))
     if shares["linear"]: parts.append((shares["linear"], linear_values(folder, facts, frame, texts)))
+    parts += [(shares[name], text_values(folder, files, texts)) for name, files in facts.get("partners", {}).items()]
     if not facts["logarithms"]: return np.sum([share * values for share, values in parts], axis=0)
     total = np.sum([share * np.log1p(np.maximum(values, 0)) for share, values in parts], axis=0)
     return np.expm1(np.clip(total, 0, 80))

@@ -20,7 +20,8 @@ from .run import CVRun, run_folds
 from ..validation.oof import OOF
 
 # %% auto #0
-__all__ = ['Trained', 'fold_seconds', 'with_backbone', 'member_name', 'backbone_plans', 'member_plans', 'train_members']
+__all__ = ['Trained', 'fold_seconds', 'with_backbone', 'member_name', 'member_round', 'backbone_plans', 'member_plans',
+           'train_members']
 
 # %% ../../nbs/stages/10_members.ipynb #60cd72ed
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,11 @@ def with_backbone(
 def member_name(pretrained: str) -> str:
     "What a member is called: the last part of its place."
     return pretrained.rstrip("/").rpartition("/")[2]
+
+
+def member_round(name: str) -> str:
+    "The folder of a member's folds in the folder of the run."
+    return "member-" + re.sub(r"[^\w.-]+", "-", name)
 
 # %% ../../nbs/stages/10_members.ipynb #e4e2fef5
 def backbone_plans(
@@ -80,7 +86,6 @@ def train_members(
     trained = []
     for name, member, reseed in member_plans(plan):
         if len(run.runs) < len(plan.folds): break       # the time was up before: only whole members go together
-        place = re.sub(r"[^\w.-]+", "-", name)
-        found = run_folds(member, run.folder, executor, listener, name=name, round=f"member-{place}", reseed=reseed)
+        found = run_folds(member, run.folder, executor, listener, name=name, round=member_round(name), reseed=reseed)
         if len(found.runs) == len(plan.folds): trained.append(Trained(found.oof, fold_seconds(found)))
     return trained

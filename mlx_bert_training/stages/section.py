@@ -34,7 +34,7 @@ class CompetitionOptions(Section):
     save_fold_models: bool = option(True, "keep the model of every fold")
     save_oof_predictions: bool = option(True, "keep the out-of-fold predictions")
     save_test_predictions: bool = option(True, "keep the test predictions")
-    noise_runs: int = option(0, "train fold 0 so many times more, with other seeds: what a seed does", ge=0, le=50)
+    noise_runs: int = option(0, "train the first fold so many times more: what another seed does", ge=0, le=50)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         wanted, place = self.competition_type, task_place(whole.model.head_type)
