@@ -66,7 +66,7 @@ DECLARATION = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(spooling.Outbox, "linger", 0.02)
-    monkeypatch.setattr(spooling.Outbox, "pauses", (0.05, 0.2))
+    monkeypatch.setattr(spooling.Attempts, "pauses", (0.05, 0.2))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 

@@ -47,7 +47,7 @@ def proxy(server):
 def quick(monkeypatch):
     "Short pauses: what is tested is the order of events, not how long they take."
     monkeypatch.setattr(spooling.Outbox, "linger", 0.02)
-    monkeypatch.setattr(spooling.Outbox, "pauses", (0.05, 0.2))
+    monkeypatch.setattr(spooling.Attempts, "pauses", (0.05, 0.2))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
 
 
@@ -95,7 +95,7 @@ class Faults(Callback):
         tracker = trainer.callbacks.find(MLflowCallback)
         outbox = tracker.run.to.outbox()
         failed = outbox.attempts.failed
-        outbox._hurry.set()
+        outbox._bell.ring(hurry=True)
         def met(): return outbox.attempts.failed > failed if fault != "slow" else self.proxy.met[counted] > before
         while not met() and time.monotonic() < deadline: time.sleep(0.01)
         assert met(), f"{fault} was not met"
@@ -175,7 +175,7 @@ class Witness(Callback):
 def test_training_does_not_wait_for_a_server_that_hangs(tmp_path, proxy, monkeypatch):
     "All updates are done while the very first request still waits for its answer, and the end waits only so long."
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-    monkeypatch.setattr(spooling.Outbox, "patience", 0.1)
+    monkeypatch.setattr(spooling.Attempts, "patience", 0.1)
     proxy.mode, witness = "hang", Witness()
     trainer, tracker = make_trainer(tmp_path, proxy.url, witness)
     trainer.train(ToyLoader())
