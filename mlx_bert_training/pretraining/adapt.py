@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..core.base import Trainer
-from ..core.checkpoint import latest_checkpoint
+from ..core.checkpoint import array_digest, latest_checkpoint
 from ..core.config import BaseTrainerConfig
 from ..core.control import RunControl, RunStopped
 from ..core.evaluator import compute_dtype
@@ -35,7 +35,7 @@ from ..models.weights import resolve_pretrained
 from .masking import MaskedLoader, PretrainingError, vocabulary_of
 from .section import OBJECTIVES, Objective
 from ..protocols import CallbackProtocol
-from ..stages.identity import array_digest, config_hash
+from ..stages.identity import config_hash
 
 log = logging.getLogger(__name__)
 

@@ -45,11 +45,11 @@ __all__ = ['log', 'SearchError', 'load_search', 'trial_config', 'SharedData', 'S
            'Objective', 'show', 'SearchResult', 'trial_of_best', 'score_again', 'stop_after', 'run_search',
            'finish_search']
 
-# %% ../../nbs/search/04_study.ipynb #1f85205e
+# %% ../../nbs/search/04_study.ipynb #c63cc907
 class SearchError(MLXBertError):
     "A search without anything to vary, or in which no trial came to an end."
 
-# %% ../../nbs/search/04_study.ipynb #c63cc907
+
 def load_search(
     source: Any,            # a file, preset or dictionary, with spaces in `search.space` or in the place of values
     **overrides: Any,       # as for `load_config`

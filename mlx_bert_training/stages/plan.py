@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..core.checkpoint import array_digest, loader_digest
 from ..core.config import KaggleTrainerConfig
 from ..core.evaluator import task_of
 from ..data.files import resolve_path
@@ -27,13 +28,7 @@ from ..declaration.kinds import split_kind
 from ..declaration.problems import ConfigError, Problem
 from ..errors import DataError
 from ..protocols import CallbackProtocol, DataLoader, Model
-from mlx_bert_training.stages.identity import (
-    array_digest,
-    config_hash,
-    describe_object,
-    loader_digest,
-    named_files,
-)
+from .identity import config_hash, describe_object, named_files
 from .model_source import ModelSource
 from .variants import Variants, make_all_variants
 from ..tasks.metrics import check_metrics, get_metric, metric_direction
