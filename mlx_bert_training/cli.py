@@ -18,27 +18,52 @@ from .errors import DataError, MLXBertError
 from .secrets import RedactingFilter, redact
 
 # %% auto #0
-__all__ = ['Command', 'settle_resume', 'train', 'run', 'pretrain', 'search', 'auto', 'refuse_overwriting', 'explore', 'ledger',
-           'runs', 'mlflow', 'predict', 'bundle', 'export', 'info', 'benchmark', 'fetch', 'presets', 'config', 'init',
-           'add_runs', 'add_looks', 'add_facts', 'build_parser', 'main']
+__all__ = ['Command', 'settle_words', 'settle_config', 'settle_resume', 'train_elsewhere', 'train', 'run', 'pretrain', 'search',
+           'auto', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'export', 'info',
+           'benchmark', 'fetch', 'presets', 'config', 'init', 'add_runs', 'add_results', 'add_looks', 'add_facts',
+           'build_parser', 'main']
 
 # %% ../nbs/10_cli.ipynb #c8428bc4
+def settle_words(arguments: Sequence[str]) -> list[str]:
+    "A `--resume` that stands before an override means the newest checkpoint."
+    words = list(arguments)
+    return [f"{word}=latest" if word == "--resume" and "=" in after and not os.path.isdir(after) else word
+            for word, after in zip(words, [*words[1:], ""], strict=True)]
+
+
+def settle_config(args: argparse.Namespace, more: Sequence[str]) -> None:
+    "The declaration may stand behind overrides, and overrides behind an option."
+    words = [word for word in (args.config, *args.overrides, *more) if word is not None]
+    named = next((word for word in words if "=" not in word or os.path.isfile(word)), None)
+    args.config = named
+    args.overrides = [word for word in words if word is not named]
+
+
 def settle_resume(args: argparse.Namespace) -> None:
-    "`--resume` may stand before an override or the declaration, neither of which is a checkpoint."
+    "A `--resume` that stands before the declaration means the newest checkpoint too."
     said = args.resume
-    if said is None or said == "latest" or os.path.isdir(said): return
-    if "=" in said: args.overrides.insert(0, said)
-    elif args.config is None: args.config = said
-    else: return
-    args.resume = "latest"
+    if said is None or said == "latest" or os.path.isdir(said) or args.config is not None: return
+    args.config, args.resume = said, "latest"
+
+
+def train_elsewhere(args: argparse.Namespace) -> int:
+    "Train in a rank on each machine of a host file."
+    from mlx_bert_training.parallel.hosts import train_on_hosts
+    said = [args.config, *args.overrides]
+    if args.resume is not None: said += ["--resume", args.resume]
+    if args.replay is not None: said += ["--replay", args.replay]
+    options = () if args.port is None else ("--starting-port", str(args.port))
+    train_on_hosts(args.hosts, ["train", *filter(None, said)], options)
+    return 0
 
 
 def train(args: argparse.Namespace) -> int:
     "Run a declaration: data, training, baselines, predictions."
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.run import run_training
-    settle_resume(args)
     from mlx_bert_training.runtime.ranks import process_ranks
+    settle_resume(args)
+    if args.hosts is not None: return train_elsewhere(args)
     overrides = parse_overrides(args.overrides)
     if args.ranks is not None: overrides["parallel.ranks"] = args.ranks
     done = run_training(args.config, resume_from=args.resume, replay=args.replay or (), **overrides)
@@ -218,17 +243,19 @@ def init(args: argparse.Namespace) -> None:
     write_text(path, draft(args.data_dir, args.slug, args.target))
     print(f"{path}: a draft; the nearest preset is {preset}\nmlx-bert run {path} kaggle.data_dir={args.data_dir}")
 
-# %% ../nbs/10_cli.ipynb #9caa7605
+# %% ../nbs/10_cli.ipynb #04b0061b
 Command = Callable[..., argparse.ArgumentParser]    # `command(function)` adds a command, which does what that does
 
 
 def add_runs(command: Command) -> None:
-    "What trains, and what is done with what was trained."
+    "What trains."
     sub = command(train, with_config=True)
     sub.add_argument("--resume", nargs="?", const="latest", metavar="CHECKPOINT",
                      help="go on from the newest, or from this one")
     sub.add_argument("--replay", metavar="RUN", help="do to this run what was done by hand to the run in this folder")
     sub.add_argument("--ranks", type=int, help="processes that share every batch (default: parallel.ranks)")
+    sub.add_argument("--hosts", metavar="FILE", help="machines that share every batch, in a host file of mlx.launch")
+    sub.add_argument("--port", type=int, help="with --hosts: of the first rank; the others follow")
     command(run, with_config=True)
     command(pretrain, with_config=True)
     sub = command(search, with_config=True)
@@ -241,6 +268,10 @@ def add_runs(command: Command) -> None:
     sub.add_argument("--target", help="the column with the answers (default: the one that the test table lacks)")
     sub.add_argument("--time", default="30m", help="how long, such as 3m or 1h (default: %(default)s)")
     sub.add_argument("-o", "--output", default="runs", help="where the folder is made (default: %(default)s)")
+
+# %% ../nbs/10_cli.ipynb #549363c2
+def add_results(command: Command) -> None:
+    "What is done with what was trained."
     sub = command(predict)
     sub.add_argument("run", help="the folder of a finished run")
     sub.add_argument("file", help="a data file with the columns of the training file")
@@ -320,6 +351,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     add_runs(command)
+    add_results(command)
     add_looks(command)
     add_facts(command)
     return parser
@@ -328,10 +360,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     "Entry point of `mlx-bert`; returns the exit code."
     parser = build_parser()
-    args, more = parser.parse_known_args(arguments)
+    args, more = parser.parse_known_args(settle_words(sys.argv[1:] if arguments is None else arguments))
     strange = [word for word in more if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
     if strange: parser.error(f"unrecognized arguments: {' '.join(strange)}")
-    if more: args.overrides += more     # overrides that stand behind an option
+    if hasattr(args, "config"): settle_config(args, more)
+    elif more: args.overrides += more   # overrides that stand behind an option
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for handler in logging.getLogger().handlers: handler.addFilter(RedactingFilter())   # for other libraries' records
     try:

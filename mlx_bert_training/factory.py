@@ -179,10 +179,10 @@ def declared_encoder(
 
 # %% ../nbs/08_factory.ipynb #073c9b80
 def refuse_ranks(config: BaseTrainerConfig) -> None:
-    "Raise `ConfigError` for folds that several processes would share: they are side by side already."
-    if (config.parallel.ranks or 1) == 1 and process_ranks().alone: return
-    raise ConfigError([Problem(key="parallel.ranks", value=config.parallel.ranks, message="folds are trained one in a "
-                               "process; set it to null, and parallel.executor to processes for several at once")])
+    "Raise `ConfigError` where a launcher has started this process as a rank: each fold starts its own ranks."
+    if process_ranks().alone: return
+    raise ConfigError([Problem(key="parallel.ranks", value=config.parallel.ranks, message="each fold starts the ranks "
+                               "that share its batches: start one process, without mlx.launch")])
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,8 @@ class Competitor(SingleSplit):
     ):
         self.config, self.options = as_kaggle_config(config), deepcopy(options)
         self.declared = self.config         # before a time budget chose folds and epochs
-        super().__init__(Trainer(model, self.config, callbacks=callbacks, data=data, control=control, **options))
+        alone = self.config.replace(**{"parallel.ranks": None})    # the one model; folds start ranks of their own
+        super().__init__(Trainer(model, alone, callbacks=callbacks, data=data, control=control, **options))
         self.source = ModelSource.of(model)
         self.fold_callbacks = fold_callbacks or SameCallbacks(tuple(callbacks))
         self.client, self.executor = client, executor

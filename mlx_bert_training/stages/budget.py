@@ -17,6 +17,7 @@ import mlx.core as mx
 from ..core.base import Trainer
 from ..core.config import KaggleTrainerConfig
 from ..core.control import RunControl
+from ..data.loader import padding_of
 from ..data.prepare import PreparedData
 from .model_source import ModelSource
 
@@ -53,7 +54,8 @@ def measure_speed(
     limit: float,                   # seconds that may be spent
 ) -> Speed:
     "Train some batches of the real data, in copies that are thrown away. A new shape is compiled, and then timed."
-    trainer = Trainer(ModelSource.of(model).build(), config, data=data)
+    alone = config.replace(**{"parallel.ranks": None})
+    trainer = Trainer(ModelSource.of(model).build(), alone, data=data)
     trainer.prepare_training(data.train, None)
     assert data.train is not None
     began, seen, warm, spent, tokens = time.perf_counter(), set[tuple[int, ...]](), 0.0, 0.0, 0
@@ -63,7 +65,7 @@ def measure_speed(
         seen.add(shape)
         spent, tokens = spent + timed_update(trainer, batch), tokens + shape[0] * shape[1]
         if time.perf_counter() - began > limit: break
-    padding = data.train.padding_summary()
+    padding = padding_of(data.train)
     row = float(data.train.dataset.encoded.lengths.sum() / len(data.train.dataset) * padding.overhead)
     once = max(0.0, warm / len(seen) - spent / tokens * shape[0] * shape[1])   # to compile one shape
     return Speed(name, tokens / spent, once * len(padding.shapes), row)

@@ -27,7 +27,13 @@ from ..declaration.kinds import split_kind
 from ..declaration.problems import ConfigError, Problem
 from ..errors import DataError
 from ..protocols import CallbackProtocol, DataLoader, Model
-from .identity import array_digest, config_hash, describe_object, loader_digest
+from mlx_bert_training.stages.identity import (
+    array_digest,
+    config_hash,
+    describe_object,
+    loader_digest,
+    named_files,
+)
 from .model_source import ModelSource
 from .variants import Variants, make_all_variants
 from ..tasks.metrics import check_metrics, get_metric, metric_direction
@@ -265,9 +271,10 @@ def plan_identity(plan: FoldPlan) -> str:
     values = plan.config.to_dict()
     kept = {name: {key: value for key, value in section.items() if key not in _NO_MATTER.get(name, ())}
             if isinstance(section, dict) else section for name, section in values.items() if name not in _APART}
-    kaggle = plan.config.kaggle
+    kaggle, files = plan.config.kaggle, named_files(values.get("callbacks"))
     return config_hash({
-        **kept, "seed": plan.config.environment.seed, "transform": plan.scaling, "select_epoch": kaggle.select_epoch,
+        **kept, **({"files": files} if files else {}),
+        "seed": plan.config.environment.seed, "transform": plan.scaling, "select_epoch": kaggle.select_epoch,
         "class_weights": kaggle.class_weights, "folds": plan.folds.hash, "initial": array_digest(plan.model.weights),
         "train": loader_digest(plan.train), "test": loader_digest(plan.test), "what": plan.round,
         "options": {name: describe_object(value) for name, value in sorted(plan.options.items())}})

@@ -94,9 +94,9 @@ class Faults(Callback):
         else: self.proxy.mode = fault
         tracker = trainer.callbacks.find(MLflowCallback)
         outbox = tracker.run.to.outbox()
-        failed = outbox.failed
+        failed = outbox.attempts.failed
         outbox._hurry.set()
-        def met(): return outbox.failed > failed if fault != "slow" else self.proxy.met[counted] > before
+        def met(): return outbox.attempts.failed > failed if fault != "slow" else self.proxy.met[counted] > before
         while not met() and time.monotonic() < deadline: time.sleep(0.01)
         assert met(), f"{fault} was not met"
         if fault != "slow": self.failed_points += [waits(outbox)["op"] == "points"]
@@ -169,7 +169,7 @@ class Witness(Callback):
 
     def on_train_end(self, trainer, state):
         outbox = trainer.callbacks.find(MLflowCallback).run.to.outbox()
-        self.steps, self.attempts, self.failed = state.step, outbox.attempts, outbox.failed
+        self.steps, self.attempts, self.failed = state.step, outbox.attempts.begun, outbox.attempts.failed
 
 
 def test_training_does_not_wait_for_a_server_that_hangs(tmp_path, proxy, monkeypatch):
