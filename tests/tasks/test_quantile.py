@@ -8,8 +8,6 @@ import pytest
 from sklearn.metrics import mean_pinball_loss
 
 from mlx_bert_training.core.results import Predictions
-from mlx_bert_training.declaration.load import load_config
-from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.errors import DataError
 from mlx_bert_training.models import create_model
 from mlx_bert_training.run import load, run_training
