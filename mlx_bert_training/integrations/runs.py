@@ -89,9 +89,8 @@ def read_folder(folder: Path) -> RunRecord:
     if "score" in cv:
         score = Score(cv["score"], cv["standard_error"] or math.nan, tuple(cv["folds"]))
         seconds = sum(row.get("total_seconds") or math.nan for row in cv.get("table", []))
-        noise = float((cv.get("noise") or {}).get("bar") or 0.0)
         return RunRecord(folder.name, _settings(config), {cv["metric"]: score}, cv["metric"], cv["folds_hash"],
-                         "finished", seconds or math.nan, contest, folder, noise)
+                         "finished", seconds or math.nan, contest, folder, (cv.get("noise") or {}).get("bar") or 0.0)
     metrics, state = result.get("metrics", {}), "finished" if result else "running or killed"
     if not metrics and (folder / "metrics.jsonl").is_file():
         rows = read_metrics(folder / "metrics.jsonl")

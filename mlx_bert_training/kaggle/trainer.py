@@ -211,7 +211,6 @@ class Competitor(SingleSplit):
         self.submission: SubmissionFile | None = None   # the last one
 
     def fire(self, event: str) -> None: self.callbacks.fire(event, self, self.state)    # of the whole run
-
     def plan(self, train_loader: DataLoader | None = None) -> FoldPlan:
         "Everything before the folds. Raises `LeakError` and `DataError`; nothing is trained."
         loader = self.train_loader if train_loader is None else train_loader

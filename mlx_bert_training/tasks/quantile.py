@@ -97,10 +97,12 @@ class QuantileTable:
     def value_columns(self, predictions: np.ndarray, columns: Sequence[str]) -> np.ndarray:
         if len(columns) == 1: return self.decide(predictions)[:, None]      # type: ignore[attr-defined]
         place = {round(level, 9): i for i, level in enumerate(self.quantiles)}
-        known = [place.get(round(level_of(column) or 0.0, 9)) for column in columns]
-        for column, found in zip(columns, known, strict=True):
+        known: list[int] = []
+        for column in columns:
+            found = place.get(round(level_of(column) or 0.0, 9))
             if found is None:
                 raise TaskError(f"the target column {column!r} names none of the quantiles {list(self.quantiles)}")
+            known.append(found)
         return np.asarray(predictions)[:, known]
 
 # %% ../../nbs/tasks/17_quantile.ipynb #de2f5df9
