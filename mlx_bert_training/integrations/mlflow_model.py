@@ -158,7 +158,8 @@ def mean_answer(
     "Probabilities or values, the mean over folds and then over repeats."
     means = [np.mean([task.predictions(transform.inverse(logits(step))) for step, transform in repeat], axis=0)
              for repeat in members]
-    return np.mean(means, axis=0)
+    mean: np.ndarray = np.mean(means, axis=0)
+    return mean
 
 
 def cut_answer(mean: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:

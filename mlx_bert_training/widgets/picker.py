@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from html import escape
@@ -182,7 +182,7 @@ class Picker:
     def __init__(
         self,
         view: ClassView | LabelView | ValueView,
-        table: Callable[[Sequence[int]], pd.DataFrame],     # of rows, by their places
+        table: Callable[[np.ndarray], pd.DataFrame],    # of rows, by their places
         label: str = "Errors",      # what it shows, in words
         most: int = 20,             # rows that are opened at once
     ):

@@ -159,7 +159,9 @@ def show_pictures(section: Section) -> None:
     from IPython.display import display
     for alt, draw in section.pictures.items():
         try: png = draw()._repr_png_()
-        except MissingExtraError as error: return display({"text/plain": str(error)}, raw=True)
+        except MissingExtraError as error:
+            display({"text/plain": str(error)}, raw=True)
+            return
         display({"image/png": base64.b64encode(png).decode(), "text/plain": f"[picture: {alt}]"},
                 metadata={"image/png": {"alt": alt}}, raw=True)
 

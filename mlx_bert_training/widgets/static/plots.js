@@ -22,6 +22,8 @@ const distinct = values => {    // as few digits as say where the ticks are: 0.7
   for (let digits = 1; digits < 9; digits++) {
     const texts = values.map(value => number(value, digits));
     const near = texts.every((text, i) => Math.abs(Number(text.replaceAll(",", "")) - values[i]) <= 0.05 * gap);
+    const short = texts.filter(text => text.includes("e")).length, decimals = Math.ceil(-Math.log10(gap));
+    if (short && short < texts.length && decimals < 7) return values.map(value => value.toFixed(decimals));
     if (near && new Set(texts).size === texts.length) return texts;
   }
   return values.map(String);
