@@ -6,13 +6,15 @@
 One job trains for some updates, as a fold does. The sides take turns, because a shared machine is not the same from one
 minute to the next: two jobs one after the other on all threads, two jobs side by side on half of the threads each, one
 job whose batches two ranks share, and one whose batches two threads of one process share (`environment.cpu_parts`).
-What counts are ratios of neighbouring turns, of whole times (a process starts, reads, compiles and trains) and of the
-updates after the first ones.
+What counts are ratios of neighbouring turns, of whole times (a process starts, reads, compiles and trains), of
+processor time, which depends less on what else the machine is doing, and of the updates after the first ones.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
 import tempfile
 import time
 from dataclasses import dataclass
@@ -98,6 +100,12 @@ def sides(model: str, table: Path, folder: Path, updates: int) -> dict[str, Any]
     }
 
 
+def processor() -> float:
+    "Seconds of the processors that ended processes have used."
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def quartiles(values: list[float]) -> str:
     "Median and quartiles."
     low, high = np.quantile(values, [0.25, 0.75])
@@ -113,20 +121,21 @@ def measure(model: str, updates: int, turns: int, keep: Path) -> None:
         seen: dict[str, list[tuple[float, float]]] = {side: [] for side in made}
         for turn in range(turns):
             for side, run in made.items():
-                began = time.perf_counter()
+                began, used = time.perf_counter(), processor()
                 jobs = run()
-                whole = time.perf_counter() - began
+                whole, used = time.perf_counter() - began, processor() - used
                 rate = sum(1 / median(job) for job in jobs) if side == "side by side" else 1 / median(sum(jobs, []))
-                seen[side].append((whole, rate))
-                record = {"model": model, "turn": turn, "side": side, "seconds": whole, "updates per second": rate,
-                          "updates": updates}
+                seen[side].append((whole, used, rate))
+                record = {"model": model, "turn": turn, "side": side, "seconds": whole, "processor": used,
+                          "updates per second": rate, "updates": updates, "load": os.getloadavg()[0]}
                 with keep.open("a") as file: file.write(json.dumps(record) + "\n")
-                print(f"{model} turn {turn + 1} {side:<20} {whole:7.1f} s  {rate:6.2f} updates/s", flush=True)
+                print(f"{model} turn {turn + 1} {side:<20} {whole:7.1f} s {used:7.1f} s of processors "
+                      f"{rate:7.2f} updates/s", flush=True)
     for side, base in (("side by side", "one after the other"), ("two ranks", "one process"),
                        ("two parts", "one process")):
-        pairs = list(zip(seen[side], seen[base], strict=True))
-        print(f"{model}: {side} to {base}: time {quartiles([a[0] / b[0] for a, b in pairs])}, "
-              f"updates a second {quartiles([a[1] / b[1] for a, b in pairs])}")
+        ratios = [[a[i] / b[i] for a, b in zip(seen[side], seen[base], strict=True)] for i in range(3)]
+        time_of, processor_of, rate_of = map(quartiles, ratios)
+        print(f"{model}: {side} to {base}: time {time_of}, processor {processor_of}, updates a second {rate_of}")
 
 
 def main() -> None:

@@ -52,9 +52,9 @@ class Adversarial(Callback):
         "Add the gradient under the changed weights."
         def both(parameters: Any, arrays: dict[str, mx.array]) -> tuple[Any, mx.array, mx.array]:
             clean, loss, weight = gradient(parameters, arrays)
-            names, slopes = zip(*((n, g) for n, g in tree_flatten(clean) if self.pattern.search(n)), strict=True)
+            mine = {name: g for name, g in tree_flatten(clean) if self.pattern.search(name)}
             weights = dict(tree_flatten(parameters))
-            slopes = dict(zip(names, sum_gradients(self.ranks, list(slopes)), strict=True))  # of the whole batch
+            slopes = dict(zip(mine, sum_gradients(self.ranks, list(mine.values())), strict=True))   # of the whole batch
             worse = self.changed(slopes, {name: weights[name] for name in slopes})
             moved = tree_map_with_path(lambda name, weight: worse.get(name, weight), parameters)
             return tree_map(mx.add, clean, gradient(moved, arrays)[0]), loss, weight

@@ -60,8 +60,8 @@ def log_beginning(
     with in_nobodys_way("the declaration"):
         params, long = run_params(config, settings.params)
         run.params(params)
-        for name, text in long.items(): run.text(f"long_values/{name}.txt", text)
-        if settings.log_artifacts: run.text("config.yaml", dump_yaml(redact(config.to_dict())))
+        for name, text in long.items(): run.files.text(f"long_values/{name}.txt", text)
+        if settings.log_artifacts: run.files.text("config.yaml", dump_yaml(redact(config.to_dict())))
     with in_nobodys_way("the data"):
         for record in dataset_records(config, getattr(data, "frames", {})): run.data(record)
 
@@ -92,7 +92,7 @@ def log_trained_model(
             data.tokenizer.save(kept)
             data.labels.save(kept)      # type: ignore[union-attr]
             return save_model(path, trainer.config, data, [[kept]])
-    run.model(make, trainer.state.step, *registry_names(settings))
+    run.files.model(make, trainer.state.step, *registry_names(settings))
 
 
 def registry_names(settings: MLflowConfig) -> tuple[str | None, str | None]:
@@ -182,8 +182,8 @@ def log_fold_models(run: RunLog, trainer: Any, settings: MLflowConfig) -> None:
     if result.ensemble is not None:
         run.tags({"model": "the mean over folds, without the other members of the ensemble and its threshold"})
         rule = None
-    run.model(partial(save_model, config=trainer.config, data=data, members=members, rule=rule), 0,
-              *registry_names(settings))
+    run.files.model(partial(save_model, config=trainer.config, data=data, members=members, rule=rule), 0,
+                    *registry_names(settings))
 
 # %% ../../nbs/integrations/06_mlflow.ipynb #6956649c
 class Tracker(Callback):
@@ -216,7 +216,7 @@ class Tracker(Callback):
     def log_files(self, *paths: Path) -> None:
         "Log files beside those that are always logged, also after the end of the run."
         if self.run is None: return
-        for path in paths: self.run.file(Path(path))
+        for path in paths: self.run.files.path(Path(path))
 
     def close(self) -> bool:
         "Wait until everything is sent, not for ever; returns whether it is."
@@ -255,7 +255,7 @@ class PointTracker(Tracker):
         "Log the checkpoint, if that is wanted."
         if not self.config.log_checkpoints or self.run is None: return
         path = Path(str(state.last_checkpoint))
-        with in_nobodys_way("a checkpoint"): self.run.snapshot(path, f"checkpoints/{path.name}")
+        with in_nobodys_way("a checkpoint"): self.run.files.snapshot(path, f"checkpoints/{path.name}")
 
     def _log_rows(self, state: TrainerState) -> None:
         rows, self._rows = state.history[self._rows:], len(state.history)
@@ -369,7 +369,7 @@ class MLflowCallback(TrainingTracker):
         with in_nobodys_way("the score"): log_scores(self.cv, trainer.cv, self.cv.to.known_runs())
         if self.config.log_artifacts:
             with in_nobodys_way("the files"):
-                for name in CV_FILES: self.cv.file(trainer.cv.output_dir / name)
+                for name in CV_FILES: self.cv.files.path(trainer.cv.output_dir / name)
         if self.config.log_models:
             with in_nobodys_way("the model"): log_fold_models(self.cv, trainer, self.config)
         self._end_cv("FINISHED")
@@ -379,7 +379,7 @@ class MLflowCallback(TrainingTracker):
         if self.cv is None: return
         with in_nobodys_way("the submission"):
             entry = {name: value for name, value in vars(trainer.submission.entry).items() if value not in (None, "")}
-            if self.config.log_artifacts: self.cv.file(trainer.submission.path)
+            if self.config.log_artifacts: self.cv.files.path(trainer.submission.path)
             self.cv.tags({f"submission.{name}": value for name, value in entry.items()})
             self.cv.points(0, {name: value for name, value in entry.items() if name.endswith("score")})
             self.close()

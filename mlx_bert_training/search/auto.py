@@ -151,7 +151,7 @@ def choose_plan(run: AutoRun, trainer: KaggleTrainer) -> None:
                        run.overrides.get("kaggle.cv_folds"), run.overrides.get("training.num_epochs"))
     run.fits = plan.fits
     run.settings |= {"kaggle.cv_folds": plan.folds, "training.num_epochs": plan.epochs}
-    if plan.rows < rows: run.settings["data.max_train_rows"] = plan.rows
+    if plan.rows < rows and plan.fits: run.settings["data.max_train_rows"] = plan.rows
     run.decisions += [
         f"speed: {speed.tokens:,.0f} tokens/s, {speed.warm_up:.0f} s to compile, {speed.row:.0f} tokens a row",
         f"plan: {plan.folds} folds, {plan.epochs} epochs, {plan.rows:,} of {rows:,} rows, about "

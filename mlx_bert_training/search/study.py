@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,14 +23,15 @@ from ..data.prepare import PreparedData
 from ..declaration.durations import seconds_of
 from ..declaration.load import first_layer, load_config, read_layers
 from ..declaration.options import merge
-from ..errors import MLXBertError, TrainingError, missing_extra
+from ..errors import MLXBertError, TrainingError
 from ..factory import create_kaggle_trainer, declared_data
 from ..files import make_folder, write_text
+from ..lease import Lease, LeaseError
 from .space import draw, take_spaces
-from ..stages.announce import CVListener, announce
+from .trials import Watcher, import_optuna, make_pruner, make_sampler
+from ..stages.announce import announce
 from ..stages.cv import cross_validate
 from ..stages.identity import config_hash
-from ..stages.jobs import FoldRun
 from ..stages.plan import all_rows
 from ..stages.results import CVResult
 from ..stages.run import open_cv_folder
@@ -40,26 +41,15 @@ from ..validation.scores import CVScore
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'import_optuna', 'SearchError', 'load_search', 'trial_config', 'SharedData', 'Watcher', 'StudyFolder',
-           'open_study', 'finished_trials', 'Objective', 'show', 'SearchResult', 'best_config', 'score_again',
-           'run_search', 'finish_search']
+__all__ = ['log', 'SearchError', 'load_search', 'trial_config', 'SharedData', 'StudyFolder', 'open_study', 'finished_trials',
+           'Objective', 'show', 'SearchResult', 'trial_of_best', 'score_again', 'stop_after', 'run_search',
+           'finish_search']
 
-# %% ../../nbs/search/04_study.ipynb #1f85205e
-def import_optuna() -> Any:
-    "Optuna, quiet. Raises `MissingExtraError`."
-    try:
-        import optuna
-    except ImportError as error:
-        raise missing_extra("optuna", "search", "a search") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)   # heartbeats, Wilcoxon
-    return optuna
-
-
+# %% ../../nbs/search/04_study.ipynb #c63cc907
 class SearchError(MLXBertError):
     "A search without anything to vary, or in which no trial came to an end."
 
-# %% ../../nbs/search/04_study.ipynb #c63cc907
+
 def load_search(
     source: Any,            # a file, preset or dictionary, with spaces in `search.space` or in the place of values
     **overrides: Any,       # as for `load_config`
@@ -89,6 +79,8 @@ def trial_config(
     "The declaration of one trial."
     name = name or f"trial-{config_hash({'values': values})[:10]}"
     data = config.replace(**values, **{"environment.output_dir": str(folder), "environment.run_name": name}).to_dict()
+    if config.search.epoch_pruner != "none": data["kaggle"]["score_epochs"] = True
+    if not config.search.keep_folds and name != "best": data["kaggle"]["save_fold_models"] = False
     del data["search"]
     made = load_config(data)
     assert isinstance(made, KaggleTrainerConfig)
@@ -109,27 +101,6 @@ class SharedData:
         return self.made[key]
 
 # %% ../../nbs/search/04_study.ipynb #d920b6e8
-class Watcher(CVListener):
-    "Reports each fold of a trial, and stops the trial when it falls behind."
-
-    def __init__(self, trial: Any, control: RunControl, dashboard: bool | None = False):
-        self.trial, self.control, self.dashboard = trial, control, dashboard
-        self.scores: list[float] = []
-        self.pruned = False
-
-    def on_fold_end(self, runs: Sequence[FoldRun]) -> None:
-        "Tell the study, and stop if it says so."
-        run = runs[-1]
-        self.scores.append(run.facts["score"])
-        self.trial.report(run.facts["score"], run.repeat * 1000 + run.fold)
-        if self.control is not None and self.trial.should_prune():
-            self.pruned = True
-            self.control.stop(source="the pruner")
-
-    @property
-    def mean(self) -> float: return sum(self.scores) / len(self.scores)
-
-# %% ../../nbs/search/04_study.ipynb #cf110fa1
 @dataclass(frozen=True)
 class StudyFolder:
     "Where the files of a search are."
@@ -152,23 +123,21 @@ def open_study(config: SearchTrainerConfig, folder: StudyFolder, direction: str,
     "The Optuna study of a search, new or not. `beat`: seconds between signs of life; three without one are death."
     optuna, search = import_optuna(), config.search
     make_folder(folder.path)
+    waits = {} if search.storage else {"connect_args": {"timeout": 120}}     # seconds for the lock of a file
+    again = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=3)
     storage = optuna.storages.RDBStorage(
-        f"sqlite:///{folder.database.resolve()}", heartbeat_interval=beat, grace_period=3 * beat,
-        heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=3))
-    pruner = optuna.pruners.NopPruner()
-    if search.pruner == "wilcoxon":
-        pruner = optuna.pruners.WilcoxonPruner(p_threshold=search.prune_below, n_startup_steps=2)
-    study = optuna.create_study(storage=storage, study_name=search.name, load_if_exists=True, pruner=pruner,
-                                direction="maximize" if direction == "max" else "minimize")
-    study.sampler = optuna.samplers.TPESampler(seed=config.environment.seed + len(study.trials))    # goes on elsewhere
-    return study
+        search.storage or f"sqlite:///{folder.database.resolve()}", waits, heartbeat_interval=beat,
+        grace_period=3 * beat, heartbeat_stale_trial_callback=again)
+    return optuna.create_study(
+        storage=storage, study_name=search.name, load_if_exists=True, pruner=make_pruner(search),
+        sampler=make_sampler(config.environment.seed), direction="maximize" if direction == "max" else "minimize")
 
 
 def finished_trials(study: Any) -> list[Any]:
     "Trials that came to a score."
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
 
-# %% ../../nbs/search/04_study.ipynb #f268f78d
+# %% ../../nbs/search/04_study.ipynb #ebbe1333
 class Objective:
     "Tries one declaration after the other."
 
@@ -179,8 +148,7 @@ class Objective:
         "The score of one trial. Raises `RunStopped` when the whole search is stopped."
         values = draw(trial, self.config.search.space)
         config = trial_config(self.config, values, self.folder.path)
-        control = RunControl()
-        watcher = Watcher(trial, control)
+        watcher = Watcher(trial, RunControl())
         trial.set_user_attr("run", config.environment.run_name)
         try: score = self._score(config, watcher)
         except RunStopped:
@@ -197,8 +165,13 @@ class Objective:
     def _score(self, config: KaggleTrainerConfig, watcher: Watcher) -> float:
         trainer = create_kaggle_trainer(config=config, data=self.data.of(config), control=watcher.control)
         plan = trainer.plan()
+        watcher.metric = f"eval_{plan.metric}"
         with trainer.control.running(), graceful_interrupt(trainer.control):
-            return cross_validate(plan, open_cv_folder(plan), listener=watcher).mean
+            folder = open_cv_folder(plan)
+            score = cross_validate(plan, folder, listener=watcher).mean
+        if not self.config.search.keep_folds:
+            for place in (folder.round(), folder.oof("").parent): shutil.rmtree(place, ignore_errors=True)
+        return score
 
 
 def show(value: Any) -> str:
@@ -243,15 +216,13 @@ class SearchResult:
         return f"<p><b>{self.headline()}</b></p>{self.trials.head(10).to_html(border=0)}{plots_html(self.folder)}"
 
 # %% ../../nbs/search/04_study.ipynb #e43043db
-def best_config(study: Any, config: SearchTrainerConfig, folder: StudyFolder) -> KaggleTrainerConfig:
-    "The declaration of the best trial, written as YAML."
+def trial_of_best(study: Any, config: SearchTrainerConfig, folder: StudyFolder) -> KaggleTrainerConfig:
+    "The declaration of the best trial."
     class Chosen:       # gives back what the best trial drew
         params = study.best_trial.params
         def suggest_float(self, key: str, *_: Any, **__: Any) -> Any: return self.params[key]
         suggest_int = suggest_categorical = suggest_float
-    best = trial_config(config, draw(Chosen(), config.search.space), folder.path, "best")
-    best.save(folder.best)
-    return best
+    return trial_config(config, draw(Chosen(), config.search.space), folder.path, "best")
 
 
 def score_again(best: KaggleTrainerConfig) -> CVResult:
@@ -261,6 +232,15 @@ def score_again(best: KaggleTrainerConfig) -> CVResult:
     return create_kaggle_trainer(config=fresh).train_with_cv(dashboard=False)
 
 
+def stop_after(
+    wanted: int,        # trials, of all processes together
+) -> Callable[[Any, Any], None]:
+    "What ends a search when others have made the trials that are still missing."
+    def look(study: Any, trial: Any) -> None:
+        if len(finished_trials(study)) >= wanted: study.stop()
+    return look
+
+# %% ../../nbs/search/04_study.ipynb #fd6b09fc
 def run_search(
     source: Any,            # a file, preset or dictionary
     trials: int | None = None,      # None: search.trials
@@ -275,17 +255,28 @@ def run_search(
         trial_config(config, {}, folder.path))).plan().metric
     study = open_study(config, folder, metric_direction(metric))
     import_optuna().storages.fail_stale_trials(study)
-    left = (trials or config.search.trials) - len(finished_trials(study))
+    wanted = trials or config.search.trials
+    left = wanted - len(finished_trials(study))
     if left > 0:
-        study.optimize(objective, n_trials=left, timeout=seconds_of(limit) if limit else None, catch=(TrainingError,))
+        study.optimize(objective, left, seconds_of(limit) if limit else None, catch=(TrainingError, LeaseError),
+                       callbacks=[stop_after(wanted)])
     return finish_search(study, config, folder, metric)
 
-# %% ../../nbs/search/04_study.ipynb #fd6b09fc
+# %% ../../nbs/search/04_study.ipynb #6fc24a40
 def finish_search(study: Any, config: SearchTrainerConfig, folder: StudyFolder, metric: str) -> SearchResult:
     "Write the best declaration, score it again, and draw the study."
-    from mlx_bert_training.search.plots import save_plots
     if not finished_trials(study): raise SearchError("no trial came to an end: give the search more time")
-    best = best_config(study, config, folder)
+    try:
+        with Lease(folder.path): return _finish(study, config, folder, metric)
+    except LeaseError as error:
+        announce(f"{error.args[0].partition('. Wait')[0]}: it finishes this search")
+        return SearchResult(study, config, trial_of_best(study, config, folder), metric, None, folder)
+
+
+def _finish(study: Any, config: SearchTrainerConfig, folder: StudyFolder, metric: str) -> SearchResult:
+    from mlx_bert_training.search.plots import save_plots
+    best = trial_of_best(study, config, folder)
+    best.save(folder.best)
     fresh = score_again(best).score if config.search.rescore else None
     result = SearchResult(study, config, best, metric, fresh, folder)
     facts = {"metric": metric, "best": result.best_value, "params": study.best_trial.params,

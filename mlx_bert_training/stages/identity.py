@@ -13,7 +13,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..core.checkpoint import array_digest, loader_digest
 from ..files import json_safe
 
 # %% auto #0

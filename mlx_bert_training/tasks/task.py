@@ -18,9 +18,9 @@ from .forms import FORMS, TargetForm
 from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['TaskError', 'Rule', 'Kind', 'Combining', 'Deciding', 'Searching', 'Answering', 'Reported', 'Usual', 'Task',
-           'get_task', 'task_place', 'known_task', 'task_in_file', 'outputs_asked', 'log_loss', 'finite_table',
-           'check_finite', 'check_probabilities', 'check_numbers']
+__all__ = ['TaskError', 'Rule', 'Kind', 'Combining', 'Deciding', 'Searching', 'Answering', 'Folded', 'Reported', 'Usual', 'Task',
+           'get_task', 'spec_of', 'task_place', 'known_task', 'task_in_file', 'outputs_asked', 'log_loss',
+           'finite_table', 'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/04_task.ipynb #235aa1bf
 class TaskError(MLXBertError, ValueError):
@@ -113,8 +113,6 @@ class Combining(Kind):
         if self.targets == "columns": return (predictions > 0.5).astype(np.float64)
         return (predictions.argmax(-1)[..., None] == np.arange(predictions.shape[-1])).astype(np.float64)
 
-
-
 # %% ../../nbs/tasks/04_task.ipynb #f6afb363
 class Deciding(Kind):
     "How predictions become decisions, and which metrics can judge these."
@@ -144,8 +142,6 @@ class Deciding(Kind):
         if self.positive is not None: return Threshold(0.5)
         if self.targets == "columns": return Threshold(np.full(predictions.shape[1], 0.5))
         return rounding(targets) if self.targets == "values" else None
-
-
 
 # %% ../../nbs/tasks/04_task.ipynb #0d2cf955
 class Searching(Deciding):
@@ -177,8 +173,6 @@ class Searching(Deciding):
         classes = predictions.shape[1]
         return fit_cuts(predictions @ np.arange(classes), targets, metric, (0, classes - 1))
 
-
-
 # %% ../../nbs/tasks/04_task.ipynb #46d9fb20
 class Answering(Kind):
     "What the target columns of a submission hold: labels, probabilities, names of labels in one cell, or values."
@@ -204,7 +198,46 @@ class Answering(Kind):
         return self.targets == "columns" or (self.targets == "classes" and self.positive is None
                                              and need == "probabilities")
 
+    def sample_columns(self, need: str, target: Any, names: Sequence[Any] | None) -> list[str]:
+        "The target columns of a submission that no sample shows, for the target column and the names of classes."
+        if self.column_each(need): return [str(name) for name in names or []]
+        return [str(target if isinstance(target, str) else "prediction")]
 
+    def value_columns(self, predictions: np.ndarray, columns: Sequence[str]) -> np.ndarray:
+        "(n, K) what stands in the K target columns of a submission of values. Raises `TaskError` for other columns."
+        if len(columns) == 1: return predictions.reshape(len(predictions), 1)
+        raise TaskError(f"{len(columns)} targets, but a regression has one value; head_type: multi_regression has "
+                        "several")
+
+# %% ../../nbs/tasks/04_task.ipynb #c948903e
+class Folded(Kind):
+    "What a cross-validation asks of a task before there are predictions, and how it writes them down."
+    def spread(self, labels: np.ndarray) -> Any:
+        "What is to be the same in every fold: (N,) classes or numbers, (N, C) zeros and ones, or N where nothing is."
+        return labels
+
+    def perfect(self, targets: np.ndarray, outputs: int) -> np.ndarray:
+        "Predictions (n, C) or (n,) that are right about these targets; `outputs` is C."
+        if self.targets == "classes": return np.eye(outputs)[targets.astype(np.int64)]
+        return targets.astype(np.float64)
+
+    def made_up(self, count: int, outputs: int) -> np.ndarray:
+        "Predictions of `count` rows that nobody made, to try a format with."
+        if self.targets == "values" and not self.several: return np.zeros(count)
+        return np.eye(outputs)[np.arange(count) % outputs]
+
+    def described(self, targets: np.ndarray, predictions: np.ndarray, names: Sequence[Any] | None) -> dict[str, Any]:
+        "Targets and predictions of N rows as columns of a table; `names` are those of classes or columns."
+        if names is None: return {"target": targets, "prediction": predictions}
+        if self.several: found: dict[str, Any] = {f"target_{name}": y for name, y in zip(names, targets.T, strict=True)}
+        else: found = {"target": [names[i] for i in targets]}
+        word = "prediction" if self.targets == "values" else "probability"
+        return found | {f"{word}_{name}": p for name, p in zip(names, predictions.T, strict=True)}
+
+    def targets_shape(self, predictions: np.ndarray) -> tuple[int, ...] | None:
+        "The shape of the targets that go with these predictions; None where the predictions are none of this task."
+        if predictions.ndim != (1 if self.targets == "values" and not self.several else 2): return None
+        return predictions.shape if self.several else predictions.shape[:1]
 
 # %% ../../nbs/tasks/04_task.ipynb #f6e60871
 class Reported(NamedTuple):
@@ -250,17 +283,12 @@ class Usual(Kind):
     def loss_options(self) -> dict[str, Any]:
         "What a loss is told of the task's own options."
         return {}
-
-    @property
-    def plain(self) -> Task:
-        "The task of the simple models that it is compared with."
-        return self
+         # type: ignore[return-value]
 
 # %% ../../nbs/tasks/04_task.ipynb #0a8e0761
 @dataclass(frozen=True)
-class Task(Combining, Searching, Answering, Usual):
+class Task(Combining, Searching, Answering, Folded, Usual):
     "What the outputs of a model mean. The facts of a kind are class attributes; its options are fields."
-
     def num_outputs(self, asked: int | None) -> int:
         "How many logits a model has, of `asked` classes or labels; None: what the kind implies. Raises `TaskError`."
         raise NotImplementedError
@@ -290,18 +318,15 @@ class Task(Combining, Searching, Answering, Usual):
         "Targets that go with predictions of this shape; `DataError` names `source` and the first bad row."
         raise NotImplementedError
 
-    def targets_shape(self, predictions: np.ndarray) -> tuple[int, ...] | None:
-        "The shape of the targets that go with these predictions; None where the predictions are none of this task."
-        if predictions.ndim != (1 if self.targets == "values" and not self.several else 2): return None
-        return predictions.shape if self.several else predictions.shape[:1]
-
     @property
     def spec(self) -> str | dict[str, Any]:
         "What `get_task` makes this task of again, as JSON can hold it."
-        kind = type(self)
-        registered = self.name in TASKS and TASKS.get(self.name) is kind
-        place = self.name if registered else f"{kind.__module__}:{kind.__qualname__}"
-        return {"type": place, "options": asdict(self)} if fields(self) else place
+        return spec_of(self)
+
+    @property
+    def plain(self) -> Task:
+        "The task of the simple models that it is compared with."
+        return self
 
 # %% ../../nbs/tasks/04_task.ipynb #bd4b3c67
 def get_task(
@@ -318,6 +343,14 @@ def get_task(
         raise TaskError(f"{name!r} is not a task: a subclass of mlx_bert_training.tasks.task.Task is expected")
     check_arguments(f"task {name}", made, options)
     return made(**options)
+
+
+def spec_of(task: Task) -> str | dict[str, Any]:
+    "A task as `get_task` takes it: its name, or `module:Name` where it is not registered, with its options if any."
+    kind = type(task)
+    registered = task.name in TASKS and TASKS.get(task.name) is kind
+    place = task.name if registered else f"{kind.__module__}:{kind.__qualname__}"
+    return {"type": place, "options": asdict(task)} if fields(task) else place
 
 # %% ../../nbs/tasks/04_task.ipynb #4a056e16
 def task_place(
@@ -350,8 +383,6 @@ def task_in_file(
     if ":" not in place or (declared is not None and task_place(declared) == place): return get_task(found)
     raise TaskError(f"{source} is of the task {place!r}, which is code outside this package; where you trust it, "
                     f"name it as the task (head_type) yourself")
-
-
 
 # %% ../../nbs/tasks/04_task.ipynb #23664205
 def outputs_asked(

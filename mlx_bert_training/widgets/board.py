@@ -260,7 +260,8 @@ def run_card(progress: Progress, trainer: Any) -> str:
     kept = "as they were at the error" if progress.failed else f"the {trainer.kept_weights} weights"
     speed = "–" if not progress.tokens_per_second else f"{progress.tokens_per_second:,.0f}"
     folder = trainer.output_dir
-    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir()) if folder.is_dir() else []
+    paths = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    names = sorted(path.name + "/" * path.is_dir() for path in paths)
     names = [*names, *(["result.json"] if "result.json" not in names and not progress.failed else [])]
     return summary_card({f"best {metric}": best, "kept": kept, "time": clock(progress.elapsed),
                          "updates": f"{progress.step:,} of {progress.total_steps:,} updates", "tokens/s": speed},

@@ -39,7 +39,7 @@ class Standing:
     behind: float       # the best; 0 for the best itself
     error: float        # of that distance; NaN where it is not known, as for a single split
     paired: bool        # taken fold by fold
-    half: float = math.nan      # half of the interval of 95 % around the distance
+    half: float = math.nan      # half of the interval of 95 % around the distance; what a seed does, if that is more
 
     @property
     def verdict(self) -> str:
@@ -52,11 +52,12 @@ class Standing:
 def against(best: RunRecord, run: RunRecord, metric: str) -> Standing:
     "How a run stands against the best: fold by fold where folds are the same, with the error that folds have."
     behind, error, paired = gain(best, run, metric)
-    if not paired: return Standing(run, behind, error, False, 1.96 * error)
+    noise = max(best.noise, run.noise)
+    if not paired: return Standing(run, behind, error, False, max(1.96 * error, noise))
     sign = 1 if metric_direction(metric) == "max" else -1
     pairs = zip(best.scores[metric].folds, run.scores[metric].folds, strict=True)
     known = Gain(tuple(sign * (one - other) for one, other in pairs))
-    return Standing(run, known.mean, known.fold_error, True, known.mean - known.interval.low)
+    return Standing(run, known.mean, known.fold_error, True, max(known.mean - known.interval.low, noise))
 
 
 def rank(runs: Iterable[RunRecord], metric: str) -> list[Standing]:

@@ -15,7 +15,7 @@ from typing import Any
 from ..core.config import BaseTrainerConfig
 from ..declaration.editing import defaults
 from ..declaration.load import list_presets
-from ..declaration.options import Unfit, options
+from ..declaration.options import Unfit, options, read_value
 from ..declaration.problems import ConfigError, show
 from ..declaration.whole import ABSENT, ConfigDiff, find_key, optional_sections, root
 from ..declaration.yaml_io import read_document
@@ -44,7 +44,7 @@ def empty_means(
 ) -> str:           # empty where an empty field is wrong
     "What an empty field stands for."
     value = from_text(key, "")
-    try: OPTIONS[key].read(value)
+    try: read_value(OPTIONS[key], value)
     except Unfit: return ""
     return show(value)
 
@@ -155,8 +155,8 @@ STYLE = """<style>
 .mbt-changed > .mbt-field :is(input, select, textarea) { border-left: 4px solid #2F86D0 !important; }
 .mbt-back { width: auto !important; margin: 3px 0 0 8px !important; flex: 0 0 auto !important; }
 .jp-OutputArea:has(.widget-box.mbt-editor) .mbt-summary { display: none; }
-.jp-OutputArea:has(.mbt-summary) .jp-OutputArea-child:has(> [data-mime-type*=widget-view]:not(:has(*))),
-.jp-OutputArea:has(.mbt-summary) .jp-OutputArea-child:has(> .jupyter-widgets:not(:has(*))) { display: none; }
+.jp-OutputArea:has(.mbt-summary) .jp-OutputArea-child:has(> :is([data-mime-type*=widget-view], .jupyter-widgets))\
+:not(:has(.mbt-editor)) { display: none; }
 .mbt-bar .mbt-error { white-space: pre-wrap; }
 .mbt-bar { margin-bottom: 6px; } .mbt-nothing { padding: 12px; }
 .mbt-error b { color: var(--mbt-alarm); }

@@ -14,7 +14,7 @@ from ..errors import MLXBertError, missing_extra
 from .live import take_clicks_beside_the_cell
 
 # %% auto #0
-__all__ = ['HELP', 'SLOT', 'ipywidgets_module', 'make_button', 'RateField', 'ControlPanel']
+__all__ = ['HELP', 'SLOT', 'ipywidgets_module', 'make_button', 'RateField', 'MessageLine', 'RunButtons', 'ControlPanel']
 
 # %% ../../nbs/widgets/14_controls.ipynb #e9095ac9
 HELP = {
@@ -90,30 +90,33 @@ class RateField:
         self._asked = ""
         self.say(f"learning rate {value:g} from the next update on", "note")
 
-# %% ../../nbs/widgets/14_controls.ipynb #63a108f0
-class ControlPanel:
-    "Buttons for a run. Raises `MissingExtraError` without ipywidgets."
+# %% ../../nbs/widgets/14_controls.ipynb #96d322e4
+class MessageLine:
+    "A line beside the buttons, for a `note` or an `error`."
 
-    def __init__(self, control: RunControl, cross_validation: bool = False):
+    def __init__(self) -> None:
         widgets = ipywidgets_module()
-        self.control, self._done = control, 0
-        self.message = widgets.HTML(layout=widgets.Layout(margin="0 0 0 8px", flex="1 1 200px", min_width="0"))
+        self.widget = widgets.HTML(layout=widgets.Layout(margin="0 0 0 8px", flex="1 1 200px", min_width="0"))
+
+    def say(self, text: str, kind: str = "note") -> None:
+        role = "alert" if kind == "error" else "status"
+        self.widget.value = f"<span class='mlx-bert-{kind}' role='{role}'>{escape(text)}</span>"
+
+# %% ../../nbs/widgets/14_controls.ipynb #c8d0adf9
+class RunButtons:
+    "What can be asked of a run with one click."
+
+    def __init__(self, control: RunControl, say: Callable[..., None], cross_validation: bool):
+        self.control, self.say = control, say
         self.pause = self._button("Pause", "pause", "pause", 96, self._toggle)
         stop = "stop_cv" if cross_validation else "stop"
-        save = self._button("Checkpoint", "save", "checkpoint", 116, lambda: control.checkpoint("button"))
-        buttons = [self.pause, save,
-                   self._button("Stop after epoch", "flag-checkered", "stop_epoch", 150, lambda: self._stop("epoch")),
-                   self._button("Stop now", "stop", stop, 104, self._stop)]
+        self.all = [self.pause,
+                    self._button("Checkpoint", "save", "checkpoint", 116, lambda: control.checkpoint("button")),
+                    self._button("Stop after epoch", "flag-checkered", "stop_epoch", 150, lambda: self._stop("epoch")),
+                    self._button("Stop now", "stop", stop, 104, self._stop)]
         if not cross_validation:
             best = self._button("Stop, keep best", "trophy", "stop_best", 142, lambda: self._stop(keep="best"))
-            buttons.append(best)
-        self.rate = RateField(control, self.say)
-        wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
-        self.box = widgets.VBox([widgets.HTML(SLOT, layout=widgets.Layout(display="none")),
-                                 widgets.HBox(buttons, layout=wrap),
-                                 widgets.HBox([*self.rate.widgets, self.message], layout=wrap)])
-        self.box.add_class("mlx-bert-slot")
-        self.buttons = [*buttons, self.rate.button]
+            self.all.append(best)
 
     def _button(self, text: str, icon: str, name: str, width: int, action: Callable[[], Any]) -> Any:
         def act() -> None:
@@ -131,15 +134,31 @@ class ControlPanel:
         self.control.stop(when, keep, "button")
         return "stopping after this epoch" if when == "epoch" else "stopping after this update"
 
-    def say(self, text: str, kind: str = "note") -> None:
-        "Show a message beside the buttons, a `note` or an `error`."
-        role = "alert" if kind == "error" else "status"
-        self.message.value = f"<span class='mlx-bert-{kind}' role='{role}'>{escape(text)}</span>"
+    def refresh(self) -> None:
+        "Let the pause button say what it would do now."
+        paused = self.control.paused
+        self.pause.description, self.pause.icon = ("Resume", "play") if paused else ("Pause", "pause")
+
+# %% ../../nbs/widgets/14_controls.ipynb #63a108f0
+class ControlPanel:
+    "Buttons for a run, and its learning rate. Raises `MissingExtraError` without ipywidgets."
+
+    def __init__(self, control: RunControl, cross_validation: bool = False):
+        widgets, self._done = ipywidgets_module(), 0
+        self._line = MessageLine()
+        self.say, self.message = self._line.say, self._line.widget
+        self._buttons = RunButtons(control, self.say, cross_validation)
+        self.pause, self.rate = self._buttons.pause, RateField(control, self.say)
+        wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
+        self.box = widgets.VBox([widgets.HTML(SLOT, layout=widgets.Layout(display="none")),
+                                 widgets.HBox(self._buttons.all, layout=wrap),
+                                 widgets.HBox([*self.rate.widgets, self.message], layout=wrap)])
+        self.box.add_class("mlx-bert-slot")
+        self.buttons = [*self._buttons.all, self.rate.button]
 
     def refresh(self, done: Sequence[object] = (), rate: float = 0.0) -> None:
         "Let the pause button say what it would do now, the message what was done last, and show the present rate."
-        paused = self.control.paused
-        self.pause.description, self.pause.icon = ("Resume", "play") if paused else ("Pause", "pause")
+        self._buttons.refresh()
         if rate: self.rate.show(rate)
         if len(done) > self._done: self.say(str(done[-1]))
         self._done = len(done)

@@ -13,8 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..callbacks.progress import LiveOutput, Progress, ProgressBar, View, clock, detect_mode
-from ..core.run_folder import RunFolder
+from ..callbacks.progress import LiveOutput, Progress, ProgressBar, View, detect_mode
 from ..core.state import TrainerState
 from ..errors import MissingExtraError, MLXBertError
 from mlx_bert_training.widgets.board import (
@@ -29,24 +28,20 @@ from mlx_bert_training.widgets.board import (
     shown_metrics,
     side_by_side,
     status_html,
-    summary_card,
     worries,
 )
 
 # %% auto #0
-__all__ = ['log', 'EMPTY', 'ChartOutput', 'Stage', 'RunView', 'CVView', 'RecordingBar', 'DashboardCallback']
+__all__ = ['log', 'EMPTY', 'ChartOutput', 'Stage', 'RunView', 'leave_folds', 'CVView', 'RecordingBar', 'DashboardCallback']
 
 # %% ../../nbs/widgets/22_dashboard.ipynb #ad86058a
 from .charts import Chart
 from .controls import ControlPanel
 from mlx_bert_training.widgets.folds import (
-    FoldSlot,
+    FoldBook,
+    cv_card,
     cv_figure,
-    cv_status,
     fold_charts,
-    fold_scores,
-    mean_text,
-    recall_fold,
     score_strip,
 )
 from .live import clicks_are_heard
@@ -157,71 +152,62 @@ class RunView:
         tables = final_html(progress, self.trainer.state.history, report, self.hardest)
         self.stage.finish(self.status(progress), run_card(progress, self.trainer), figure, charts, tables)
 
+# %% ../../nbs/widgets/22_dashboard.ipynb #0742d8c0
+def leave_folds(
+    stage: Stage,
+    book: FoldBook,
+    progress: Progress,     # as it was last
+    result: Any,            # a `CVResult`; None where it was stopped
+) -> None:
+    "Leave of a cross-validation what stays in the saved notebook."
+    words, figure = "finished" if result is not None else f"stopped in fold {book.stopped_in}", None
+    try: figure = cv_figure(book.folds)
+    except MissingExtraError as error: log.info("%s", error)
+    status = replace(book.status(replace(progress, status=words)), phase=words)
+    card = cv_card(book.folds, book.metric, result is not None, str(book.trainer.cv_folder))
+    headline = "" if result is None else result.headline_html()    # the call returns the tables
+    tables = score_strip(book.folds, book.metric) + headline
+    stage.finish(status, card, figure, fold_charts(book.folds), tables)
+
 # %% ../../nbs/widgets/22_dashboard.ipynb #fa5bb0d3
 class CVView:
     "The board of a cross-validation; the view of each of its folds draws on it."
 
     def __init__(self, trainer: Any, controls: bool | None):
         self.trainer, self.fold_trainer = trainer, trainer
-        self.stage = Stage(trainer, controls, cross_validation=True)
-        self.progress, self.folds = Progress(status="beginning"), list[FoldSlot]()
+        self.stage, self.book = Stage(trainer, controls, cross_validation=True), FoldBook(trainer)
+        self.progress = Progress(status="beginning")
 
     def begin(self) -> None:
-        "A fold begins; after the last one of a round, those of a new round replace them."
-        done = len(self.trainer.fold_runs)
-        if not done: self.folds = [FoldSlot(f"fold {i}") for i in range(1, self.trainer.fold_count + 1)]
-        self.folds[done].began = True
-        self.progress = replace(self.progress, status="beginning", step=0)
-        self.draw(self.progress)
+        "A fold begins."
+        self.book.begin()
+        self.draw(replace(self.progress, status="beginning", step=0))
 
     def enter(self, trainer: Any, recorder: Recorder) -> None:
         "The fold that was begun trains."
-        self.fold_trainer, self.folds[len(self.trainer.fold_runs)].recorder = trainer, recorder
+        self.fold_trainer = trainer
+        self.book.enter(recorder)
 
     def end(self) -> None:
         "A fold is done and has a score."
-        run = self.trainer.fold_runs[-1]
-        number = run.repeat * (self.trainer.fold_count // self.trainer.config.kaggle.cv_repeats) + run.fold
-        slot = self.folds[min(number, len(self.folds) - 1)]     # side by side, they end in any order
-        slot.began, slot.score = True, run.facts["score"]
-        if run.skipped: recall_fold(slot, RunFolder(self.trainer.cv_folder).fold(run.repeat, run.fold))
-        else: slot.seconds = run.facts["total_seconds"]
+        self.book.end()
         self.draw(self.progress)
 
-    @property
-    def metric(self) -> str:
-        return self.trainer.fold_runs[-1].oofs[0].metric if self.trainer.fold_runs else ""
-
-    def status(self) -> Status: return cv_status(self.folds, self.progress, self.trainer.cv_folder.name, self.metric)
-
     def draw(self, progress: Progress, fresh: Sequence[Any] = ()) -> None:
-        self.progress, trainer = progress, self.fold_trainer
-        begun = [fold for fold in self.folds if fold.began]
+        self.progress, trainer, book = progress, self.fold_trainer, self.book
+        begun = [fold for fold in book.folds if fold.began]
         for fold in begun: fold.recorder.collect()
         marks = trainer.steering.interventions
         metrics = [] if trainer is self.trainer else shown_metrics(trainer)     # which no fold has evaluated yet
         charts = run_charts(begun[-1].recorder, trainer.state, metrics, marks)
-        tables = score_strip(self.folds, self.metric) + side_by_side(fold_charts(self.folds))
-        self.stage.show(self.status(), charts, tables, marks, trainer.state.learning_rate)
+        tables = score_strip(book.folds, book.metric) + side_by_side(fold_charts(book.folds))
+        self.stage.show(book.status(progress), charts, tables, marks, trainer.state.learning_rate)
 
     def close(self, progress: Progress) -> None: self.draw(progress)
 
     def finish(self) -> None:
         "Leave what stays in the saved notebook."
-        if not self.folds: return
-        result, figure, scores = self.trainer.cv, None, fold_scores(self.folds)
-        try: figure = cv_figure(self.folds)
-        except MissingExtraError as error: log.info("%s", error)
-        whole = f"the {len(scores)} finished folds are kept; running it again goes on from there"
-        words = "finished" if result is not None else f"stopped in fold {min(len(scores) + 1, len(self.folds))}"
-        self.progress = replace(self.progress, status=words)
-        status = replace(self.status(), phase=words)
-        card = summary_card({f"mean {self.metric or 'score'}": mean_text(scores), "folds": f"{len(scores)} of "
-                             f"{len(self.folds)}", "kept": "everything" if result is not None else whole,
-                             "time": clock(sum(fold.seconds for fold in self.folds))}, str(self.trainer.cv_folder))
-        headline = "" if result is None else result.headline_html()    # the call returns the tables
-        tables = score_strip(self.folds, self.metric) + headline
-        self.stage.finish(status, card, figure, fold_charts(self.folds), tables)
+        if self.book.folds: leave_folds(self.stage, self.book, self.progress, self.trainer.cv)
 
 # %% ../../nbs/widgets/22_dashboard.ipynb #e40827c0
 class RecordingBar(ProgressBar):

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import DataError, nearest
+from ..errors import DataError, MissingExtraError, nearest
 from ..figures import new_figure
 from ..tasks.task import Task, get_task
 from .error_views import VIEWS, ClassView, LabelView, ValueView
-from .section import Section, shorten, show
+from .live import someone_may_look
+from .picker import Picker
+from .section import Section, shorten, show, show_pictures, show_words
 
 # %% auto #0
-__all__ = ['view_errors', 'ErrorFigures', 'plot_errors', 'ErrorPictures', 'fitting_rows', 'ErrorRows', 'word_rows', 'ErrorReport']
+__all__ = ['OPENS', 'view_errors', 'ErrorFigures', 'plot_errors', 'show_report', 'ErrorPictures', 'fitting_rows', 'ErrorRows',
+           'word_rows', 'ErrorReport']
 
 # %% ../../nbs/widgets/06_error_report.ipynb #5ac07926
 def view_errors(
@@ -92,6 +95,23 @@ def plot_errors(
     view.draw_beside(right)
     return fig
 
+# %% ../../nbs/widgets/06_error_report.ipynb #bd7ce052
+OPENS = ("<style>.jp-OutputArea-child:has(.mlx-bert-picker) + .jp-OutputArea-child:has(.jp-RenderedImage),"
+         ".jp-OutputArea-child:has(.mlx-bert-opens) + .jp-OutputArea-child"
+         ":not(:has(.mlx-bert-picker, .jp-RenderedImage)) {display:none}</style><span class='mlx-bert-opens'></span>")
+
+
+def show_report(report: ErrorPictures) -> None:
+    "Show a report; where a click is heard, with a picture that opens rows."
+    from IPython.display import display
+    section = report.section()
+    try: picker = report.picker() if someone_may_look() else None
+    except MissingExtraError: picker = None
+    if picker is None: return show(section)
+    show_words(section, OPENS)
+    display(picker.bundle(), raw=True)
+    show_pictures(section)
+
 # %% ../../nbs/widgets/06_error_report.ipynb #ef8aec76
 class ErrorPictures:
     "What a report shows of its view: a picture, and in a notebook everything."
@@ -111,6 +131,8 @@ class ErrorPictures:
         "The picture of `draw`, and beside it the calibration or the spread of the errors; a matplotlib Figure."
         return plot_errors(self.view)
 
+    def picker(self) -> Picker: raise NotImplementedError
+
     def section(self, hardest: int = 10) -> Section: raise NotImplementedError
 
     def __str__(self) -> str: return str(self.section())
@@ -119,7 +141,7 @@ class ErrorPictures:
 
     def _repr_html_(self) -> str: return self.section()._repr_html_()
 
-    def _ipython_display_(self) -> None: show(self.section())
+    def _ipython_display_(self) -> None: show_report(self)
 
 # %% ../../nbs/widgets/06_error_report.ipynb #9ecc30e6
 def fitting_rows(view: ClassView | LabelView | ValueView, answers: np.ndarray, wanted: Any) -> np.ndarray:
@@ -173,7 +195,6 @@ def word_rows(
 @dataclass(eq=False, repr=False)
 class ErrorReport(ErrorFigures, ErrorRows, ErrorPictures):
     """What a model gets wrong, from plain arrays. A notebook shows it; `draw` puts its picture into any axes.
-
     Raises `DataError` for arrays that do not go together and for values that are not finite. A regression has `ranges`
     and no classes: there `confusion`, `per_class`, `calibration` and `wrong` raise `MLXBertError`.
     """
@@ -205,3 +226,7 @@ class ErrorReport(ErrorFigures, ErrorRows, ErrorPictures):
         "Everything, as a part of a larger report."
         rows = {f"The {min(hardest, len(self.losses))} hardest rows": self.hardest(hardest)}
         return Section(self.title, self.view.summary(), {**self.view.tables(), **rows}, {self.alt: self.plot})
+
+    def picker(self) -> Picker:
+        "The picture as a widget whose cells or points open their rows. Raises `MissingExtraError` without anywidget."
+        return Picker(self.view, self._table, self.alt)

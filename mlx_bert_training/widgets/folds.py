@@ -16,13 +16,13 @@ import numpy as np
 from ..callbacks.progress import Progress, clock
 from ..core.run_folder import RunFolder
 from ..figures import new_figure
-from .board import Status, figure_text, run_status
+from .board import Status, figure_text, run_status, summary_card
 from .charts import COLORS, Chart, Line
 from .recorder import Recorder
 
 # %% auto #0
 __all__ = ['FoldSlot', 'recall_fold', 'fold_charts', 'cv_figure', 'fold_scores', 'mean_text', 'score_strip', 'time_left',
-           'cv_status']
+           'cv_status', 'cv_card', 'FoldBook']
 
 # %% ../../nbs/widgets/21_folds.ipynb #0020c1d4
 @dataclass
@@ -130,3 +130,52 @@ def cv_status(folds: Sequence[FoldSlot], progress: Progress, name: str, metric: 
                **figures, "left": clock(time_left(folds, progress)).replace("?", "–")}
     if done == len(folds): figures["left"] = "–"
     return Status(name, phase, (done + share * (done < len(folds))) / max(len(folds), 1), figures)
+
+# %% ../../nbs/widgets/21_folds.ipynb #b8356097
+def cv_card(
+    folds: Sequence[FoldSlot],
+    metric: str,        # empty where no fold has a score
+    finished: bool,     # or else it was stopped
+    files: str,         # where they are
+) -> str:
+    "What a cross-validation came to."
+    scores = fold_scores(folds)
+    so_far = f"the {len(scores)} finished folds are kept; running it again goes on from there"
+    kept = "everything" if finished else so_far
+    return summary_card({f"mean {metric or 'score'}": mean_text(scores), "folds": f"{len(scores)} of {len(folds)}",
+                         "kept": kept, "time": clock(sum(fold.seconds for fold in folds))}, files)
+
+# %% ../../nbs/widgets/21_folds.ipynb #074c90f0
+class FoldBook:
+    "The slots of the folds, as the trainer of a cross-validation goes through them."
+
+    def __init__(self, trainer: Any): self.trainer, self.folds = trainer, list[FoldSlot]()
+
+    def begin(self) -> None:
+        "A fold begins; after the last one of a round, those of a new round replace them."
+        done = len(self.trainer.fold_runs)
+        if not done: self.folds = [FoldSlot(f"fold {i}") for i in range(1, self.trainer.fold_count + 1)]
+        self.folds[done].began = True
+
+    def enter(self, recorder: Recorder) -> None:
+        "The curves of the fold that was begun."
+        self.folds[len(self.trainer.fold_runs)].recorder = recorder
+
+    def end(self) -> None:
+        "The score of the fold that ended last."
+        run = self.trainer.fold_runs[-1]
+        number = run.repeat * (self.trainer.fold_count // self.trainer.config.kaggle.cv_repeats) + run.fold
+        slot = self.folds[min(number, len(self.folds) - 1)]     # side by side, they end in any order
+        slot.began, slot.score = True, run.facts["score"]
+        if run.skipped: recall_fold(slot, RunFolder(self.trainer.cv_folder).fold(run.repeat, run.fold))
+        else: slot.seconds = run.facts["total_seconds"]
+
+    @property
+    def metric(self) -> str:
+        return self.trainer.fold_runs[-1].oofs[0].metric if self.trainer.fold_runs else ""
+
+    @property
+    def stopped_in(self) -> int: return min(len(fold_scores(self.folds)) + 1, len(self.folds))
+
+    def status(self, progress: Progress) -> Status:
+        return cv_status(self.folds, progress, self.trainer.cv_folder.name, self.metric)

@@ -28,7 +28,13 @@ from mlx_bert_training.integrations import facts
 from mlx_bert_training.integrations import spool as spooling
 from mlx_bert_training.integrations.facts import frame_digest, redact, run_params
 from mlx_bert_training.integrations.mlflow import log_scores
-from mlx_bert_training.integrations.mlflow_model import RowPredictor, check_rows, input_columns, save_served
+from mlx_bert_training.integrations.mlflow_model import (
+    RowPredictor,
+    check_rows,
+    input_columns,
+    save_model,
+    save_served,
+)
 from mlx_bert_training.integrations.mlflow_store import (
     SPOOL,
     Store,
@@ -60,7 +66,7 @@ DECLARATION = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(spooling.Outbox, "linger", 0.02)
-    monkeypatch.setattr(spooling.Outbox, "pauses", (0.05, 0.2))
+    monkeypatch.setattr(spooling.Attempts, "pauses", (0.05, 0.2))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
@@ -531,6 +537,24 @@ def test_a_model_of_one_text_column_takes_a_list_and_any_length(tmp_path):
     answers = predictor(["fine", "word " * 200])
     assert list(answers) == ["label", "probability_no", "probability_yes"] and set(answers["label"]) <= {"yes", "no"}
     with pytest.raises(DataError, match="no rows"): predictor([])
+
+
+def test_a_model_of_words_gives_a_row_for_each_word(tmp_path):
+    rows = [{"tokens": ["we", "are", "in", "ulm"], "tags": ["O", "O", "O", "B-place"]},
+            {"tokens": ["hello"], "tags": ["O"]}] * 8
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trainer = create_trainer(config={**DECLARATION, "tracking": "none", "training": {}, "model": {
+        "config": DECLARATION["model"]["config"], "head_type": "token_classification"}, "data": {
+        "train_path": str(tmp_path / "train.jsonl"), "text_column": "tokens", "target_column": "tags",
+        "num_workers": 0, "validation_fraction": 0.5, "template": None}})
+    kept = tmp_path / "kept"
+    trainer.model.save_pretrained(kept), trainer.data.tokenizer.save(kept), trainer.data.labels.save(kept)
+    loaded = import_mlflow().pyfunc.load_model(str(save_model(tmp_path / "model", trainer.config, trainer.data, [[kept]])))
+    given = [["in", "ulm"], ["hello"]]
+    found, expected = loaded.predict(pd.DataFrame({"tokens": given})), trainer.predict(given)
+    assert found["word"].tolist() == ["in", "ulm", "hello"] and found["place"].tolist() == [0, 1, 0]
+    assert found["tags"].tolist() == [tag for tags in expected.labels() for tag in tags]
+    assert np.allclose(found["probability_B-place"], expected.to_frame()["probability_B-place"], atol=1e-6)
 
 
 # ---- runs side by side
