@@ -19,9 +19,9 @@ from .secrets import RedactingFilter, redact
 
 # %% auto #0
 __all__ = ['Command', 'settle_words', 'settle_config', 'settle_resume', 'train_elsewhere', 'train', 'run', 'pretrain', 'search',
-           'auto', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'export', 'info',
-           'benchmark', 'fetch', 'presets', 'config', 'init', 'add_runs', 'add_results', 'add_looks', 'add_facts',
-           'build_parser', 'main']
+           'auto', 'refuse_overwriting', 'refuse_damage', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle',
+           'export', 'info', 'benchmark', 'fetch', 'presets', 'config', 'init', 'add_runs', 'add_results', 'add_looks',
+           'add_facts', 'build_parser', 'main']
 
 # %% ../nbs/11_cli.ipynb #c8428bc4
 def settle_words(arguments: Sequence[str]) -> list[str]:
@@ -108,6 +108,14 @@ def refuse_overwriting(output: str, *inputs: str | None) -> None:
         if same: raise DataError(f"-o {output} would overwrite {path}, which is read: say another file")
 
 
+def refuse_damage(output: str, run: str) -> None:
+    "Raise `DataError` for an output that is a file of the run itself, other than a table of predictions."
+    home, path = os.path.realpath(run), os.path.realpath(output)
+    if not path.startswith(home + os.sep) or not os.path.exists(path): return
+    if path.endswith(".csv") and os.path.dirname(path) == home and os.path.basename(path) != "folds.csv": return
+    raise DataError(f"-o {output} would overwrite a file of the run {run}: say another file")
+
+
 def explore(args: argparse.Namespace) -> None:
     "Write a page about the data of a declaration: targets, lengths, leaks, drift, and errors out of fold."
     from mlx_bert_training.declaration.load import parse_overrides
@@ -159,6 +167,7 @@ def predict(args: argparse.Namespace) -> None:
     "Predict a file with the model of a finished run."
     from mlx_bert_training.finished import predict_file
     refuse_overwriting(args.output, args.file)
+    refuse_damage(args.output, args.run)
     predictions = predict_file(args.run, args.file)
     print(predictions.save(args.output))
 

@@ -25,6 +25,19 @@ def test_predictions_never_overwrite_the_file_that_is_predicted(tmp_path, monkey
     assert "would overwrite x.csv" in capsys.readouterr().err and (tmp_path / "x.csv").read_text() == "id,text\n1,a\n"
 
 
+@pytest.mark.parametrize("file", ["config.yaml", "model/model.safetensors", "./result.json", "../q/folds.csv", "link"])
+def test_predictions_never_overwrite_the_run(tmp_path, monkeypatch, capsys, file):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("id,text\n1,a\n")
+    for name in ("config.yaml", "model/model.safetensors", "result.json", "folds.csv"):
+        (tmp_path / "q" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "q" / name).write_text("kept")
+    (tmp_path / "link").symlink_to("q/config.yaml")
+    assert main(["predict", "q", "x.csv", "-o", "link" if file == "link" else f"q/{file}"]) == 2
+    assert "would overwrite a file of the run q" in capsys.readouterr().err
+    assert {path.read_text() for path in (tmp_path / "q").rglob("*") if path.is_file()} == {"kept"}
+
+
 def test_a_page_about_the_data_does_not_overwrite_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("data: {}\n")

@@ -384,6 +384,10 @@ class Resumable(Predictor):
         self.evaluator.loss_for(self.train_loader)
         evaluates = self.config.training.eval_strategy != "no" and val_loader is not None
         self.parts = make_parts(self.evaluator, self.state, evaluates, optimizer, schedule, self.callbacks)
+        warmup = getattr(self.parts.rate.schedule, "warmup_steps", 0)
+        if warmup >= self.state.total_steps > 0:
+            log.warning("the warm-up takes %d updates and the run has %d: the learning rate never reaches the declared "
+                        "one. Shorten scheduler.warmup_steps, or train longer", warmup, self.state.total_steps)
         if evaluates: warn_unmeasurable(self.config.training.best_metric, self.task, val_loader)
 
     def save_checkpoint(self, path: str | Path) -> Path:

@@ -227,3 +227,10 @@ def test_a_trainer_that_trains_again_says_so_and_leaves_the_first_record(tmp_pat
     assert {path: path.read_bytes() for path in first.output_dir.rglob("*") if path.is_file()} == record
     third = trainer.train(ToyLoader(), ToyLoader(seed=1), resume_from=second.output_dir)    # this is no other run
     assert third.output_dir == second.output_dir
+
+
+@pytest.mark.parametrize(("steps", "said"), [(1000, True), (15, True), (14, False), (0, False)])
+def test_a_warm_up_longer_than_the_run_is_said(tmp_path, caplog, steps, said):
+    config = toy_config(tmp_path, **{"scheduler.type": "linear", "scheduler.warmup_steps": steps})
+    Trainer(ToyModel(), config).train(ToyLoader(), ToyLoader(seed=1))
+    assert ("the warm-up takes" in caplog.text) is said
