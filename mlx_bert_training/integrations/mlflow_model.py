@@ -126,8 +126,8 @@ class RowPredictor:
         encoded = self.tokenizer.encode(*texts, **data.cut())
         widths, longest = list(self.facts["widths"]), int(encoded.lengths.max())
         if longest > widths[-1]: widths.append(min(-(-longest // MULTIPLE) * MULTIPLE, data.max_length))
-        known = texts.first if per_word else None
-        return BucketedLoader(TextDataset(encoded, pad_id=self.tokenizer.pad_id, texts=known),  # type: ignore[arg-type]
+        known: Any = texts.first if per_word else None
+        return BucketedLoader(TextDataset(encoded, pad_id=self.tokenizer.pad_id, texts=known),
                               data.eval_batch_size or data.batch_size, widths=widths)
 
     def predict(self, rows: pd.DataFrame) -> Predictions:
