@@ -208,7 +208,8 @@ def make_signature(predictor: RowPredictor, example: pd.DataFrame) -> Any:
     "The columns of a row and of an answer, an `mlflow.models.ModelSignature`."
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types.schema import AnyType, ColSpec, Schema
-    types: dict[str, Any] = {"whole": "long", "truth": "boolean", "text": "string", "number": AnyType(), "words": AnyType()}
+    types: dict[str, Any] = {"whole": "long", "truth": "boolean", "text": "string"}
+    types |= dict.fromkeys(("number", "words"), AnyType())
     specs: list[Any] = [ColSpec(types[column["kind"]], name, required=column["required"])
              for name, column in predictor.facts["columns"].items()]
     return ModelSignature(Schema(specs), infer_signature(None, predictor(example)).outputs)
