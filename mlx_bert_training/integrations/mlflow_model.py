@@ -192,8 +192,8 @@ class RowPredictor:
         encoded, data = self.tokenizer.encode(*texts, **self.config.data.cut()), self.config.data
         widths, longest = list(self.facts["widths"]), int(encoded.lengths.max())
         if longest > widths[-1]: widths.append(min(-(-longest // MULTIPLE) * MULTIPLE, data.max_length))
-        known = texts.first if per_word else None
-        return BucketedLoader(TextDataset(encoded, pad_id=self.tokenizer.pad_id, texts=known),  # type: ignore[arg-type]
+        known: Any = texts.first if per_word else None
+        return BucketedLoader(TextDataset(encoded, pad_id=self.tokenizer.pad_id, texts=known),
                               data.eval_batch_size or data.batch_size, widths=widths)
 
     def predict(self, rows: pd.DataFrame) -> Predictions:
@@ -240,7 +240,8 @@ def make_signature(predictor: RowPredictor, example: pd.DataFrame) -> Any:
     "The columns of a row and of an answer, an `mlflow.models.ModelSignature`."
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types.schema import AnyType, ColSpec, Schema
-    types: dict[str, Any] = {"whole": "long", "truth": "boolean", "text": "string", "number": AnyType(), "words": AnyType()}
+    types: dict[str, Any] = {"whole": "long", "truth": "boolean", "text": "string"}
+    types |= dict.fromkeys(("number", "words"), AnyType())
     specs: list[Any] = [ColSpec(types[column["kind"]], name, required=column["required"])
              for name, column in predictor.facts["columns"].items()]
     return ModelSignature(Schema(specs), infer_signature(None, predictor(example)).outputs)

@@ -184,7 +184,6 @@ def needs_of(pooling: Any) -> dict[str, Any]:
 # %% ../../nbs/models/09_text_model.ipynb #9f01a09b
 class TextModel(HeadFacts):
     "Calling it gives logits (B, C) where it has a head, (B, T, C) of a head for words, else hidden states (B, T, H)."
-
     def __init__(self, architecture: Architecture, config: Any, pooling: PoolingSpec, head: HeadSpec | None = None):
         super().__init__()
         self.architecture, self.config, self.pooling_spec, self.head_spec = architecture, config, pooling, head
@@ -193,7 +192,8 @@ class TextModel(HeadFacts):
         self._pooling_path, self._output_path = pooled.path, pooled.output_path
         place(self, pooled.path, pooled.part)
         if head is None: return
-        place(self, pooled.output_path, ClassificationHead(pooled.width, head.outputs, architecture.head_dropout(config)))
+        output = ClassificationHead(pooled.width, head.outputs, architecture.head_dropout(config))
+        place(self, pooled.output_path, output)
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
                  token_type_ids: mx.array | None = None) -> mx.array:

@@ -92,7 +92,7 @@ def encoder_to_adapt(
     config: BaseTrainerConfig,      # its section `model`
     tokenizer: Tokenizer,           # of the data; a random encoder gets a row for each of its tokens
 ) -> ModelFacts:
-    "The declared encoder with what its objective needs beside it. Raises `PretrainingError`, `ModelError` or `WeightsError`."
+    "The declared encoder, and what its objective needs. Raises `PretrainingError`, `ModelError` or `WeightsError`."
     section = config.model
     if section.pretrained is not None and not section.new_head:
         folder = resolve_pretrained(section.pretrained)
@@ -113,7 +113,8 @@ def adapting_config(
     section, data, training, here = config.pretraining, config.data, config.training, config.environment
     objective = OBJECTIVES.get(section.objective)
     return load_config({
-        "model": {"pretrained": config.model.pretrained, "head_type": objective.task, "dropout_rate": config.model.dropout_rate},
+        "model": {"pretrained": config.model.pretrained, "head_type": objective.task,
+                  "dropout_rate": config.model.dropout_rate},
         "data": {"batch_size": section.batch_size or data.batch_size, "max_length": data.max_length},
         "optimizer": {"learning_rate": section.learning_rate, "weight_decay": section.weight_decay},
         "scheduler": {"type": "linear", "warmup_ratio": section.warmup_ratio, "min_lr": 0.0},

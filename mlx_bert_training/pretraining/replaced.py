@@ -157,7 +157,8 @@ class ReplacedTokenModel(ModelFacts):
         rows, there = mx.arange(len(input_ids))[:, None], answers >= 0
         states = self.generator.encoder(input_ids, attention_mask, token_type_ids)[rows, positions]
         logits = self.generator.word_head(states, self.generator.table).astype(mx.float32)
-        likely = mx.take_along_axis(logits, mx.maximum(answers, 0)[..., None], axis=-1)[..., 0] - mx.logsumexp(logits, -1)
+        right = mx.take_along_axis(logits, mx.maximum(answers, 0)[..., None], axis=-1)[..., 0]
+        likely = right - mx.logsumexp(logits, axis=-1)
         fixed = mx.stop_gradient(logits)
         drawn = mx.random.categorical(fixed) if self.training else fixed.argmax(-1)
         shown = fill(input_ids, positions, drawn.astype(input_ids.dtype), there)

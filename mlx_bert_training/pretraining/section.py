@@ -33,8 +33,8 @@ class PretrainingConfig(Section):
     "What the encoder learns from texts alone. `pretraining: masked_words` is short for the objective."
     shorthand: ClassVar[str] = "objective"
     repeats: ClassVar[bool] = True
-    objective: str = option("none", "none; masked_words: guess words that are hidden; replaced_tokens: find tokens that "
-                            "a small model put in their place, for ELECTRA", choices=("none", *OBJECTIVES))
+    objective: str = option("none", "none; masked_words: guess words that are hidden; replaced_tokens: tell those "
+                            "that a small model put there, for ELECTRA", choices=("none", *OBJECTIVES))
     texts: str = option("all", "all: held-out and test rows too, never their answers; train: training rows alone",
                         choices=("all", "train"))
     num_epochs: int = option(3, "passes over the texts", ge=1)

@@ -549,7 +549,8 @@ def test_a_model_of_words_gives_a_row_for_each_word(tmp_path):
         "num_workers": 0, "validation_fraction": 0.5, "template": None}})
     kept = tmp_path / "kept"
     trainer.model.save_pretrained(kept), trainer.data.tokenizer.save(kept), trainer.data.labels.save(kept)
-    loaded = import_mlflow().pyfunc.load_model(str(save_model(tmp_path / "model", trainer.config, trainer.data, [[kept]])))
+    path = save_model(tmp_path / "model", trainer.config, trainer.data, [[kept]])
+    loaded = import_mlflow().pyfunc.load_model(str(path))
     given = [["in", "ulm"], ["hello"]]
     found, expected = loaded.predict(pd.DataFrame({"tokens": given})), trainer.predict(given)
     assert found["word"].tolist() == ["in", "ulm", "hello"] and found["place"].tolist() == [0, 1, 0]

@@ -210,7 +210,6 @@ def biased(
 # %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #df7db500
 class DisentangledSelfAttention(nn.Module):
     "Multi-head attention by content and by distance."
-
     def __init__(self, config: DebertaV2Config):
         super().__init__()
         size, kinds = config.hidden_size, config.pos_att_type or []
@@ -242,7 +241,8 @@ class DisentangledSelfAttention(nn.Module):
     def __call__(self, x: mx.array, context: mx.array, mask: mx.array | None, table: mx.array | None,
                  distances: Distances | None, key: mx.array | None) -> mx.array:
         key_table, key_weights = split_key(key, 2)
-        q, k, v = self.split(self.query_proj(x)), self.split(self.key_proj(context)), self.split(self.value_proj(context))
+        q = self.split(self.query_proj(x))
+        k, v = self.split(self.key_proj(context)), self.split(self.value_proj(context))
         bias = None
         if table is not None and distances is not None and (self.c2p or self.p2c):
             bias = self.position_scores(q, k, table, distances, key_table)
