@@ -18,19 +18,32 @@ from .errors import DataError, MLXBertError
 from .secrets import RedactingFilter, redact
 
 # %% auto #0
-__all__ = ['Command', 'settle_resume', 'train_elsewhere', 'train', 'run', 'pretrain', 'search', 'auto', 'refuse_overwriting',
-           'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'export', 'info', 'benchmark', 'fetch',
-           'presets', 'config', 'init', 'add_runs', 'add_results', 'add_looks', 'add_facts', 'build_parser', 'main']
+__all__ = ['Command', 'settle_words', 'settle_config', 'settle_resume', 'train_elsewhere', 'train', 'run', 'pretrain', 'search',
+           'auto', 'refuse_overwriting', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'export', 'info',
+           'benchmark', 'fetch', 'presets', 'config', 'init', 'add_runs', 'add_results', 'add_looks', 'add_facts',
+           'build_parser', 'main']
 
 # %% ../nbs/11_cli.ipynb #c8428bc4
+def settle_words(arguments: Sequence[str]) -> list[str]:
+    "A `--resume` that stands before an override means the newest checkpoint."
+    words = list(arguments)
+    return [f"{word}=latest" if word == "--resume" and "=" in after and not os.path.isdir(after) else word
+            for word, after in zip(words, [*words[1:], ""], strict=True)]
+
+
+def settle_config(args: argparse.Namespace, more: Sequence[str]) -> None:
+    "The declaration may stand behind overrides, and overrides behind an option."
+    words = [word for word in (args.config, *args.overrides, *more) if word is not None]
+    named = next((word for word in words if "=" not in word or os.path.isfile(word)), None)
+    args.config = named
+    args.overrides = [word for word in words if word is not named]
+
+
 def settle_resume(args: argparse.Namespace) -> None:
-    "`--resume` may stand before an override or the declaration, neither of which is a checkpoint."
+    "A `--resume` that stands before the declaration means the newest checkpoint too."
     said = args.resume
-    if said is None or said == "latest" or os.path.isdir(said): return
-    if "=" in said: args.overrides.insert(0, said)
-    elif args.config is None: args.config = said
-    else: return
-    args.resume = "latest"
+    if said is None or said == "latest" or os.path.isdir(said) or args.config is not None: return
+    args.config, args.resume = said, "latest"
 
 
 def train_elsewhere(args: argparse.Namespace) -> int:
@@ -347,10 +360,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     "Entry point of `mlx-bert`; returns the exit code."
     parser = build_parser()
-    args, more = parser.parse_known_args(arguments)
+    args, more = parser.parse_known_args(settle_words(sys.argv[1:] if arguments is None else arguments))
     strange = [word for word in more if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
     if strange: parser.error(f"unrecognized arguments: {' '.join(strange)}")
-    if more: args.overrides += more     # overrides that stand behind an option
+    if hasattr(args, "config"): settle_config(args, more)
+    elif more: args.overrides += more   # overrides that stand behind an option
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for handler in logging.getLogger().handlers: handler.addFilter(RedactingFilter())   # for other libraries' records
     try:

@@ -59,7 +59,10 @@ def load(
 ) -> FinishedModel:
     "The model of a finished run. Raises `DataError` or `WeightsError`."
     run = RunFolder(Path(run_folder))
-    if not run.model.is_dir(): raise DataError(f"{run}: not the folder of a finished run, it has no model/")
+    if not run.model.is_dir():
+        fold = next((path for path in sorted(run.round().glob("*")) if RunFolder(path).model.is_dir()), None)
+        raise DataError(f"{run}: not the folder of a finished run, it has no model/"
+                        + (f". It is a cross-validation, each of whose folds has one, such as {fold}" if fold else ""))
     config = load_config(run.config, train_path=None, validation_path=None, test_path=None)
     model = load_declared(run.model, config.model)
     labels = LabelMap.load(run.model, config.model.head_type)

@@ -78,7 +78,7 @@ def forecast_memory(plan: FoldPlan) -> int:
     layer = 2 * (34 + 5 * heads * tokens / hidden) * tokens * hidden * data.batch_size if hidden else 0
     return int((400 << 20) + 4 * weights + layers * layer)
 
-
+# %% ../../nbs/stages/06_jobs.ipynb #463f378d
 class FoldProgress(Callback):
     "Tells whoever asked for a fold how far it is: at each line of the log, and at each evaluation."
     order = 90
@@ -120,14 +120,9 @@ class FoldRows:
         return fold_name(self.number, self.plan.folds.n_folds, self.plan.folds.repeats)
 
     @property
-    def rows(self) -> np.ndarray:
-        "Positions of the training rows."
-        return self.plan.folds[self.number][0]
-
+    def rows(self) -> np.ndarray: return self.plan.folds[self.number][0]    # positions of the training rows
     @property
-    def held(self) -> np.ndarray:
-        "Positions of the rows that judge the fold."
-        return self.plan.folds[self.number][1]
+    def held(self) -> np.ndarray: return self.plan.folds[self.number][1]    # of the rows that judge the fold
 
     @property
     def seed(self) -> int:
