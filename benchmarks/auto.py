@@ -29,7 +29,7 @@ from mlx_bert_training.errors import MLXBertError
 from mlx_bert_training.search.auto import auto, linear_fit
 
 RESULTS = Path(__file__).parent / "results" / "auto.jsonl"
-PRESETS = {"sst2": "generic_text", "disaster-tweets": "nlp_disaster", "titanic": "titanic",
+PRESETS = {"sst2": "generic_text", "disaster-tweets": "generic_text", "titanic": "titanic",
            "german-credit": "german_credit"}
 TEST = 400
 
@@ -51,8 +51,7 @@ def with_auto(train: Path, test: Path, target: str, limit: str, folder: Path) ->
 def with_preset(name: str, train: Path, test: Path, target: str, limit: str,
                 folder: Path) -> tuple[Any, dict[str, Any]]:
     "Predictions of a preset in the same time."
-    texts: dict[str, dict[str, Any]] = {"sst2": {"text_column": "text"}, "disaster-tweets": {"template": "{text}", "template_defaults": {}}}
-    overrides = texts.get(name, {})
+    overrides: dict[str, Any] = {"text_column": "text"} if PRESETS[name] == "generic_text" else {}
     trainer = create_kaggle_trainer(
         config=PRESETS[name], train_path=str(train), test_path=str(test), target_column=target, id_column=None,
         time_budget=limit, download_data=False, data_dir=None, output_dir=str(folder), sample_path=None,

@@ -45,7 +45,7 @@ def settle_resume(args: argparse.Namespace) -> None:
     if said is None or said == "latest" or os.path.isdir(said) or args.config is not None: return
     args.config, args.resume = said, "latest"
 
-
+# %% ../nbs/11_cli.ipynb #11bdcdb4
 def train_elsewhere(args: argparse.Namespace) -> int:
     "Train in a rank on each machine of a host file."
     from mlx_bert_training.parallel.hosts import train_on_hosts

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pandas as pd
 
@@ -31,6 +32,8 @@ from ..factory import create_kaggle_trainer
 from ..files import make_folder, write_text
 from ..kaggle.trainer import KaggleTrainer
 from ..models.weights import WeightsError, resolve_pretrained
+from ..runtime.blas import cpu_threads
+from ..runtime.device import select_device
 from .look import look_at
 from ..stages.announce import announce
 from ..stages.budget import measure_speed, plan_budget, stopped_after
@@ -43,8 +46,8 @@ from ..validation.scores import score_predictions
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'DEFAULTS', 'AutoResult', 'AutoRun', 'table_file', 'choose_model', 'choose_length', 'choose_plan',
-           'check_for_leaks', 'linear_fit', 'linear_score', 'hand_over', 'run_plan', 'auto']
+__all__ = ['log', 'DEFAULTS', 'AutoResult', 'AutoRun', 'table_file', 'choose_model', 'choose_parts', 'choose_length',
+           'choose_plan', 'check_for_leaks', 'linear_fit', 'linear_score', 'hand_over', 'run_plan', 'auto']
 
 # %% ../../nbs/search/07_auto.ipynb #30032d89
 @dataclass(repr=False)
@@ -129,6 +132,14 @@ def choose_model(run: AutoRun) -> None:
         run.decisions.append("model: all-MiniLM-L6-v2, 22.7 million parameters, which is on this machine")
     except WeightsError:
         run.decisions.append("model: small, with random weights; `mlx-bert fetch` gets a pretrained one")
+
+
+def choose_parts(run: AutoRun) -> None:
+    "On a CPU each core computes a part of every batch: small models gain most."
+    cores, device = cpu_threads(), str(run.overrides.get("environment.device", "auto"))
+    if "environment.cpu_parts" in run.overrides or cores < 2 or select_device(device).type == mx.gpu: return
+    run.settings["environment.cpu_parts"] = min(cores, 8)
+    run.decisions.append(f"cpu_parts {min(cores, 8)}: each core computes a part of every batch")
 
 # %% ../../nbs/search/07_auto.ipynb #ab745d3e
 def choose_length(run: AutoRun, data: PreparedData) -> None:
@@ -252,6 +263,7 @@ def auto(
                     "environment.output_dir": str(run.folder.path),
                     "kaggle.submission_dir": str(run.folder.report("sent", "d"))}
     choose_model(run)
+    choose_parts(run)
     choose_length(run, create_kaggle_trainer(config=run.config()).data)
     trainer = check_for_leaks(run, create_kaggle_trainer(config=run.config()))
     choose_plan(run, trainer)
