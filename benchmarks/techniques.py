@@ -27,7 +27,7 @@ from typing import Any
 
 import pandas as pd
 
-from mlx_bert_training import create_trainer, load_config, runtime
+from mlx_bert_training import create_kaggle_trainer, create_trainer, load_config, runtime
 
 TEST = 500      # rows to test on, at least
 RESULTS = Path(__file__).parent / "results" / "techniques.jsonl"
@@ -52,6 +52,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
     "pooling weighted_cls": {"model": {"pooling": "weighted_cls"}},
     "pooling concat_last": {"model": {"pooling": "concat_last"}},
     "pooling attention": {"model": {"pooling": "attention"}},
+    "distillation 0.5": {"teacher": {"weight": 0.5}},
 }
 RECIPE: dict[str, Any] = {
     "model": {"pretrained": "all-MiniLM-L6-v2", "pooling": "mean"},
@@ -84,6 +85,17 @@ def read_sets(folder: Path) -> dict[str, Rows]:
             "template": german.template, "target_column": "risk"})}
 
 
+def taught(weight: float, config: dict[str, Any], epochs: int, seed: int, folder: Path) -> list[dict[str, Any]]:
+    "A callback that learns from what three folds of the same model and a linear partner said of each row out of fold."
+    data = {name: value for name, value in config["data"].items() if name != "validation_path"}
+    kaggle = {"cv_folds": 3, "enable_ensemble": True, "ensemble_members": ["linear"], "competition_metric": "auc",
+              "competition_type": "binary_classification", "save_fold_models": False, "threshold_search": False}
+    trainer = create_kaggle_trainer(config={**config, "data": data, "kaggle": kaggle}, num_epochs=epochs, seed=seed,
+                                    output_dir=str(folder), run_name="teacher")
+    path = trainer.train_with_cv(dashboard=False).oof.save(folder / "teacher.npz")
+    return [{"type": "distillation", "teacher": str(path), "weight": weight}]
+
+
 def one_run(rows: Rows, technique: str, seed: int, size: int, epochs: int) -> dict[str, float]:
     "Train on some rows and score on others."
     shuffled = rows.frame.sample(frac=1, random_state=seed)
@@ -95,8 +107,10 @@ def one_run(rows: Rows, technique: str, seed: int, size: int, epochs: int) -> di
         config = {**RECIPE, **{name: {**RECIPE.get(name, {}), **part} if isinstance(part, dict) else part
                                for name, part in extra.items()}}
         config["data"] = {**config["data"], **rows.data, "train_path": files[0], "validation_path": files[1]}
+        teacher = config.pop("teacher", None)
+        started, cpu = time.perf_counter(), time.process_time()     # of the teacher too, where there is one
+        if teacher: config["callbacks"] = taught(teacher["weight"], config, epochs, seed, Path(folder))
         trainer = create_trainer(config=config, num_epochs=epochs, seed=seed, output_dir=folder)
-        started, cpu = time.perf_counter(), time.process_time()
         trainer.train()
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         scores = trainer.evaluate()

@@ -20,7 +20,7 @@ from .. import runtime
 from . import evaluator as evaluation
 from .background import RunHandle, check_thread
 from .batch_parts import training_step_of
-from .best import BestTracker
+from .best import BestTracker, warn_unmeasurable
 from .config import BaseTrainerConfig
 from .control import EvaluationStopped, RunControl, graceful_interrupt
 from .evaluator import Evaluator, Outputs, as_predictions, declared_transform, score_outputs
@@ -40,6 +40,7 @@ from ..errors import MLXBertError
 from ..lease import Lease
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
 from ..runtime.ranks import RankError, Ranks, arrays_of_first, check_agreement, declared_ranks, of_first
+from ..tasks.metrics import check_metrics
 from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import Task
 
@@ -220,6 +221,7 @@ def make_parts(
 ) -> RunParts:
     "The declared parts of one run, with those that are given in the place of the declared ones."
     config, training, parameters = evaluator.config, evaluator.config.training, evaluator.model.trainable_parameters()
+    if evaluates: check_metrics([training.best_metric], evaluator.task)
     best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
                        evaluator.metric_names if evaluates else None)
     depths: Mapping[str, int] = getattr(evaluator.model, "parameter_depths", dict)()
@@ -373,7 +375,9 @@ class Preparable(Predictor):
     "A predictor that can be made ready to train."
     train_loader: DataLoader | None = None
     output_dir: Path | None = None                                      # the folder of this run
+    filled_folder: Path | None = None                                   # the folder that a run has written into
     lease: Lease | None = None                                          # of that folder, while the run writes into it
+    rows_digests: dict[str, str] | None = None                          # of the rows of this run, see `rows_of`
     keep_weights: str | None = None                                     # best or last, where a stop by hand said so
     kept_weights: str = "last"                                          # whose weights the model holds after a run
     given: tuple[Loss | None, Any, Schedule | None] = None, None, None  # instead of the declared ones
@@ -384,12 +388,13 @@ class Preparable(Predictor):
         train_loader, val_loader = shortened(self.config.training, train_loader, val_loader)
         self.train_loader, self.val_loader = check_loaders(self.config, train_loader, val_loader), val_loader
         self.ledger = Ledger(plan_run(self.config.training, len(self.train_loader)))
-        self.keep_weights, self.outputs = None, None
+        self.keep_weights, self.outputs, self.rows_digests = None, None, None
         self.evaluator.loss, optimizer, schedule = self.given
         if self.fits_targets: self.evaluator.transform = declared_transform(self.config, self.task, self.train_loader)
         self.evaluator.loss_for(self.train_loader)
         evaluates = self.config.training.eval_strategy != "no" and val_loader is not None
         self.parts = make_parts(self.evaluator, self.state, evaluates, optimizer, schedule, self.callbacks)
+        if evaluates: warn_unmeasurable(self.config.training.best_metric, self.task, val_loader)
 
     def renew_step(self) -> None:
         "A step for the optimizer's state as it is now."

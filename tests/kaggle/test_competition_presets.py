@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from mlx_bert_training.declaration.load import list_presets, load_config
+from mlx_bert_training.factory import create_kaggle_trainer
 from mlx_bert_training.kaggle.draft import draft, preset_table
 from mlx_bert_training.run import run_competition
 
@@ -110,6 +111,22 @@ def test_from_files_of_that_shape_to_a_submission(preset, tmp_path, monkeypatch)
     assert list(table.columns) == list(sample.columns)
     assert table[table.columns[0]].astype(str).tolist() == sample[sample.columns[0]].astype(str).tolist()
     assert table.notna().all(axis=None) and np.isfinite(done.result.mean)
+
+
+def test_three_essays_of_all_are_generated(tmp_path, monkeypatch):
+    "As in the competition's own file: each fold of the preset judges one of them."
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path, SHAPES["llm_detect_ai_text"])
+    essays = pd.read_csv(tmp_path / "train_essays.csv", dtype={"id": str})
+    essays.assign(generated=[int(i in (5, 25, 45)) for i in range(len(essays))]).to_csv(
+        tmp_path / "train_essays.csv", index=False)
+    trainer = create_kaggle_trainer(config="llm_detect_ai_text", **{
+        "model.pretrained": None, "model.config": SMALL, "data.max_length": 24, "data.num_workers": 0,
+        "environment.device": "cpu", "environment.output_dir": str(tmp_path / "runs"),
+        "kaggle.data_dir": str(tmp_path)})
+    plan = trainer.plan()
+    labels = np.asarray(plan.train.labels)
+    assert [int(labels[held].sum()) for _, held in (plan.folds[i] for i in range(len(plan.folds)))] == [1, 1, 1]
 
 
 def test_thirty_targets_and_what_is_scored_of_them(tmp_path):
