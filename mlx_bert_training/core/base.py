@@ -46,9 +46,9 @@ from ..tasks.task import Task
 
 # %% auto #0
 __all__ = ['log', 'batch_seed', 'train_epoch', 'finish_update', 'finish_epoch', 'log_progress', 'evaluate_and_note', 'run_loop',
-           'restore_best', 'finish_run', 'RunParts', 'make_parts', 'training_step', 'TrainerFacts', 'ModelFacts',
-           'note_batch', 'Predictor', 'Resumable', 'check_loaders', 'settle_control', 'heard_here', 'TrainerParts',
-           'Trainer']
+           'restore_best', 'finish_run', 'training_step', 'RunParts', 'make_parts', 'TrainerFacts', 'ModelFacts',
+           'note_batch', 'Predictor', 'check_loaders', 'Preparable', 'Resumable', 'settle_control', 'heard_here',
+           'TrainerParts', 'Trainer']
 
 # %% ../../nbs/core/22_base.ipynb #0010bedf
 def batch_seed(
@@ -186,6 +186,19 @@ def finish_run(trainer: Trainer, kept: str) -> TrainResult:
     return result
 
 # %% ../../nbs/core/22_base.ipynb #c7def257
+def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any] = ()) -> TrainingStep:
+    "A step that has captured the optimizer's present state; a resume needs a new one."
+    names = ("around_forward", "around_score", "around_loss", "around_gradient")
+    changing = [technique for technique in techniques if any(hasattr(technique, name) for name in names)]
+    assert evaluator.loss is not None
+    evaluator.model.train()
+    clip, parts = evaluator.config.optimizer, evaluator.config.environment.cpu_parts
+    make = partial(training_step_of, parts) if evaluator.ranks.alone else partial(make_step, evaluator.ranks)
+    return make(evaluator.model, evaluator.loss, optimizer, max_grad_norm=clip.max_grad_norm,
+                clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled,
+                techniques=changing)
+
+# %% ../../nbs/core/22_base.ipynb #0c87d10d
 log = logging.getLogger(__name__)
 
 
@@ -197,7 +210,7 @@ class RunParts:
     best: BestTracker           # the best evaluation and its weights
     step: TrainingStep          # forward, backward, update
 
-# %% ../../nbs/core/22_base.ipynb #4595e64b
+
 def make_parts(
     evaluator: Evaluator,           # has the model, its declaration and its loss
     plan: TrainerState,             # says how many updates there will be
@@ -218,19 +231,6 @@ def make_parts(
         config.scheduler, config.optimizer.learning_rate, plan.total_steps, plan.steps_per_epoch,
         maximize=best.mode == "max"))
     return RunParts(optimizer, rate, best, training_step(evaluator, optimizer, techniques))
-
-
-def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any] = ()) -> TrainingStep:
-    "A step that has captured the optimizer's present state; a resume needs a new one."
-    names = ("around_forward", "around_score", "around_loss", "around_gradient")
-    changing = [technique for technique in techniques if any(hasattr(technique, name) for name in names)]
-    assert evaluator.loss is not None
-    evaluator.model.train()
-    clip, parts = evaluator.config.optimizer, evaluator.config.environment.cpu_parts
-    make = partial(training_step_of, parts) if evaluator.ranks.alone else partial(make_step, evaluator.ranks)
-    return make(evaluator.model, evaluator.loss, optimizer, max_grad_norm=clip.max_grad_norm,
-                clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled,
-                techniques=changing)
 
 # %% ../../nbs/core/22_base.ipynb #5797a74f
 class TrainerFacts:
@@ -360,9 +360,19 @@ class Predictor(ModelFacts):
         with exchanged_weights(self.model, self.averaged_weights()):
             return self.evaluator.run(loader, loss, partial(note_batch, self))
 
-# %% ../../nbs/core/22_base.ipynb #5cba4b07
-class Resumable(Predictor):
-    "A predictor that can be made ready to train, saved, and taken on from what was saved."
+# %% ../../nbs/core/22_base.ipynb #7c94f3fb
+def check_loaders(config: BaseTrainerConfig, train: DataLoader | None, validation: DataLoader | None) -> DataLoader:
+    "The loader to train on. Raises `MLXBertError` where there is none, or nothing in it."
+    if train is None: raise MLXBertError("train needs a loader: pass one, or declare data.train_path")
+    if len(train) == 0: raise MLXBertError("the training loader has no batches")
+    strategy = config.training.eval_strategy
+    if strategy != "no" and validation is None:
+        log.warning("there is no validation part: eval_strategy %r evaluates nothing", strategy)
+    return train
+
+# %% ../../nbs/core/22_base.ipynb #82e4772c
+class Preparable(Predictor):
+    "A predictor that can be made ready to train."
     train_loader: DataLoader | None = None
     output_dir: Path | None = None                                      # the folder of this run
     filled_folder: Path | None = None                                   # the folder that a run has written into
@@ -390,6 +400,15 @@ class Resumable(Predictor):
                         "one. Shorten scheduler.warmup_steps, or train longer", warmup, self.state.total_steps)
         if evaluates: warn_unmeasurable(self.config.training.best_metric, self.task, val_loader)
 
+    def renew_step(self) -> None:
+        "A step for the optimizer's state as it is now."
+        self.parts.step.close()
+        self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
+
+# %% ../../nbs/core/22_base.ipynb #4c3d94fd
+class Resumable(Preparable):
+    "One that can be saved, and taken on from what was saved."
+
     def save_checkpoint(self, path: str | Path) -> Path:
         "Write all that a resume needs. Raises `CheckpointError`, and `TrainingError` for weights that are not finite."
         check_thread(self.handle)
@@ -404,8 +423,7 @@ class Resumable(Predictor):
         check_thread(self.handle)
         if self.optimizer is None: self.prepare_training(self.train_loader, self.val_loader)
         restore_run(self, path, going_on)
-        self.parts.step.close()
-        self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
+        self.renew_step()
         run = run_of_checkpoint(path)
         if run is not None: self.output_dir = run.path
 
@@ -413,18 +431,7 @@ class Resumable(Predictor):
         "Take earlier weights and an earlier state of the optimizer, and go on from there."
         set_weights(self.model, weights, "earlier weights")
         self.parts.optimizer.state = tree_unflatten(list(optimizer.items()))
-        self.parts.step.close()
-        self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
-
-# %% ../../nbs/core/22_base.ipynb #7c94f3fb
-def check_loaders(config: BaseTrainerConfig, train: DataLoader | None, validation: DataLoader | None) -> DataLoader:
-    "The loader to train on. Raises `MLXBertError` where there is none, or nothing in it."
-    if train is None: raise MLXBertError("train needs a loader: pass one, or declare data.train_path")
-    if len(train) == 0: raise MLXBertError("the training loader has no batches")
-    strategy = config.training.eval_strategy
-    if strategy != "no" and validation is None:
-        log.warning("there is no validation part: eval_strategy %r evaluates nothing", strategy)
-    return train
+        self.renew_step()
 
 # %% ../../nbs/core/22_base.ipynb #f3297199
 def settle_control(evaluator: Evaluator, control: RunControl | None) -> RunControl:
