@@ -299,8 +299,9 @@ def prediction_loader(
                             quoting=data.quoting, required=required, as_text=_as_text(config, str(source), False))
     if isinstance(source, pd.DataFrame):
         texts = read_texts(source, columns or text_source(source, data), per_word)
-        ids = (source[data.id_column] if data.id_column in source.columns else source.index).to_numpy()
-        wrong = wrong_id(source, data.id_column) if data.id_column in source.columns else None
+        named = data.id_column if data.id_column in source.columns else None
+        ids = (source.index if named is None else source[named]).to_numpy()
+        wrong = None if named is None else wrong_id(source, named)
         if wrong is not None: log.warning("%s", wrong)
         note_numbers(source, data)
     elif isinstance(source, (list, tuple, pd.Series, np.ndarray)): texts = _listed(list(source), per_word)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.checkpoint import loader_digest
 from ..core.config import KaggleTrainerConfig
 from ..core.run_folder import RunFolder, candidates
 from ..data.prepare import PreparedData
@@ -18,7 +19,6 @@ from ..declaration.durations import seconds_of
 from ..declaration.problems import ConfigError, Problem
 from ..files import write_json
 from ..stages.budget import WANTED, BudgetPlan, Speed, measure_speed, plan_budget
-from ..core.checkpoint import loader_digest
 from ..stages.identity import config_hash
 
 # %% auto #0

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import DataError
 from .columns import TargetColumn, TargetFormat, numbers
 from .decisions import ThresholdError
 from .forms import TargetForm
