@@ -132,7 +132,7 @@ def array_digest(*arrays: Any) -> str:
             values = np.asarray(array.astype(mx.float32) if isinstance(array, mx.array) else array)
             if values.dtype == object: values = values.astype(str)
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
-            digest.update(np.ascontiguousarray(values))     # without a copy, also of a file on disk
+            digest.update(np.ascontiguousarray(values).data)     # without a copy, also of a file on disk
     return digest.hexdigest()
 
 

@@ -300,7 +300,8 @@ def prediction_loader(
     if isinstance(source, pd.DataFrame):
         texts = read_texts(source, columns or text_source(source, data), per_word)
         ids = (source[data.id_column] if data.id_column in source.columns else source.index).to_numpy()
-        wrong = wrong_id(source, data.id_column) if data.id_column in source.columns else None
+        known = data.id_column is not None and data.id_column in source.columns
+        wrong = wrong_id(source, str(data.id_column)) if known else None
         if wrong is not None: log.warning("%s", wrong)
         note_numbers(source, data)
     elif isinstance(source, (list, tuple, pd.Series, np.ndarray)): texts = _listed(list(source), per_word)
