@@ -20,7 +20,7 @@ from .. import runtime
 from . import evaluator as evaluation
 from .background import RunHandle, check_thread
 from .batch_parts import training_step_of
-from .best import BestTracker, warn_unmeasurable
+from .best import BestTracker, check_best, warn_unmeasurable
 from .config import BaseTrainerConfig
 from .control import EvaluationStopped, RunControl, graceful_interrupt
 from .evaluator import Evaluator, Outputs, as_predictions, declared_transform, score_outputs
@@ -40,7 +40,6 @@ from ..errors import MLXBertError
 from ..lease import Lease
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
 from ..runtime.ranks import RankError, Ranks, arrays_of_first, check_agreement, declared_ranks, of_first
-from ..tasks.metrics import check_metrics
 from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import Task
 
@@ -221,7 +220,7 @@ def make_parts(
 ) -> RunParts:
     "The declared parts of one run, with those that are given in the place of the declared ones."
     config, training, parameters = evaluator.config, evaluator.config.training, evaluator.model.trainable_parameters()
-    if evaluates: check_metrics([training.best_metric], evaluator.task)
+    if evaluates: check_best(training.best_metric, evaluator.task, evaluator.metric_names)
     best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
                        evaluator.metric_names if evaluates else None)
     depths: Mapping[str, int] = getattr(evaluator.model, "parameter_depths", dict)()

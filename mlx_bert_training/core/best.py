@@ -21,13 +21,13 @@ from .weights import set_weights, to_evaluate
 from ..declaration.problems import ConfigError, Problem
 from ..errors import MLXBertError
 from ..protocols import DataLoader
-from ..tasks.metrics import compute_metrics, get_metric, metric_direction
+from ..tasks.metrics import MetricError, check_metrics, compute_metrics, get_metric, metric_direction
 from ..tasks.task import Task
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'evaluation_key', 'has_value', 'warn_unmeasurable', 'BestTracker']
+__all__ = ['log', 'evaluation_key', 'has_value', 'check_best', 'warn_unmeasurable', 'BestTracker']
 
 # %% ../../nbs/core/15_best.ipynb #e426b086
 def evaluation_key(
@@ -56,6 +56,15 @@ def has_value(
         warnings.simplefilter("ignore")
         try: return bool(np.isfinite(compute_metrics([metric], task, perfect, targets)[metric]))
         except (MLXBertError, ValueError, TypeError, LookupError): return True      # that needs more than targets
+
+
+def check_best(metric: str, task: Task, listed: Sequence[str]) -> None:
+    "Raise `ConfigError` for a metric that cannot judge the task, with the values that an evaluation has."
+    try: check_metrics([metric], task)
+    except MetricError as error:
+        known = ", ".join(f"eval_{name}" for name in ("loss", *listed))
+        raise ConfigError([Problem(key="training.best_metric", value=metric, allowed=known,
+                                   message=str(error))]) from error
 
 
 def warn_unmeasurable(metric: str, task: Task, loader: DataLoader | None) -> None:

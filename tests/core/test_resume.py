@@ -16,8 +16,9 @@ from mlx_bert_training.core.base import Trainer
 from mlx_bert_training.core.checkpoint import latest_checkpoint, read_checkpoint
 from mlx_bert_training.core.weights import check_finite, model_weights
 from mlx_bert_training.declaration.load import load_config
+from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.errors import CheckpointError, TrainingError
-from mlx_bert_training.tasks.metrics import MetricError, compute_metrics
+from mlx_bert_training.tasks.metrics import compute_metrics
 
 
 def same_bits(a, b) -> bool:
@@ -205,7 +206,7 @@ def test_a_best_metric_that_has_no_value_is_known_before_the_first_update(tmp_pa
 
 
 def test_a_best_metric_of_another_task_names_those_that_fit(tmp_path):
-    with pytest.raises(MetricError, match="does not fit a binary_classification head; these do: accuracy"):
+    with pytest.raises(ConfigError, match="does not fit a binary_classification head; these do: accuracy"):
         Trainer(ToyModel(), toy_config(tmp_path, best_metric="rmse")).train(ToyLoader(), ToyLoader(seed=1))
 
 
