@@ -47,7 +47,7 @@ benchmark: $(TORCH)/.installed  ## speed and memory against transformers and tor
 $(TORCH)/.installed: benchmarks/requirements.txt
 	$(PYTHON) -m venv $(VENV)-torch
 	$(TORCH)/pip install -q --upgrade pip
-	$(TORCH)/pip install -q -r benchmarks/requirements.txt pytest -e .
+	$(TORCH)/pip install -q -r benchmarks/requirements.txt pytest hypothesis -e .
 	@touch $@
 
 $(BIN)/.installed: settings.ini setup.py | $(BIN)/python

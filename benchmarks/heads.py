@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -69,7 +70,7 @@ def cosine_scores(prepared: Any) -> dict[str, dict[str, float]]:
     "The cosine of TF-IDF vectors of both sentences, which no score is needed for."
     first, second = prepared.texts["validation"]
     words = TfidfVectorizer(sublinear_tf=True).fit([*prepared.texts["train"].first, *prepared.texts["train"].second])
-    cosine = words.transform(first).multiply(words.transform(second)).sum(axis=1)
+    cosine = np.asarray(words.transform(first).multiply(words.transform(second)).sum(axis=1)).ravel()
     return {"TF-IDF cosine": compute_metrics(["pearson", "spearman"], "regression", cosine,
                                              prepared.validation.labels)}
 

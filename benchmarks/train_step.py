@@ -40,7 +40,7 @@ def mlx_side(folder: Path, rate: float, parts: int = 1) -> Side:
 
     from mlx_bert_training import create_model, runtime
     from mlx_bert_training.core.batch_parts import inference_step_of, training_step_of
-    from mlx_bert_training.core.config import OptimizerConfig
+    from mlx_bert_training.core.config import EnvironmentConfig, OptimizerConfig
     from mlx_bert_training.core.optimization import create_optimizer
     from mlx_bert_training.tasks.losses import create_loss
 
@@ -49,7 +49,7 @@ def mlx_side(folder: Path, rate: float, parts: int = 1) -> Side:
     optimizer = create_optimizer(config, model.trainable_parameters())
     runtime.select_device("auto")
     training = training_step_of(parts, model, loss, optimizer, max_grad_norm=MAX_GRAD_NORM)
-    inference = inference_step_of(parts, model, loss)
+    inference = inference_step_of(parts, model, loss, of_large=EnvironmentConfig().inference_parts)
 
     def train(batch: dict[str, np.ndarray]) -> float:
         model.train()

@@ -19,7 +19,7 @@ from .callbacks.learning_curve import LearningCurve
 from .callbacks.metrics_logger import MetricsLogger
 from .callbacks.progress import ProgressBar
 from .core.base import Trainer
-from .core.config import BaseTrainerConfig
+from .core.config import BaseTrainerConfig, KaggleTrainerConfig
 from .core.control import RunControl
 from .core.registry import TRAINERS
 from .data.loader import BucketedLoader
@@ -27,6 +27,7 @@ from .data.prepare import PreparedData, prepare
 from .declaration.kinds import split_kind
 from .declaration.load import load_config
 from .declaration.problems import ConfigError, Problem
+from .errors import DataError
 from .integrations.mlflow import MLflowCallback
 from .kaggle.files import locate_files
 from .kaggle.trainer import KaggleTrainer, as_kaggle_config
@@ -36,13 +37,14 @@ from .models.weights import resolve_pretrained
 from .pretraining.masking import PretrainingError
 from .protocols import CallbackProtocol, Model
 from .runtime.ranks import process_ranks
+from .stages.members import with_backbone
 from .stages.plan import all_rows
 from .widgets.dashboard import DashboardCallback
 
 # %% auto #0
 __all__ = ['get_trainer_config', 'declared_callbacks', 'register_trainer', 'create_trainer', 'declared_data', 'check_fits',
            'declared_model', 'adapting_callbacks', 'declared_encoder', 'refuse_ranks', 'FoldListeners',
-           'create_kaggle_trainer']
+           'declared_backbones', 'create_kaggle_trainer']
 
 # %% ../nbs/08_factory.ipynb #8268a774
 def get_trainer_config(
@@ -177,10 +179,10 @@ def declared_encoder(
 
 # %% ../nbs/08_factory.ipynb #073c9b80
 def refuse_ranks(config: BaseTrainerConfig) -> None:
-    "Raise `ConfigError` for folds that several processes would share: they are side by side already."
-    if (config.parallel.ranks or 1) == 1 and process_ranks().alone: return
-    raise ConfigError([Problem(key="parallel.ranks", value=config.parallel.ranks, message="folds are trained one in a "
-                               "process; set it to null, and parallel.executor to processes for several at once")])
+    "Raise `ConfigError` where a launcher has started this process as a rank: each fold starts its own ranks."
+    if process_ranks().alone: return
+    raise ConfigError([Problem(key="parallel.ranks", value=config.parallel.ranks, message="each fold starts the ranks "
+                               "that share its batches: start one process, without mlx.launch")])
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,20 @@ class FoldListeners:
         return FoldListeners, (tuple(c for c in self.shared if not isinstance(c, MLflowCallback)),)
 
 # %% ../nbs/08_factory.ipynb #a6c379ff
+def declared_backbones(
+    config: KaggleTrainerConfig,
+) -> dict[str, tuple[Model, PreparedData]]:     # by `model.pretrained`
+    "The other pretrained models of an ensemble, and all rows in the tokens of each."
+    found: dict[str, tuple[Model, PreparedData]] = {}
+    for name in config.kaggle.backbones:
+        other = all_rows(with_backbone(config, name))
+        data = declared_data(None, other)
+        if data is None: raise DataError("kaggle.backbones: each needs tokens of its own: set data.train_path")
+        found[name] = declared_model(other, data), data
+        check_fits(*found[name])
+    return found
+
+# %% ../nbs/08_factory.ipynb #fc5e5dfa
 def create_kaggle_trainer(
     model: Model | None = None,     # None: made from the `model:` section
     config: str | Path | dict[str, Any] | BaseTrainerConfig | None = None,  # preset, file, dictionary or object
@@ -219,4 +235,4 @@ def create_kaggle_trainer(
 
     listeners = FoldListeners(shared, display)
     return KaggleTrainer(model, resolved, callbacks=listeners(resolved), data=data, fold_callbacks=listeners,
-                         control=control)
+                         control=control, backbones=declared_backbones(resolved))

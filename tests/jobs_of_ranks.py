@@ -6,7 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 from toys import ToyLoader, ToyModel, toy_config
 
-from mlx_bert_training.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from mlx_bert_training.callbacks import Callback, EarlyStopping, ModelCheckpoint, create_callback
 from mlx_bert_training.core.base import Trainer
 from mlx_bert_training.core.weights import model_weights
 from mlx_bert_training.errors import DataError
@@ -33,7 +33,8 @@ def ask_for_a_rate(trainer): trainer.control.set_learning_rate(0.005)
 class ToyRun:
     "Trains the toy model; what it comes to is plain arrays."
 
-    def __init__(self, folder, dropout=0.0, at=None, resume=None, rows=37, batch=8, **overrides):
+    def __init__(self, folder, dropout=0.0, at=None, resume=None, rows=37, batch=8, technique=None, **overrides):
+        self.technique = technique
         self.folder, self.dropout, self.at, self.resume = folder, dropout, at, resume
         self.rows, self.batch, self.overrides = rows, batch, overrides
 
@@ -41,6 +42,7 @@ class ToyRun:
         config = toy_config(self.folder, **self.overrides)
         callbacks = [EarlyStopping(2, 1e-4)]
         if config.training.save_strategy != "no": callbacks.append(ModelCheckpoint("steps", 2))
+        if self.technique is not None: callbacks.append(create_callback(self.technique))
         if self.at is not None: callbacks.append(At(*self.at))
         trainer = Trainer(ToyModel(self.dropout), config, callbacks=callbacks, control=control)
         result = trainer.train(ToyLoader(self.rows, self.batch), ToyLoader(21, 8, seed=1, shuffle=False),

@@ -25,6 +25,19 @@ def test_predictions_never_overwrite_the_file_that_is_predicted(tmp_path, monkey
     assert "would overwrite x.csv" in capsys.readouterr().err and (tmp_path / "x.csv").read_text() == "id,text\n1,a\n"
 
 
+@pytest.mark.parametrize("file", ["config.yaml", "model/model.safetensors", "./result.json", "../q/folds.csv", "link"])
+def test_predictions_never_overwrite_the_run(tmp_path, monkeypatch, capsys, file):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("id,text\n1,a\n")
+    for name in ("config.yaml", "model/model.safetensors", "result.json", "folds.csv"):
+        (tmp_path / "q" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "q" / name).write_text("kept")
+    (tmp_path / "link").symlink_to("q/config.yaml")
+    assert main(["predict", "q", "x.csv", "-o", "link" if file == "link" else f"q/{file}"]) == 2
+    assert "would overwrite a file of the run q" in capsys.readouterr().err
+    assert {path.read_text() for path in (tmp_path / "q").rglob("*") if path.is_file()} == {"kept"}
+
+
 def test_a_page_about_the_data_does_not_overwrite_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("data: {}\n")
@@ -33,7 +46,6 @@ def test_a_page_about_the_data_does_not_overwrite_them(tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize(("given", "config", "overrides", "resume"), [
     (("latest", "run.yaml", ["a=1"]), "run.yaml", ["a=1"], "latest"),
-    (("num_epochs=4", "run.yaml", ["a=1"]), "run.yaml", ["num_epochs=4", "a=1"], "latest"),
     (("run.yaml", None, []), "run.yaml", [], "latest"), (("folder", None, []), None, [], "folder"),
     (("a=b", None, []), None, [], "a=b"), (("missing", "run.yaml", []), "run.yaml", [], "missing"),
     ((None, "run.yaml", []), "run.yaml", [], None)])
@@ -43,6 +55,25 @@ def test_what_stands_behind_resume(tmp_path, monkeypatch, given, config, overrid
     args = argparse.Namespace(resume=given[0], config=given[1], overrides=list(given[2]))
     settle_resume(args)
     assert (args.config, args.overrides, args.resume) == (config, overrides, resume)
+
+
+@pytest.mark.parametrize(("words", "config", "overrides", "resume"), [
+    ("run.yaml --resume num_epochs=4 a=1", "run.yaml", ["num_epochs=4", "a=1"], "latest"),
+    ("run.yaml a=1 --resume a=2", "run.yaml", ["a=1", "a=2"], "latest"),      # of two equal keys the last counts
+    ("run.yaml --resume a=1 a=2", "run.yaml", ["a=1", "a=2"], "latest"),
+    ("--resume a=1 run.yaml a=2", "run.yaml", ["a=1", "a=2"], "latest"),
+    ("a=1 run.yaml a=2", "run.yaml", ["a=1", "a=2"], None), ("a=1 a=2", None, ["a=1", "a=2"], None),
+    ("k=v.yaml a=2", "k=v.yaml", ["a=2"], None), ("run.yaml --resume a=b k=1", "run.yaml", ["k=1"], "a=b"),
+    ("run.yaml --resume=a=b k=1", "run.yaml", ["k=1"], "a=b"), ("run.yaml more.yaml", "run.yaml", ["more.yaml"], None)])
+def test_the_order_of_the_words(tmp_path, monkeypatch, words, config, overrides, resume):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    (tmp_path / "k=v.yaml").touch()
+    seen = []
+    monkeypatch.setattr("mlx_bert_training.cli.train", lambda args: seen.append(args), raising=True)
+    main.__globals__["train"].__name__ = "train"
+    assert main(["train", *words.split()]) == 0
+    assert (seen[0].config, seen[0].overrides, seen[0].resume) == (config, overrides, resume)
 
 
 @pytest.fixture

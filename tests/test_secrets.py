@@ -135,8 +135,8 @@ class Down(Echo):
 def test_a_tracking_server_that_echoes_the_login(monkeypatch, tmp_path, capfd, caplog, name, handler):
     pytest.importorskip("mlflow")
     monkeypatch.setattr(spooling.Outbox, "linger", 0.02)
-    monkeypatch.setattr(spooling.Outbox, "pauses", (0.05, 0.2))
-    monkeypatch.setattr(spooling.Outbox, "patience", 5.0)
+    monkeypatch.setattr(spooling.Attempts, "pauses", (0.05, 0.2))
+    monkeypatch.setattr(spooling.Attempts, "patience", 5.0)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.heard, server.more = [], CANARY
     threading.Thread(target=server.serve_forever, daemon=True).start()

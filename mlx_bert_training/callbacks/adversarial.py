@@ -16,6 +16,7 @@ from .base import Callback, CallbackError
 from ..core.state import TrainerState
 from ..core.step import Passes, global_norm
 from ..core.view import TrainerView
+from ..runtime.ranks import ALONE, sum_gradients
 
 Gradient = Callable[[Any, dict[str, mx.array]], tuple[Any, mx.array, mx.array]]
 _TINY = 1e-12       # keeps a norm of zero from the denominator
@@ -29,9 +30,11 @@ class Adversarial(Callback):
 
     def __init__(self, parameters: str, start: float):     # a pattern of their names; the epoch from which on
         self.pattern, self.start, self.active = re.compile(parameters), start, start <= 0
+        self.ranks = ALONE
 
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
-        "See whether there is anything to change."
+        "See whether there is anything to change, and who shares the batches."
+        self.ranks = trainer.evaluator.ranks
         names = [name for name, _ in tree_flatten(trainer.model.trainable_parameters())]
         if any(map(self.pattern.search, names)): return
         raise CallbackError(f"{self.name}: no trained parameter fits {self.pattern.pattern!r}, among "
@@ -49,8 +52,9 @@ class Adversarial(Callback):
         "Add the gradient under the changed weights."
         def both(parameters: Any, arrays: dict[str, mx.array]) -> tuple[Any, mx.array, mx.array]:
             clean, loss, weight = gradient(parameters, arrays)
-            slopes = {name: g for name, g in tree_flatten(clean) if self.pattern.search(name)}
+            mine = {name: g for name, g in tree_flatten(clean) if self.pattern.search(name)}
             weights = dict(tree_flatten(parameters))
+            slopes = dict(zip(mine, sum_gradients(self.ranks, list(mine.values())), strict=True))   # of the whole batch
             worse = self.changed(slopes, {name: weights[name] for name in slopes})
             moved = tree_map_with_path(lambda name, weight: worse.get(name, weight), parameters)
             return tree_map(mx.add, clean, gradient(moved, arrays)[0]), loss, weight

@@ -17,26 +17,11 @@ from ..errors import MLXBertError
 from ..protocols import EVENTS, CallbackProtocol
 
 # %% auto #0
-__all__ = ['Callback', 'CallbackError', 'register_callback', 'create_callback']
+__all__ = ['TrainingEvents', 'ModelEvents', 'FoldEvents', 'Callback', 'CallbackError', 'register_callback', 'create_callback']
 
 # %% ../../nbs/callbacks/01_base.ipynb #6e0b6b52
-class Callback:
-    """Listens to a run; override the events you care about.
-
-    `order` decides who hears first: low numbers before high ones. Whatever must survive a resume goes into
-    `state_dict`, as plain JSON values. Where several processes share every batch, all of them have the callback, and
-    come to the same decisions; with `first_rank_only` it is in the first one alone, for what tells people how it goes.
-    """
-
-    order: int = 0
-    first_rank_only: bool = False
-
-    @property
-    def name(self) -> str: return type(self).__name__
-
-    def state_dict(self) -> dict[str, Any]: return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: """Continue from what `state_dict` gave."""
+class TrainingEvents:
+    "What happens while a model trains, in the order of a run."
 
     @does_nothing
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
@@ -54,6 +39,21 @@ class Callback:
     def on_log(self, trainer: TrainerView, state: TrainerState) -> None:
         """After a training row went into `state.history`."""
     @does_nothing
+    def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
+        """At the end of an update: a safe point."""
+    @does_nothing
+    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None: """After an epoch and its evaluation."""
+    @does_nothing
+    def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
+        """Once, when training ends without an error."""
+    @does_nothing
+    def on_exception(self, trainer: TrainerView, state: TrainerState) -> None: """When training ends with an error."""
+
+# %% ../../nbs/callbacks/01_base.ipynb #797e8f72
+class ModelEvents:
+    "What happens to a model, in a run and outside of one."
+
+    @does_nothing
     def on_evaluate_begin(self, trainer: TrainerView, state: TrainerState) -> None: """Before an evaluation."""
     @does_nothing
     def on_prediction_step(self, trainer: TrainerView, state: TrainerState) -> None:
@@ -61,11 +61,6 @@ class Callback:
     @does_nothing
     def on_evaluate_end(self, trainer: TrainerView, state: TrainerState) -> None:
         """After `state.metrics` was filled."""
-    @does_nothing
-    def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        """At the end of an update: a safe point."""
-    @does_nothing
-    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None: """After an epoch and its evaluation."""
     @does_nothing
     def on_checkpoint_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         """Before a checkpoint is written."""
@@ -76,11 +71,11 @@ class Callback:
     def on_predict_begin(self, trainer: TrainerView, state: TrainerState) -> None: """Before a prediction."""
     @does_nothing
     def on_predict_end(self, trainer: TrainerView, state: TrainerState) -> None: """After a prediction."""
-    @does_nothing
-    def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        """Once, when training ends without an error."""
-    @does_nothing
-    def on_exception(self, trainer: TrainerView, state: TrainerState) -> None: """When training ends with an error."""
+
+# %% ../../nbs/callbacks/01_base.ipynb #b8f12ab5
+class FoldEvents:
+    "What happens in a cross-validation and in a competition."
+
     @does_nothing
     def on_cv_begin(self, trainer: TrainerView, state: TrainerState) -> None: """Once, before the first fold."""
     @does_nothing
@@ -94,6 +89,25 @@ class Callback:
     @does_nothing
     def on_submission(self, trainer: TrainerView, state: TrainerState) -> None:
         """After `trainer.submission` was written."""
+
+# %% ../../nbs/callbacks/01_base.ipynb #e3466e65
+class Callback(TrainingEvents, ModelEvents, FoldEvents):
+    """Listens to a run; override the events you care about.
+
+    `order` decides who hears first: low numbers before high ones. Whatever must survive a resume goes into
+    `state_dict`, as plain JSON values. Where several processes share every batch, all of them have the callback, and
+    come to the same decisions; with `first_rank_only` it is in the first one alone, for what tells people how it goes.
+    """
+
+    order: int = 0
+    first_rank_only: bool = False
+
+    @property
+    def name(self) -> str: return type(self).__name__
+
+    def state_dict(self) -> dict[str, Any]: return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: """Continue from what `state_dict` gave."""
 
 # %% ../../nbs/callbacks/01_base.ipynb #82180ee3
 class CallbackError(MLXBertError, ValueError):

@@ -35,6 +35,10 @@ def read_metrics(
             raise DataError(f"{path}, line {number}: not a row of metrics: {error}") from None
     return pd.DataFrame(rows)
 
+# %% ../../nbs/callbacks/06_metrics_logger.ipynb #2908c13d
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False, default=lambda value: value.item()) + "\n"
+
 # %% ../../nbs/callbacks/06_metrics_logger.ipynb #4879bf61
 class MetricsLogger(Callback):
     "Write each row of `state.history` to a JSON-lines file in the folder of the run; shows itself as a table."
@@ -67,7 +71,3 @@ class MetricsLogger(Callback):
     def __repr__(self) -> str: return f"MetricsLogger({str(self.file or self.path)!r}, {len(self.rows)} rows)"
 
     def _repr_html_(self) -> str: return self.to_frame().to_html(na_rep="", index=False)
-
-# %% ../../nbs/callbacks/06_metrics_logger.ipynb #2908c13d
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, allow_nan=False, default=lambda value: value.item()) + "\n"

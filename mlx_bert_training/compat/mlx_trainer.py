@@ -5,7 +5,6 @@
 # %% ../../nbs/compat/02_mlx_trainer.ipynb #823787a4
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,32 +14,46 @@ import mlx.optimizers as optim
 
 from .training_config import MLX_OPTIMIZERS, TrainingConfig
 from ..core.base import Trainer
+from ..core.results import TrainResult
+from ..core.trials import FirstBatches
 from ..factory import declared_callbacks
 from ..protocols import Batch, DataLoader, Model
 
 # %% auto #0
-__all__ = ['FirstBatches', 'MLXTrainer', 'OneBatch']
+__all__ = ['OneBatch', 'figures_of', 'former_optimizer', 'MLXTrainer']
 
 # %% ../../nbs/compat/02_mlx_trainer.ipynb #126a7b97
-class FirstBatches:
-    "The first few batches of a loader."
+class OneBatch:
+    "A loader of a single batch."
 
-    def __init__(self, loader: DataLoader, count: int):
-        self.loader, self.count = loader, count
+    def __init__(self, batch: Batch): self.batch = batch
 
     @property
-    def num_examples(self) -> int: return self.loader.num_examples
+    def num_examples(self) -> int: return len(self.batch["input_ids"])
+    @property
+    def labels(self) -> Any: return self.batch.get("labels")
 
-    def __len__(self) -> int: return min(self.count, len(self.loader))
-
+    def __len__(self) -> int: return 1
     def __iter__(self) -> Iterator[Batch]: return self.batches(0)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return itertools.islice(self.loader.batches(epoch, start), self.count - start)
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]: return iter([self.batch][start:])
 
-    def subset(self, indices: Any) -> DataLoader: return FirstBatches(self.loader.subset(indices), self.count)
+    def subset(self, indices: Any) -> DataLoader:
+        return OneBatch({name: values[indices] for name, values in self.batch.items()})
 
-# %% ../../nbs/compat/02_mlx_trainer.ipynb #44e8453f
+# %% ../../nbs/compat/02_mlx_trainer.ipynb #2bcd8570
+def figures_of(result: TrainResult) -> dict[str, Any]:
+    "What a run came to, under the former names."
+    return {"best_metric": result.best_metric, "best_step": result.best_step, "global_step": result.steps,
+            "training_time": result.seconds, "history": result.history, **result.metrics}
+
+
+def former_optimizer(config: TrainingConfig) -> Any:
+    "An optimizer that today's declaration does not know; None for one that it does."
+    if config.optimizer not in MLX_OPTIMIZERS: return None
+    return {"rmsprop": optim.RMSprop, "adagrad": optim.Adagrad}[config.optimizer](config.learning_rate)
+
+# %% ../../nbs/compat/02_mlx_trainer.ipynb #39c14d4e
 class MLXTrainer:
     "The former trainer: a `Trainer` under its former method names. Making one warns that it is deprecated."
 
@@ -48,68 +61,36 @@ class MLXTrainer:
         warnings.warn("MLXTrainer is deprecated: use create_trainer", DeprecationWarning, stacklevel=2)
         self.model, self.config = model, config
         resolved = config.to_trainer_config()
-        if optimizer is None and config.optimizer in MLX_OPTIMIZERS:
-            optimizer = {"rmsprop": optim.RMSprop, "adagrad": optim.Adagrad}[config.optimizer](config.learning_rate)
-        self.trainer = Trainer(model, resolved, callbacks=declared_callbacks(resolved), optimizer=optimizer)
+        self.trainer = Trainer(model, resolved, callbacks=declared_callbacks(resolved),
+                               optimizer=former_optimizer(config) if optimizer is None else optimizer)
 
     def train(self, train_loader: DataLoader, val_loader: DataLoader | None = None,
-              test_loader: DataLoader | None = None, resume_from_checkpoint: str | Path | None = None
-              ) -> dict[str, Any]:
+              test_loader: DataLoader | None = None,
+              resume_from_checkpoint: str | Path | None = None) -> dict[str, Any]:
         "Train; the figures of the result, and those of `test_loader` under `test_...`."
-        result = self.trainer.train(train_loader, val_loader, resume_from=resume_from_checkpoint)
-        figures = {"best_metric": result.best_metric, "best_step": result.best_step, "global_step": result.steps,
-                   "training_time": result.seconds, "history": result.history, **result.metrics}
+        figures = figures_of(self.trainer.train(train_loader, val_loader, resume_from=resume_from_checkpoint))
         if test_loader is not None: figures.update(self.evaluate(test_loader, phase="test"))
         return figures
 
-    def evaluate(self, dataloader: DataLoader, phase: str = "validation", max_batches: int | None = None
-                 ) -> dict[str, float]:
+    def evaluate(self, dataloader: DataLoader, phase: str = "validation",
+                 max_batches: int | None = None) -> dict[str, float]:
         "Loss and metrics, each name beginning with the phase."
-        loader = dataloader if max_batches is None else FirstBatches(dataloader, max_batches)
+        loader: Any = dataloader if max_batches is None else FirstBatches(dataloader, max_batches)
         scores = self.trainer.evaluate(loader)
         return {f"{phase}_{name.removeprefix('eval_')}": value for name, value in scores.items()}
 
     def train_step(self, batch: Batch) -> float:
         "One update on one batch, at the rate `get_learning_rate` tells; the loss before it."
-        self._begin(batch)
+        if self.trainer.optimizer is None: self.trainer.prepare_training(OneBatch(batch), None)
         loss, weight, _ = self.trainer.step.update(batch, self.get_learning_rate())
         self.trainer.state.step += 1
         return float(loss) / float(weight)
 
-    def compute_loss(self, batch: Batch) -> float:
-        "Loss of one batch with dropout off."
-        return self.trainer.evaluate(OneBatch(batch))["eval_loss"]
+    def compute_loss(self, batch: Batch) -> float: return self.trainer.evaluate(OneBatch(batch))["eval_loss"]
 
     def get_learning_rate(self) -> float:
         "Learning rate of the next update; the configured one before training."
         if self.trainer.optimizer is None: return self.config.learning_rate
         return self.trainer.schedule(self.trainer.state.step)
 
-    def should_stop_early(self) -> bool:
-        "Whether early stopping has asked for the end."
-        return self.trainer.state.should_stop
-
-    def _begin(self, batch: Batch) -> None:
-        if self.trainer.optimizer is None: self.trainer.prepare_training(OneBatch(batch), None)
-
-
-class OneBatch:
-    "A loader of a single batch."
-
-    def __init__(self, batch: Batch):
-        self.batch = batch
-
-    @property
-    def num_examples(self) -> int: return len(self.batch["input_ids"])
-
-    @property
-    def labels(self) -> Any: return self.batch.get("labels")
-
-    def __len__(self) -> int: return 1
-
-    def __iter__(self) -> Iterator[Batch]: return self.batches(0)
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]: return iter([self.batch][start:])
-
-    def subset(self, indices: Any) -> DataLoader:
-        return OneBatch({name: values[indices] for name, values in self.batch.items()})
+    def should_stop_early(self) -> bool: return self.trainer.state.should_stop      # early stopping asked for it

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core.config import BaseTrainerConfig
 from ..declaration.load import load_config
@@ -18,8 +18,11 @@ from ..declaration.problems import ConfigError, Problem
 from ..declaration.yaml_io import dump_yaml, read_document, write_text
 from ..errors import nearest, unknown_name
 
+Fields = TypeVar("Fields", bound="FormerFields")
+
 # %% auto #0
-__all__ = ['SCHEDULES', 'LOSSES', 'MLX_OPTIMIZERS', 'RENAMED', 'NESTED', 'translate', 'TrainingConfig']
+__all__ = ['Fields', 'SCHEDULES', 'LOSSES', 'MLX_OPTIMIZERS', 'RENAMED', 'NESTED', 'translate', 'FormerFields', 'todays_config',
+           'TrainingConfig']
 
 # %% ../../nbs/compat/01_training_config.ipynb #fddb4755
 SCHEDULES = {"constant": "none", "linear_warmup": "linear", "cosine": "cosine", "cosine_warmup": "cosine",
@@ -46,8 +49,8 @@ def translate(
 
 # %% ../../nbs/compat/01_training_config.ipynb #6ff8952c
 @dataclass
-class TrainingConfig:
-    "The former configuration: flat, with a few nested dictionaries. Making one warns that it is deprecated."
+class FormerFields:
+    "The fields of the former configuration, with its defaults: flat, with a few nested dictionaries."
     epochs: int = 3
     batch_size: int = 32
     learning_rate: float = 2e-5
@@ -75,21 +78,45 @@ class TrainingConfig:
     advanced: dict[str, Any] = field(default_factory=dict)
     dataloader: dict[str, Any] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]: return asdict(self)
+
+    @classmethod
+    def from_dict(cls: type[Fields], values: Mapping[str, Any]) -> Fields:
+        "The configuration `to_dict` described. Raises `ConfigError` for a name that is none."
+        known = [f.name for f in fields(cls)]
+        problems = [Problem(key=str(key), value=value, message="is not an option of TrainingConfig",
+                            suggestion=nearest(str(key), known) or "")
+                    for key, value in values.items() if key not in known]
+        if problems: raise ConfigError(problems)
+        return cls(**values)
+
+# %% ../../nbs/compat/01_training_config.ipynb #a97314a4
+def todays_config(
+    former: FormerFields,
+) -> BaseTrainerConfig:
+    "The same settings as today's configuration. Raises `ConfigError` or `UnknownNameError`."
+    overrides: dict[str, Any] = {new: getattr(former, old) for old, new in RENAMED.items()}
+    overrides["scheduler.type"] = translate(SCHEDULES, "lr_schedule", former.lr_schedule)
+    overrides["warmup_steps"] = former.warmup_steps if former.lr_schedule.endswith("warmup") else 0
+    overrides["max_steps"] = -1 if former.max_steps is None else former.max_steps
+    overrides.update(translate(LOSSES, "loss_function", former.loss_function))
+    overrides["optimizer.type"] = "adamw" if former.optimizer in MLX_OPTIMIZERS else former.optimizer
+    if former.competition_name is not None: overrides["competition_name"] = former.competition_name
+    for name in NESTED: overrides.update(getattr(former, name))
+    return load_config(None, **overrides)
+
+# %% ../../nbs/compat/01_training_config.ipynb #ebc14787
+@dataclass
+class TrainingConfig(FormerFields):
+    "The former configuration. Making one warns that it is deprecated."
+
     def __post_init__(self) -> None:
         warnings.warn("TrainingConfig is deprecated: use get_trainer_config", DeprecationWarning, stacklevel=3)
         self.to_trainer_config()    # every mistake is reported at once, with today's messages
 
     def to_trainer_config(self) -> BaseTrainerConfig:
         "The same settings as today's configuration. Raises `ConfigError` or `UnknownNameError`."
-        overrides: dict[str, Any] = {new: getattr(self, old) for old, new in RENAMED.items()}
-        overrides["scheduler.type"] = translate(SCHEDULES, "lr_schedule", self.lr_schedule)
-        overrides["warmup_steps"] = self.warmup_steps if self.lr_schedule.endswith("warmup") else 0
-        overrides["max_steps"] = -1 if self.max_steps is None else self.max_steps
-        overrides.update(translate(LOSSES, "loss_function", self.loss_function))
-        overrides["optimizer.type"] = "adamw" if self.optimizer in MLX_OPTIMIZERS else self.optimizer
-        if self.competition_name is not None: overrides["competition_name"] = self.competition_name
-        for name in NESTED: overrides.update(getattr(self, name))
-        return load_config(None, **overrides)
+        return todays_config(self)
 
     def get_effective_batch_size(self) -> int:
         "Examples to an update."
@@ -100,20 +127,6 @@ class TrainingConfig:
         batches = -(-num_examples // self.batch_size)
         windows = -(-batches // self.to_trainer_config().training.gradient_accumulation_steps)
         return self.max_steps or windows * self.epochs
-
-    def to_dict(self) -> dict[str, Any]:
-        "All fields as plain values."
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:
-        "The configuration `to_dict` described. Raises `ConfigError` for a name that is none."
-        known = [f.name for f in fields(cls)]
-        problems = [Problem(key=str(key), value=value, message="is not an option of TrainingConfig",
-                            suggestion=nearest(str(key), known) or "")
-                    for key, value in values.items() if key not in known]
-        if problems: raise ConfigError(problems)
-        return cls(**values)
 
     def save(self, path: str | Path) -> None:
         "Write as YAML or, for a name that ends in .json, as JSON."

@@ -20,7 +20,7 @@ from .. import runtime
 from . import evaluator as evaluation
 from .background import RunHandle, check_thread
 from .batch_parts import training_step_of
-from .best import BestTracker
+from .best import BestTracker, warn_unmeasurable
 from .config import BaseTrainerConfig
 from .control import EvaluationStopped, RunControl, graceful_interrupt
 from .evaluator import Evaluator, Outputs, as_predictions, declared_transform, score_outputs
@@ -40,14 +40,15 @@ from ..errors import MLXBertError
 from ..lease import Lease
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
 from ..runtime.ranks import RankError, Ranks, arrays_of_first, check_agreement, declared_ranks, of_first
+from ..tasks.metrics import check_metrics
 from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import Task
 
 # %% auto #0
 __all__ = ['log', 'batch_seed', 'train_epoch', 'finish_update', 'finish_epoch', 'log_progress', 'evaluate_and_note', 'run_loop',
-           'restore_best', 'finish_run', 'RunParts', 'make_parts', 'training_step', 'TrainerFacts', 'ModelFacts',
-           'note_batch', 'Predictor', 'Resumable', 'check_loaders', 'settle_control', 'heard_here', 'TrainerParts',
-           'Trainer']
+           'restore_best', 'finish_run', 'training_step', 'RunParts', 'make_parts', 'TrainerFacts', 'ModelFacts',
+           'note_batch', 'Predictor', 'check_loaders', 'Preparable', 'Resumable', 'settle_control', 'heard_here',
+           'TrainerParts', 'Trainer']
 
 # %% ../../nbs/core/22_base.ipynb #0010bedf
 def batch_seed(
@@ -185,39 +186,6 @@ def finish_run(trainer: Trainer, kept: str) -> TrainResult:
     return result
 
 # %% ../../nbs/core/22_base.ipynb #c7def257
-log = logging.getLogger(__name__)
-
-
-@dataclass
-class RunParts:
-    "What one run trains with."
-    optimizer: Any              # an mlx optimizer, which knows the parameters
-    rate: LearningRate          # of the coming update
-    best: BestTracker           # the best evaluation and its weights
-    step: TrainingStep          # forward, backward, update
-
-# %% ../../nbs/core/22_base.ipynb #4595e64b
-def make_parts(
-    evaluator: Evaluator,           # has the model, its declaration and its loss
-    plan: TrainerState,             # says how many updates there will be
-    evaluates: bool,                # whether there will be evaluations
-    optimizer: Any = None,          # instead of the declared one
-    schedule: Schedule | None = None,   # the same
-    techniques: Iterable[Any] = (),     # callbacks; those that change the passes are taken
-) -> RunParts:
-    "The declared parts of one run, with those that are given in the place of the declared ones."
-    config, training, parameters = evaluator.config, evaluator.config.training, evaluator.model.trainable_parameters()
-    best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
-                       evaluator.metric_names if evaluates else None)
-    depths: Mapping[str, int] = getattr(evaluator.model, "parameter_depths", dict)()
-    optimizer = optimizer or create_optimizer(config.optimizer, parameters, depths)
-    optimizer.init(parameters)
-    rate = LearningRate(schedule or create_schedule(
-        config.scheduler, config.optimizer.learning_rate, plan.total_steps, plan.steps_per_epoch,
-        maximize=best.mode == "max"))
-    return RunParts(optimizer, rate, best, training_step(evaluator, optimizer, techniques))
-
-
 def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any] = ()) -> TrainingStep:
     "A step that has captured the optimizer's present state; a resume needs a new one."
     names = ("around_forward", "around_score", "around_loss", "around_gradient")
@@ -229,6 +197,40 @@ def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any
     return make(evaluator.model, evaluator.loss, optimizer, max_grad_norm=clip.max_grad_norm,
                 clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled,
                 techniques=changing)
+
+# %% ../../nbs/core/22_base.ipynb #0c87d10d
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class RunParts:
+    "What one run trains with."
+    optimizer: Any              # an mlx optimizer, which knows the parameters
+    rate: LearningRate          # of the coming update
+    best: BestTracker           # the best evaluation and its weights
+    step: TrainingStep          # forward, backward, update
+
+
+def make_parts(
+    evaluator: Evaluator,           # has the model, its declaration and its loss
+    plan: TrainerState,             # says how many updates there will be
+    evaluates: bool,                # whether there will be evaluations
+    optimizer: Any = None,          # instead of the declared one
+    schedule: Schedule | None = None,   # the same
+    techniques: Iterable[Any] = (),     # callbacks; those that change the passes are taken
+) -> RunParts:
+    "The declared parts of one run, with those that are given in the place of the declared ones."
+    config, training, parameters = evaluator.config, evaluator.config.training, evaluator.model.trainable_parameters()
+    if evaluates: check_metrics([training.best_metric], evaluator.task)
+    best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
+                       evaluator.metric_names if evaluates else None)
+    depths: Mapping[str, int] = getattr(evaluator.model, "parameter_depths", dict)()
+    optimizer = optimizer or create_optimizer(config.optimizer, parameters, depths)
+    optimizer.init(parameters)
+    rate = LearningRate(schedule or create_schedule(
+        config.scheduler, config.optimizer.learning_rate, plan.total_steps, plan.steps_per_epoch,
+        maximize=best.mode == "max"))
+    return RunParts(optimizer, rate, best, training_step(evaluator, optimizer, techniques))
 
 # %% ../../nbs/core/22_base.ipynb #5797a74f
 class TrainerFacts:
@@ -358,12 +360,24 @@ class Predictor(ModelFacts):
         with exchanged_weights(self.model, self.averaged_weights()):
             return self.evaluator.run(loader, loss, partial(note_batch, self))
 
-# %% ../../nbs/core/22_base.ipynb #5cba4b07
-class Resumable(Predictor):
-    "A predictor that can be made ready to train, saved, and taken on from what was saved."
+# %% ../../nbs/core/22_base.ipynb #7c94f3fb
+def check_loaders(config: BaseTrainerConfig, train: DataLoader | None, validation: DataLoader | None) -> DataLoader:
+    "The loader to train on. Raises `MLXBertError` where there is none, or nothing in it."
+    if train is None: raise MLXBertError("train needs a loader: pass one, or declare data.train_path")
+    if len(train) == 0: raise MLXBertError("the training loader has no batches")
+    strategy = config.training.eval_strategy
+    if strategy != "no" and validation is None:
+        log.warning("there is no validation part: eval_strategy %r evaluates nothing", strategy)
+    return train
+
+# %% ../../nbs/core/22_base.ipynb #82e4772c
+class Preparable(Predictor):
+    "A predictor that can be made ready to train."
     train_loader: DataLoader | None = None
     output_dir: Path | None = None                                      # the folder of this run
+    filled_folder: Path | None = None                                   # the folder that a run has written into
     lease: Lease | None = None                                          # of that folder, while the run writes into it
+    rows_digests: dict[str, str] | None = None                          # of the rows of this run, see `rows_of`
     keep_weights: str | None = None                                     # best or last, where a stop by hand said so
     kept_weights: str = "last"                                          # whose weights the model holds after a run
     given: tuple[Loss | None, Any, Schedule | None] = None, None, None  # instead of the declared ones
@@ -374,12 +388,26 @@ class Resumable(Predictor):
         train_loader, val_loader = shortened(self.config.training, train_loader, val_loader)
         self.train_loader, self.val_loader = check_loaders(self.config, train_loader, val_loader), val_loader
         self.ledger = Ledger(plan_run(self.config.training, len(self.train_loader)))
-        self.keep_weights, self.outputs = None, None
+        self.keep_weights, self.outputs, self.rows_digests = None, None, None
         self.evaluator.loss, optimizer, schedule = self.given
         if self.fits_targets: self.evaluator.transform = declared_transform(self.config, self.task, self.train_loader)
         self.evaluator.loss_for(self.train_loader)
         evaluates = self.config.training.eval_strategy != "no" and val_loader is not None
         self.parts = make_parts(self.evaluator, self.state, evaluates, optimizer, schedule, self.callbacks)
+        warmup = getattr(self.parts.rate.schedule, "warmup_steps", 0)
+        if warmup >= self.state.total_steps > 0:
+            log.warning("the warm-up takes %d updates and the run has %d: the learning rate never reaches the declared "
+                        "one. Shorten scheduler.warmup_steps, or train longer", warmup, self.state.total_steps)
+        if evaluates: warn_unmeasurable(self.config.training.best_metric, self.task, val_loader)
+
+    def renew_step(self) -> None:
+        "A step for the optimizer's state as it is now."
+        self.parts.step.close()
+        self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
+
+# %% ../../nbs/core/22_base.ipynb #4c3d94fd
+class Resumable(Preparable):
+    "One that can be saved, and taken on from what was saved."
 
     def save_checkpoint(self, path: str | Path) -> Path:
         "Write all that a resume needs. Raises `CheckpointError`, and `TrainingError` for weights that are not finite."
@@ -395,8 +423,7 @@ class Resumable(Predictor):
         check_thread(self.handle)
         if self.optimizer is None: self.prepare_training(self.train_loader, self.val_loader)
         restore_run(self, path, going_on)
-        self.parts.step.close()
-        self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
+        self.renew_step()
         run = run_of_checkpoint(path)
         if run is not None: self.output_dir = run.path
 
@@ -404,18 +431,7 @@ class Resumable(Predictor):
         "Take earlier weights and an earlier state of the optimizer, and go on from there."
         set_weights(self.model, weights, "earlier weights")
         self.parts.optimizer.state = tree_unflatten(list(optimizer.items()))
-        self.parts.step.close()
-        self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
-
-# %% ../../nbs/core/22_base.ipynb #7c94f3fb
-def check_loaders(config: BaseTrainerConfig, train: DataLoader | None, validation: DataLoader | None) -> DataLoader:
-    "The loader to train on. Raises `MLXBertError` where there is none, or nothing in it."
-    if train is None: raise MLXBertError("train needs a loader: pass one, or declare data.train_path")
-    if len(train) == 0: raise MLXBertError("the training loader has no batches")
-    strategy = config.training.eval_strategy
-    if strategy != "no" and validation is None:
-        log.warning("there is no validation part: eval_strategy %r evaluates nothing", strategy)
-    return train
+        self.renew_step()
 
 # %% ../../nbs/core/22_base.ipynb #f3297199
 def settle_control(evaluator: Evaluator, control: RunControl | None) -> RunControl:

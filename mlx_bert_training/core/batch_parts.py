@@ -21,8 +21,8 @@ from ..protocols import Batch, Loss, Model
 from ..runtime.device import on_cpu
 
 # %% auto #0
-__all__ = ['T', 'Window', 'row_parts', 'twin', 'Companion', 'Crew', 'follow', 'window_sum', 'PartsStep', 'PartsInference',
-           'training_step_of', 'inference_step_of']
+__all__ = ['T', 'Window', 'LARGE', 'row_parts', 'twin', 'Companion', 'Crew', 'follow', 'window_sum', 'PartsStep',
+           'PartsInference', 'training_step_of', 'inference_step_of']
 
 # %% ../../nbs/core/13_batch_parts.ipynb #7cc84bb9
 def row_parts(
@@ -163,15 +163,19 @@ class PartsStep(TrainingStep):
 class PartsInference(InferenceStep):
     "Logits and loss of a batch whose parts are computed side by side."
 
-    def __init__(self, model: Model, loss: Loss | None = None, *, parts: int = 2, **options: Any):
+    def __init__(self, model: Model, loss: Loss | None = None, *, parts: int = 2,
+                 least_tokens: int = 0,     # a batch with fewer, padding counted, is computed whole
+                 **options: Any):
         super().__init__(model, loss, **options)
         mx.eval(model.parameters())
+        self.least_tokens = least_tokens
         self.beside = [InferenceStep(twin(model), loss, **options) for _ in range(parts - 1)]
         self.crew = Crew()
 
     def __call__(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         "Logits (B, C), loss sum and weight; the last two are 0 for a batch without labels."
-        shares = row_parts(batch, len(self.beside) + 1)
+        large = np.size(batch["input_ids"]) >= self.least_tokens
+        shares = row_parts(batch, len(self.beside) + 1) if large else [batch]
         if len(shares) == 1: return super().__call__(batch)
         work = [partial(_logits, follow(step.model, self.model), step, share)
                 for step, share in zip(self.beside, shares[1:], strict=False)]
@@ -197,11 +201,16 @@ def training_step_of(
     return PartsStep(*arguments, parts=parts, **options)
 
 
+LARGE = 1024    # tokens of a batch from which parts pay in inference
+
+
 def inference_step_of(
-    parts: int,         # of a batch, on a CPU
-    *arguments: Any,    # of the step: model and loss
-    **options: Any,     # the same
+    parts: int,             # of a batch, on a CPU
+    *arguments: Any,        # of the step: model and loss
+    of_large: int = 1,      # the same for batches of `LARGE` tokens or more, where `parts` is 1
+    **options: Any,         # the same
 ) -> InferenceStep:
     "The same for logits."
-    if parts == 1 or not on_cpu(): return InferenceStep(*arguments, **options)
-    return PartsInference(*arguments, parts=parts, **options)
+    if max(parts, of_large) == 1 or not on_cpu(): return InferenceStep(*arguments, **options)
+    if parts > 1: return PartsInference(*arguments, parts=parts, **options)
+    return PartsInference(*arguments, parts=of_large, least_tokens=LARGE, **options)

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from .checkpoint import read_checkpoint
 from .evaluator import Outputs
 from .state import TrainerState
 from .weights import set_weights, to_evaluate
 from ..declaration.problems import ConfigError, Problem
-from ..tasks.metrics import get_metric, metric_direction
+from ..errors import MLXBertError
+from ..protocols import DataLoader
+from ..tasks.metrics import compute_metrics, get_metric, metric_direction
+from ..tasks.task import Task
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'evaluation_key', 'BestTracker']
+__all__ = ['log', 'evaluation_key', 'has_value', 'warn_unmeasurable', 'BestTracker']
 
 # %% ../../nbs/core/15_best.ipynb #e426b086
 def evaluation_key(
@@ -37,6 +42,31 @@ def evaluation_key(
     raise ConfigError([Problem(
         key="training.best_metric", value=metric, allowed=", ".join(f"eval_{known}" for known in ("loss", *listed)),
         message=f"is not among the values of an evaluation; list it too, training.metrics: [{wanted}]")])
+
+# %% ../../nbs/core/15_best.ipynb #00aef542
+def has_value(
+    metric: str,            # bare name
+    task: Task,
+    targets: np.ndarray,    # (N,) or (N, C), as a loss is given them
+) -> bool:
+    "Whether perfect predictions of these targets have a score."
+    perfect = targets.astype(np.float64)
+    if task.targets == "classes": perfect = np.eye(max(2, int(targets.max()) + 1))[targets.astype(np.int64)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try: return bool(np.isfinite(compute_metrics([metric], task, perfect, targets)[metric]))
+        except (MLXBertError, ValueError, TypeError, LookupError): return True      # that needs more than targets
+
+
+def warn_unmeasurable(metric: str, task: Task, loader: DataLoader | None) -> None:
+    "Warn where no evaluation on these rows can be the best."
+    labels, name = getattr(loader, "labels", None), metric.removeprefix("eval_")
+    if name == "loss" or labels is None or task.per_word: return
+    if has_value(get_metric(name).name, task, np.asarray(labels)): return
+    log.warning("training.best_metric %s has no value on the %d rows of the validation part, whatever is predicted: "
+                "the last weights will be kept, not the best. Hold out other rows (data.validation_fraction or "
+                "data.validation_path), or choose another metric, such as eval_loss", metric, len(labels))
+
 
 # %% ../../nbs/core/15_best.ipynb #f014ad93
 class BestTracker:

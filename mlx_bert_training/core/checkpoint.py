@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from .run_folder import RunFolder
 from ..errors import CheckpointError
 from ..files import replace_folder, write_json
+from ..protocols import DataLoader
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MANIFEST', 'VALUES', 'write_checkpoint', 'verify_checkpoint', 'read_checkpoint', 'checkpoint_folder',
-           'checkpoint_step', 'newest_whole', 'latest_checkpoint']
+           'checkpoint_step', 'newest_whole', 'latest_checkpoint', 'array_digest', 'loader_digest']
 
 # %% ../../nbs/core/06_checkpoint.ipynb #4f1142cc
 MANIFEST, VALUES = "manifest.json", "state.json"
@@ -120,3 +122,25 @@ def latest_checkpoint(
     newest, damaged = newest_whole(folder)
     for problem in damaged: log.warning("%s. It is skipped", problem)
     return newest
+
+# %% ../../nbs/core/06_checkpoint.ipynb #33dd9c7a
+def array_digest(*arrays: Any) -> str:
+    "A hash of arrays, of mappings from names to arrays, and of texts."
+    digest = hashlib.sha256()
+    for item in arrays:
+        for name, array in sorted(item.items()) if isinstance(item, dict) else [("", item)]:
+            values = np.asarray(array.astype(mx.float32) if isinstance(array, mx.array) else array)
+            if values.dtype == object: values = values.astype(str)
+            digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+            digest.update(np.ascontiguousarray(values))     # without a copy, also of a file on disk
+    return digest.hexdigest()
+
+
+# %% ../../nbs/core/06_checkpoint.ipynb #c97357ed
+def loader_digest(loader: DataLoader | None) -> str:
+    "A hash of what a loader holds: tokens where it shows them, and labels and ids."
+    encoded = getattr(getattr(loader, "dataset", None), "encoded", None)
+    tokens = [getattr(encoded, name, None) for name in ("ids", "lengths")]
+    return array_digest(*(str(t) if t is None else t for t in
+                          [*tokens, getattr(loader, "labels", None), getattr(loader, "row_ids", None)]))
+

@@ -92,6 +92,9 @@ class Requests:
         "Tell the listeners that something was done."
         for listener in self.listeners: listener()
 
+    @property
+    def paused(self) -> bool: return not self._go.is_set()
+
 # %% ../../nbs/core/11_control.ipynb #3e00b5e3
 _RUNNING: list[Any] = []        # controls of the runs that train in this process, oldest first
 
@@ -156,9 +159,6 @@ class RunControl(Requests):
     def running(self, trainer: Any = None) -> AbstractContextManager[None]:
         "For whoever trains: see `open_to`."
         return open_to(self, trainer)
-
-    @property
-    def paused(self) -> bool: return not self._go.is_set()
 
     @property
     def stop_wanted(self) -> bool: return "stop" in [request.action for request in self.waiting()]

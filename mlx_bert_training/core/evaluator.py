@@ -233,8 +233,9 @@ def model_outputs(
     runtime.claim_mlx()
     if loss is None: check_finite(model_weights(model), "in the weights to predict with")
     model.eval()
-    parts, alone = evaluator.config.environment.cpu_parts, evaluator.ranks.alone
-    make = partial(inference_step_of, parts) if alone else partial(inference_step, evaluator.ranks)
+    environment = evaluator.config.environment
+    alone = partial(inference_step_of, environment.cpu_parts, of_large=environment.inference_parts)
+    make = alone if evaluator.ranks.alone else partial(inference_step, evaluator.ranks)
     step = make(model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
     try: outputs = run_all(step, transformed(loader, evaluator.transform), seen)
     finally:

@@ -17,7 +17,13 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from .checkpoint import latest_checkpoint, newest_whole, read_checkpoint, write_checkpoint
+from mlx_bert_training.core.checkpoint import (
+    latest_checkpoint,
+    loader_digest,
+    newest_whole,
+    read_checkpoint,
+    write_checkpoint,
+)
 from .config import BaseTrainerConfig, EnvironmentConfig
 from .optimization import optimizer_arrays
 from .ranks import scratch_folder
@@ -32,8 +38,8 @@ from ..lease import Lease
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'MAY_CHANGE', 'plan_of', 'changed_keys', 'check_changes', 'go_on', 'save_run', 'check_arrays', 'restore_run',
-           'runs_of_name', 'checkpoint_to_resume', 'folder_of_run', 'open_folder']
+__all__ = ['log', 'MAY_CHANGE', 'plan_of', 'rows_of', 'check_rows', 'changed_keys', 'check_changes', 'go_on', 'save_run',
+           'check_arrays', 'restore_run', 'runs_of_name', 'checkpoint_to_resume', 'folder_of_run', 'open_folder']
 
 # %% ../../nbs/core/17_resume.ipynb #771b19af
 def plan_of(trainer: Any) -> dict[str, Any]:
@@ -44,6 +50,27 @@ def plan_of(trainer: Any) -> dict[str, Any]:
         "gradient_accumulation_steps": config.training.gradient_accumulation_steps,
         "optimizer": config.optimizer.type,
     }
+
+# %% ../../nbs/core/17_resume.ipynb #8ecce580
+def rows_of(trainer: Any) -> dict[str, str]:
+    "Hashes of the rows that a run learns from and is judged by, made once a run."
+    if trainer.rows_digests is None:
+        trainer.rows_digests = {"training": loader_digest(trainer.train_loader),
+                                "validation": loader_digest(trainer.val_loader)}
+    return dict(trainer.rows_digests)
+
+
+def check_rows(
+    saved: Any,             # by part, of the checkpoint; none where an earlier version wrote it
+    trainer: Any,           # has its loaders
+    path: str | Path,       # the checkpoint, for the message
+) -> None:
+    "Raise `CheckpointError` where the rows are no longer those that the run began with."
+    other = [part for part, digest in rows_of(trainer).items() if saved and saved.get(part) != digest]
+    if other:
+        raise CheckpointError(f"{path}: the rows of the {' and the '.join(other)} part are no longer those that this "
+                              "run began with. Put the data back, or start a new run without resuming")
+
 
 # %% ../../nbs/core/17_resume.ipynb #778bf902
 MAY_CHANGE = ("environment.output_dir", "environment.run_name", "environment.experiment_name", "environment.device",
@@ -118,7 +145,7 @@ def save_run(
     values = {
         "state": trainer.state.to_dict(), "schedule": trainer.schedule.state_dict(),
         "callbacks": trainer.callbacks.state_dict(), "meter": trainer.meter.state_dict(),
-        "plan": plan_of(trainer), "config": trainer.config.to_dict(),
+        "plan": plan_of(trainer), "rows": rows_of(trainer), "config": trainer.config.to_dict(),
     }
     return write_checkpoint(path, {name: group for name, group in arrays.items() if group}, values)
 
@@ -155,6 +182,7 @@ def _restore(trainer: Any, path: str | Path, arrays: dict[str, Any], values: Any
     changes = check_changes(values["config"], trainer.config, path) if going_on else {}
     differing = [f"{key} was {theirs.get(key)!r} and is {mine[key]!r}" for key in mine if mine[key] != theirs.get(key)]
     if differing: raise CheckpointError(f"{path}: this run has another plan than the saved one: {'; '.join(differing)}")
+    if going_on: check_rows(values.get("rows"), trainer, path)
     state = go_on(state, trainer.state, changes, path) if going_on else state
     check_arrays(optimizer_arrays(trainer.optimizer), arrays.get("optimizer", {}), f"{path}: the optimizer's state")
     set_weights(trainer.model, arrays["weights"], path)
@@ -224,7 +252,12 @@ def open_folder(
     run = run_of_checkpoint(checkpoint) if checkpoint is not None and checkpoint.is_dir() else None
     with nullcontext() if run is None else Lease(run):      # held already while the checkpoint is read
         if checkpoint is not None: trainer.load_checkpoint(checkpoint, going_on=True)
+        again = checkpoint is None and trainer.output_dir is not None and trainer.output_dir == trainer.filled_folder
+        if again: trainer.output_dir = None     # what is there is the record of the run before
         if trainer.output_dir is None: trainer.output_dir = folder_of_run(trainer.config.environment).path
+        if again: log.warning("this trainer has trained before: it trains the weights that it has now, and writes into "
+                              "%s. A new trainer begins anew", trainer.output_dir)
+        trainer.filled_folder = trainer.output_dir
         with Lease(trainer.folder) as trainer.lease:
             trainer.config.save(open_run_folder(trainer.folder).config)
             yield

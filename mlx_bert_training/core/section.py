@@ -185,6 +185,7 @@ class EnvironmentConfig(Section):
     device: str = option("auto", "auto: the GPU if there is one", choices=("auto", "cpu", "gpu"))
     compile: bool = option(True, "compile the training step")
     cpu_parts: int = option(1, "CPU: parts of a batch computed side by side, a core each", ge=1, le=256)
+    inference_parts: int = option(2, "CPU: the same for large batches of evaluation and prediction alone", ge=1, le=256)
     trainer: str = option("base", "what trains", registry=TRAINERS)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:

@@ -146,6 +146,12 @@ class Backward:
             if group == "0": self.model.update(tree_unflatten(chosen))
             else: _assign(now, chosen)
 
+# %% ../../nbs/core/09_step.ipynb #f91efe02
+def _compiler(compiled: bool) -> Callable[..., Any]:
+    "mx.compile with captured state, or the function as it is."
+    if not compiled: return lambda function, inputs, outputs: function
+    return lambda function, inputs, outputs: mx.compile(function, inputs=inputs, outputs=outputs)
+
 # %% ../../nbs/core/09_step.ipynb #391a9afe
 class StepFunctions:
     "A whole update, the first batch of a window and a further one, compiled once a set of techniques at work."
@@ -222,12 +228,6 @@ class TrainingStep(Backward):
 
     def close(self) -> None:
         "Nothing to end; a step that has threads ends them."
-
-# %% ../../nbs/core/09_step.ipynb #f91efe02
-def _compiler(compiled: bool) -> Callable[..., Any]:
-    "mx.compile with captured state, or the function as it is."
-    if not compiled: return lambda function, inputs, outputs: function
-    return lambda function, inputs, outputs: mx.compile(function, inputs=inputs, outputs=outputs)
 
 # %% ../../nbs/core/09_step.ipynb #a2708ea5
 class InferenceStep:

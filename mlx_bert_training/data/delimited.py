@@ -230,6 +230,25 @@ def _rows_of(file: Path, text: str, form: TableFormat, doubt: bool, max_rows: in
                     "each of which looks like a row. If they are rows, data.quoting: none reads quotes as letters; if "
                     "it is one cell, data.quoting: standard says so.")
 
+# %% ../../nbs/data/02_delimited.ipynb #679c0ca6
+def _typed_frame(names: list[str], columns: list[list[str]], form: TableFormat,
+                 as_text: Collection[str]) -> pd.DataFrame:
+    "The columns as numbers or text; `attrs['commas']` names those in which a decimal comma was found."
+    commas: list[str] = []
+    as_text = set(as_text)
+    made: dict[int, Any] = {}
+    for i, (name, cells) in enumerate(zip(names, columns, strict=True)):
+        if name in as_text:
+            made[i] = [cell or None for cell in cells]
+            continue
+        found = form.decimal is None and has_decimal_comma([cell for cell in cells if cell not in _NOTHING])
+        if found: commas.append(name)
+        made[i] = typed_column(cells, "," if found else form.decimal or ".", form.decimal is not None)
+    frame = pd.DataFrame(made)
+    frame.columns = pd.Index(names)
+    frame.attrs = {"commas": commas}
+    return frame
+
 # %% ../../nbs/data/02_delimited.ipynb #73349292
 def read_delimited(
     file: Path,
@@ -249,22 +268,3 @@ def read_delimited(
     frame = _typed_frame(names, columns, form, as_text)
     decimal = form.decimal or ("," if frame.attrs.pop("commas") else ".")
     return frame, replace(form, decimal=decimal)
-
-# %% ../../nbs/data/02_delimited.ipynb #679c0ca6
-def _typed_frame(names: list[str], columns: list[list[str]], form: TableFormat,
-                 as_text: Collection[str]) -> pd.DataFrame:
-    "The columns as numbers or text; `attrs['commas']` names those in which a decimal comma was found."
-    commas: list[str] = []
-    as_text = set(as_text)
-    made: dict[int, Any] = {}
-    for i, (name, cells) in enumerate(zip(names, columns, strict=True)):
-        if name in as_text:
-            made[i] = [cell or None for cell in cells]
-            continue
-        found = form.decimal is None and has_decimal_comma([cell for cell in cells if cell not in _NOTHING])
-        if found: commas.append(name)
-        made[i] = typed_column(cells, "," if found else form.decimal or ".", form.decimal is not None)
-    frame = pd.DataFrame(made)
-    frame.columns = pd.Index(names)
-    frame.attrs = {"commas": commas}
-    return frame

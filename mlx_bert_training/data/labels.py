@@ -25,7 +25,7 @@ from ..tasks.task import Task, get_task, task_in_file, task_place
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FILE', 'target_columns', 'LabelMap', 'fit_labels']
+__all__ = ['log', 'FILE', 'target_columns', 'read_labels', 'LabelMap', 'fit_labels']
 
 # %% ../../nbs/data/06_labels.ipynb #cc349ae7
 def target_columns(
@@ -53,6 +53,20 @@ def _as_classes(column: TargetColumn, task: Task, frame: pd.DataFrame, classes: 
 FILE = "labels.json"
 
 
+def read_labels(
+    folder: str | Path,     # of a model
+) -> dict[str, Any]:        # head_type, columns, classes, separator
+    "What `labels.json` says. Raises `DataError` when it is absent or damaged."
+    path = Path(folder) / FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        task_place(values["head_type"])
+        return {"head_type": values["head_type"], "columns": tuple(values["columns"]),
+                "classes": tuple(values["classes"]), "separator": values.get("separator")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not the labels of a model: {error!r}") from error
+
+# %% ../../nbs/data/06_labels.ipynb #15981b87
 @dataclass(frozen=True)
 class LabelMap:
     "What the outputs of a model stand for; made by `fit_labels`."
@@ -70,11 +84,6 @@ class LabelMap:
     def label_names(self) -> list[str]:
         "A name for each class or label."
         return [str(c) for c in self.classes] or list(self.columns)[:1]
-
-    @property
-    def head_type(self) -> str:
-        "The name of the task."
-        return self.task.name
 
     def encode(self, frame: pd.DataFrame) -> np.ndarray:
         "Targets for a loss: int32 (N,) classes, float32 (N, C) indicators, or float32 (N,) numbers."
@@ -94,19 +103,9 @@ class LabelMap:
 
     @classmethod
     def load(cls, folder: str | Path, task: str | Mapping[str, Any] | Task | None = None) -> LabelMap:
-        """Read `labels.json` from the folder of a model. Raises `DataError` when it is absent or damaged.
-
-        A task that is code outside the package has to be named by the caller too, else it is a `TaskError`.
-        """
-        path = Path(folder) / FILE
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            columns, classes = tuple(values["columns"]), tuple(values["classes"])
-            found, separator = values["head_type"], values.get("separator")
-            task_place(found)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} is not the labels of a model: {error!r}") from error
-        return cls(task_in_file(found, task, str(path)), columns, classes, separator)
+        "From the folder of a model. Raises `TaskError` for a task of code outside the package that is not named too."
+        values = read_labels(folder)
+        return cls(task_in_file(values.pop("head_type"), task, str(Path(folder) / FILE)), **values)
 
 # %% ../../nbs/data/06_labels.ipynb #6095d8cd
 def fit_labels(

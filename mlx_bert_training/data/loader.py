@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -19,7 +19,8 @@ from ..protocols import Batch
 from ..tasks.words import SplitText, labels_at_tokens
 
 # %% auto #0
-__all__ = ['MULTIPLE', 'TextDataset', 'bucket_widths', 'collate', 'class_shares', 'together', 'PaddingSummary', 'BucketedLoader']
+__all__ = ['MULTIPLE', 'TextDataset', 'bucket_widths', 'collate', 'class_shares', 'together', 'row_order', 'check_batches',
+           'BatchPlan', 'PaddingSummary', 'padding_of', 'BucketedLoader']
 
 # %% ../../nbs/data/10_loader.ipynb #81e56aca
 def _checked(rows: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
@@ -173,6 +174,80 @@ def together(
     return order[np.argsort(first[which], kind="stable")]
 
 # %% ../../nbs/data/10_loader.ipynb #a73c891f
+def row_order(
+    count: int,                         # rows
+    rng: np.random.Generator,           # decides what is drawn
+    shuffle: bool,                      # False: as they stand
+    groups: np.ndarray | None = None,   # (N,) rows that shall follow each other; None: rows stand alone
+    shares: np.ndarray | None = None,   # (N,) chances, to draw rows with replacement; None: each row once
+) -> np.ndarray:                        # (N,) rows
+    "The rows of an epoch."
+    order = rng.permutation(count) if shuffle else np.arange(count)
+    if groups is not None: order = together(order, groups)
+    return order if shares is None else rng.choice(count, count, p=shares)
+
+# %% ../../nbs/data/10_loader.ipynb #81be96fa
+def check_batches(
+    dataset: TextDataset,
+    batch_size: int,
+    widths: Sequence[int],      # ascending
+    drop_last: bool,
+    balanced: bool,
+) -> None:
+    "Raises `DataError` for data that these batches cannot hold."
+    encoded, longest = dataset.encoded, dataset.encoded.lengths.max()
+    if longest > widths[-1]:
+        raise DataError(f"a text of {longest} tokens does not fit the largest width, {widths[-1]}.")
+    if drop_last and len(encoded) < batch_size:
+        raise DataError(f"drop_last with {len(encoded)} rows and batches of {batch_size} leaves no batch.")
+    if balanced and encoded.text is not None:
+        raise DataError("balanced sampling draws whole texts, and these are read in windows.")
+    if dataset.groups is not None and encoded.text is not None:
+        raise DataError("texts that are compared within groups are read as a whole; these are read in windows.")
+
+# %% ../../nbs/data/10_loader.ipynb #f05c383f
+@dataclass(eq=False, repr=False)
+class BatchPlan:
+    "Which rows stand together in a batch, and how wide it is."
+    dataset: TextDataset
+    batch_size: int = 32
+    _: KW_ONLY
+    shuffle: bool = False           # the order follows from seed and epoch; else the widest rows come first
+    seed: int = 42
+    drop_last: bool = False         # leave out up to `batch_size - 1` rows, other ones in each epoch
+    length_buckets: int = 8         # at most so many widths are chosen
+    max_length: int | None = None   # and none is larger
+    widths: Sequence[int] = ()      # instead of chosen ones
+    num_workers: int = 0            # threads that make batches ahead; 0: the reader makes them
+    prefetch_size: int = 2          # batches ahead, for each of these threads
+    balanced: bool = False          # where rows are shuffled: draw them, each class as often
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("prefetch_size", 0), ("seed", 0)):
+            if (value := getattr(self, name)) < least: raise DataError(f"{name} must be at least {least}, not {value}.")
+        self.balanced = self.balanced and self.shuffle
+        lengths = self.dataset.encoded.lengths
+        self.widths = tuple(sorted(self.widths or bucket_widths(lengths, self.length_buckets, self.max_length)))
+        check_batches(self.dataset, self.batch_size, self.widths, self.drop_last, self.balanced)
+        self._bucket = np.searchsorted(self.widths, lengths)
+
+    def __len__(self) -> int:
+        rows = len(self.dataset.encoded)
+        return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
+
+    def plan(self, epoch: int) -> list[tuple[np.ndarray, int]]:
+        "The rows and the width of every batch of an epoch."
+        if epoch < 0: raise DataError(f"epochs are counted from 0, not {epoch}.")
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
+        groups, shares = self.dataset.groups, class_shares(self.dataset.labels) if self.balanced else None
+        order = row_order(len(self.dataset.encoded), rng, self.shuffle, groups, shares)
+        if self.drop_last: order = order[:len(self) * self.batch_size]
+        if groups is None: order = order[np.argsort(-self._bucket[order], kind="stable")]   # a short batch is narrow
+        batches = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        if self.shuffle: batches = [batches[i] for i in rng.permutation(len(batches))]
+        return [(rows, self.widths[self._bucket[rows].max()]) for rows in batches]
+
+# %% ../../nbs/data/10_loader.ipynb #f38e7ec4
 @dataclass(frozen=True)
 class PaddingSummary:
     "What one epoch computes: real tokens, all tokens with padding and filler rows, and the shapes that occur."
@@ -188,37 +263,16 @@ class PaddingSummary:
         return self.padded_tokens / self.real_tokens
 
 
-class BucketedLoader:
-    """Batches of exactly `batch_size` rows in at most `length_buckets` widths; see `core.protocols.DataLoader`.
+def padding_of(plan: BatchPlan) -> PaddingSummary:
+    "The real and the padded tokens of epoch 0."
+    epoch, lengths = plan.plan(0), plan.dataset.encoded.lengths
+    return PaddingSummary(int(sum(lengths[rows].sum() for rows, _ in epoch)),
+                          sum(width * plan.batch_size for _, width in epoch), len(epoch),
+                          tuple(sorted({(plan.batch_size, width) for _, width in epoch})))
 
-    With `shuffle` the order depends on (seed, epoch); without, the widest rows come first in every epoch, so that a
-    batch that does not fit the memory shows at once. `row` in a batch is the position in this loader's own data,
-    for a subset too. `drop_last` leaves out up to `batch_size - 1` rows, other ones in each epoch.
-    `balanced` draws rows with replacement, each class as often. `num_workers` threads make batches ahead,
-    `prefetch_size` each; if either is 0, the reader's thread makes them.
-    """
-
-    def __init__(self, dataset: TextDataset, batch_size: int = 32, *, shuffle: bool = False, seed: int = 42,
-                 drop_last: bool = False, length_buckets: int = 8, max_length: int | None = None,
-                 widths: Sequence[int] | None = None, num_workers: int = 0, prefetch_size: int = 2,
-                 balanced: bool = False):
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0),
-                                   ("prefetch_size", prefetch_size, 0), ("seed", seed, 0)):
-            if value < least: raise DataError(f"{name} must be at least {least}, not {value}.")
-        self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
-        self.drop_last, self.num_workers, self.prefetch_size = drop_last, num_workers, prefetch_size
-        self.balanced = balanced and shuffle
-        lengths = dataset.encoded.lengths
-        self.widths = tuple(sorted(widths)) if widths else bucket_widths(lengths, length_buckets, max_length)
-        if lengths.max() > self.widths[-1]:
-            raise DataError(f"a text of {lengths.max()} tokens does not fit the largest width, {self.widths[-1]}.")
-        if drop_last and len(lengths) < batch_size:
-            raise DataError(f"drop_last with {len(lengths)} rows and batches of {batch_size} leaves no batch.")
-        if self.balanced and dataset.encoded.text is not None:
-            raise DataError("balanced sampling draws whole texts, and these are read in windows.")
-        if dataset.groups is not None and dataset.encoded.text is not None:
-            raise DataError("texts that are compared within groups are read as a whole; these are read in windows.")
-        self._bucket = np.searchsorted(self.widths, lengths)
+# %% ../../nbs/data/10_loader.ipynb #e0be2c9d
+class BucketedLoader(BatchPlan):
+    "Batches of exactly `batch_size` rows in a few widths; a `DataLoader` as the protocols say."
 
     @property
     def num_examples(self) -> int:
@@ -240,32 +294,7 @@ class BucketedLoader:
         "The ids that the file gives its rows (N,), or their positions."
         return np.arange(len(self.dataset)) if self.dataset.ids is None else self.dataset.ids
 
-    def __len__(self) -> int:
-        rows = len(self.dataset.encoded)
-        return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.batches(0)
-
-    def __repr__(self) -> str:
-        return (f"BucketedLoader({len(self.dataset.encoded)} examples, {len(self)} batches of {self.batch_size}, "
-                f"widths {'/'.join(map(str, self.widths))})")
-
-    def plan(self, epoch: int) -> list[tuple[np.ndarray, int]]:
-        "The rows and the width of every batch of an epoch."
-        if epoch < 0: raise DataError(f"epochs are counted from 0, not {epoch}.")
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
-        count = len(self.dataset.encoded)
-        order = rng.permutation(count) if self.shuffle else np.arange(count)
-        groups = self.dataset.groups
-        if groups is not None: order = together(order, groups)
-        if self.balanced: order = rng.choice(len(order), len(order), p=class_shares(self.labels))
-        if self.drop_last: order = order[:len(self) * self.batch_size]
-        if groups is None:      # widest first: a short batch is a narrow one
-            order = order[np.argsort(-self._bucket[order], kind="stable")]
-        batches = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        if self.shuffle: batches = [batches[i] for i in rng.permutation(len(batches))]
-        return [(rows, self.widths[self._bucket[rows].max()]) for rows in batches]
+    def __iter__(self) -> Iterator[Batch]: return self.batches(0)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         "The batches of `epoch` from number `start` on; what is skipped is not made."
@@ -276,19 +305,10 @@ class BucketedLoader:
         return (collate(self.dataset, rows, self.batch_size, width) for rows, width in plan)
 
     def subset(self, indices: np.ndarray, *, shuffle: bool | None = None) -> BucketedLoader:
-        """A loader of the examples at `indices`, in the same widths, so that no new shape appears.
-
-        `shuffle=False` makes it an evaluation loader, which drops nothing.
-        """
+        "A loader of the examples at `indices`, in the same widths; with `shuffle=False` to evaluate, dropping nothing."
         shuffle = self.shuffle if shuffle is None else shuffle
-        return BucketedLoader(self.dataset.take(indices), self.batch_size, shuffle=shuffle, seed=self.seed,
-                              drop_last=self.drop_last and shuffle, widths=self.widths,
-                              num_workers=self.num_workers, prefetch_size=self.prefetch_size,
-                              balanced=self.balanced and shuffle)
+        return replace(self, dataset=self.dataset.take(indices), shuffle=shuffle, drop_last=self.drop_last and shuffle)
 
-    def padding_summary(self) -> PaddingSummary:
-        "The real and the padded tokens of epoch 0."
-        plan, lengths = self.plan(0), self.dataset.encoded.lengths
-        return PaddingSummary(int(sum(lengths[rows].sum() for rows, _ in plan)),
-                              sum(width * self.batch_size for _, width in plan), len(plan),
-                              tuple(sorted({(self.batch_size, width) for _, width in plan})))
+    def __repr__(self) -> str:
+        return (f"BucketedLoader({len(self.dataset.encoded)} examples, {len(self)} batches of {self.batch_size}, "
+                f"widths {'/'.join(map(str, self.widths))})")

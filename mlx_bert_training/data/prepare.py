@@ -17,16 +17,20 @@ from ..core.config import BaseTrainerConfig, DataConfig
 from .files import format_suffix
 from .frames import read_frame, where
 from .labels import LabelMap, fit_labels
-from .loader import BucketedLoader, TextDataset, bucket_widths
+from .loader import BucketedLoader, TextDataset, bucket_widths, padding_of
 from .templates import RowTemplate, Texts, read_texts
 from .token_store import encode_texts
 from .tokenization import Tokenizer, tiny_tokenizer
 from ..errors import DataError
+from ..secrets import get_logger
 from ..tasks.task import get_task, known_task
 from ..tasks.words import IGNORED, SplitText, split_words, words_of
 
+log = get_logger(__name__)
+
 # %% auto #0
-__all__ = ['text_source', 'split_rows', 'PreparedData', 'prediction_loader', 'prepare']
+__all__ = ['log', 'text_source', 'split_rows', 'seen_share', 'describe_part', 'PreparedData', 'note_numbers', 'wrong_id',
+           'prediction_loader', 'prepare']
 
 # %% ../../nbs/data/12_prepare.ipynb #8fcbb5fd
 def _keys(texts: Texts) -> list[tuple[str, ...]]:
@@ -102,20 +106,47 @@ def split_rows(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 # %% ../../nbs/data/12_prepare.ipynb #e61231d1
+def seen_share(
+    texts: Texts,                           # of one part
+    known: set[tuple[str, ...]] | None,     # the texts of the training part; None: there is none, or it is this one
+) -> str:                                   # empty where there is nothing to compare with
+    "The share of texts that stand in the training part word for word."
+    return "" if known is None else f"{np.mean([key in known for key in _keys(texts)]):.1%}"
+
+# %% ../../nbs/data/12_prepare.ipynb #b4b19918
+def describe_part(
+    loader: BucketedLoader,
+    labels: LabelMap | None,    # what the targets mean; None: nothing is known
+    seen: str,                  # the share of its texts that are seen in training, as it is shown
+) -> dict[str, str]:            # cells of a table, by column
+    "The size of a part, the lengths of its texts, what padding adds, and the spread of its targets."
+    encoded, padding = loader.dataset.encoded, padding_of(loader)
+    windows = {} if encoded.text is None else {"windows": str(len(encoded))}
+    cells = {"rows": str(len(loader.dataset)), **windows, "batches": str(len(loader)),
+             "tokens (mean)": f"{encoded.lengths.mean():.1f}", "tokens (longest)": str(encoded.lengths.max()),
+             "cut off": f"{encoded.truncated.mean():.1%}", "seen in train": seen,
+             "padding": f"+{padding.overhead - 1:.0%}",
+             "widths": "/".join(str(width) for _, width in padding.shapes)}
+    if labels is None: return cells
+    names = labels.label_names[:12]  # more would not fit a screen
+    if loader.labels is None: return cells | {name: "" for name in names}
+    y = labels.task.counted(loader.labels)
+    if not labels.classes: return cells | {names[0]: f"{y.mean():.4g} ± {y.std():.4g}"}
+    hot = y if y.ndim == 2 else y[:, None] == np.arange(labels.num_labels)
+    return cells | {name: f"{share:.1%}" for name, share in zip(names, hot.mean(axis=0), strict=False)}
+
+# %% ../../nbs/data/12_prepare.ipynb #a6882b70
 @dataclass
 class PreparedData:
-    """Loaders, and what they were made from; a part that the declaration does not have is None.
-
-    `frames` and `texts` hold the rows of each part ("train", "validation", "test") in the order of the loaders' data.
-    """
+    "Loaders, and what they were made from; a part that the declaration does not have is None."
 
     train: BucketedLoader | None
     validation: BucketedLoader | None
     test: BucketedLoader | None
     labels: LabelMap | None
     tokenizer: Tokenizer
-    frames: dict[str, pd.DataFrame]
-    texts: dict[str, Texts]
+    frames: dict[str, pd.DataFrame]         # of train, validation, test, in the order of the loaders' data
+    texts: dict[str, Texts]                 # likewise
     source: RowTemplate | list[str]         # empty: found in the file that is to be predicted
     config: BaseTrainerConfig | None = None         # the declaration; needed by `loader_for`
 
@@ -132,29 +163,10 @@ class PreparedData:
 
     def summary(self) -> pd.DataFrame:
         "One row a part: its size, the lengths of its texts, what padding adds, and the spread of its targets."
-        return pd.DataFrame({part: self._describe(part, loader) for part, loader in self.loaders.items()}).T
-
-    def _describe(self, part: str, loader: BucketedLoader) -> dict[str, str]:
-        encoded, padding = loader.dataset.encoded, loader.padding_summary()
-        windows = {} if encoded.text is None else {"windows": str(len(encoded))}
-        cells = {"rows": str(len(loader.dataset)), **windows, "batches": str(len(loader)),
-                 "tokens (mean)": f"{encoded.lengths.mean():.1f}", "tokens (longest)": str(encoded.lengths.max()),
-                 "cut off": f"{encoded.truncated.mean():.1%}", "seen in train": self._seen(part),
-                 "padding": f"+{padding.overhead - 1:.0%}",
-                 "widths": "/".join(str(width) for _, width in padding.shapes)}
-        if self.labels is None: return cells
-        names = self.labels.label_names[:12]  # more would not fit a screen
-        if loader.labels is None: return cells | {name: "" for name in names}
-        y = self.labels.task.counted(loader.labels)
-        if not self.labels.classes: return cells | {names[0]: f"{y.mean():.4g} ± {y.std():.4g}"}
-        hot = y if y.ndim == 2 else y[:, None] == np.arange(self.labels.num_labels)
-        return cells | {name: f"{share:.1%}" for name, share in zip(names, hot.mean(axis=0), strict=False)}
-
-    def _seen(self, part: str) -> str:
-        "The share of texts that stand in the training part word for word."
-        if part == "train" or "train" not in self.texts: return ""
-        known = set(_keys(self.texts["train"]))
-        return f"{np.mean([key in known for key in _keys(self.texts[part])]):.1%}"
+        known = set(_keys(self.texts["train"])) if "train" in self.texts else None
+        seen = {part: seen_share(texts, None if part == "train" else known) for part, texts in self.texts.items()}
+        return pd.DataFrame({part: describe_part(loader, self.labels, seen.get(part, ""))
+                             for part, loader in self.loaders.items()}).T
 
     def __repr__(self) -> str:
         return f"{self.summary().to_string()}\n{self.tokenizer}"
@@ -173,13 +185,22 @@ def _as_text(config: BaseTrainerConfig, path: str, targets: bool) -> list[str]:
     return [name for name in names if name is not None]
 
 
-def _check_ids(frame: pd.DataFrame, column: str) -> None:
-    "Raise `DataError` for an id that is missing or used twice."
+def note_numbers(frame: pd.DataFrame, data: DataConfig) -> None:
+    "Say that the rows are numbered although they have a column that looks like their ids."
+    unused = next((str(name) for name in frame.columns if str(name).strip().casefold() == "id"), None)
+    if data.id_column is None and unused is not None:
+        log.info("%s: predictions name a row by its number, from 0, and not by the column %r: data.id_column is not "
+                 "set", frame.attrs.get("path", "the frame"), unused)
+
+
+def wrong_id(frame: pd.DataFrame, column: str) -> str | None:
+    "What is wrong with the first id that is missing or used twice."
     for what, wrong in (("is missing", frame[column].isna()), ("appears twice", frame[column].duplicated())):
         if not wrong.any(): continue
         position = int(np.flatnonzero(wrong)[0])
         value = "" if what == "is missing" else f" {frame[column].iloc[position]!r}"
-        raise DataError(f"{where(frame, position, column)}: the id{value} {what}.")
+        return f"{where(frame, position, column)}: the id{value} {what}."
+    return None
 
 
 def _read_frames(config: BaseTrainerConfig) -> dict[str, pd.DataFrame]:
@@ -194,7 +215,9 @@ def _read_frames(config: BaseTrainerConfig) -> dict[str, pd.DataFrame]:
         frames[part] = read_frame(
             path, encoding=data.encoding, separator=data.separator, decimal=data.decimal, quoting=data.quoting,
             required=required, as_text=_as_text(config, path, part != "test"), source=config.source)
-        if data.id_column: _check_ids(frames[part], data.id_column)
+        wrong = wrong_id(frames[part], data.id_column) if data.id_column else None
+        if part == "test": note_numbers(frames[part], data)
+        if wrong is not None: raise DataError(f"{wrong} Mend it, or count the rows instead: data.id_column: null")
     if not frames: raise DataError("the declaration names no data: set data.train_path, or data.test_path to predict.")
     return frames
 
@@ -237,6 +260,7 @@ def _loader(part: str, config: BaseTrainerConfig, dataset: TextDataset, widths: 
 # %% ../../nbs/data/12_prepare.ipynb #cd2c5e64
 def _listed(items: Sequence[Any], per_word: bool) -> Texts:
     "A list of texts, or of pairs of texts, as it is; where words have answers of texts, or of lists of words."
+    if not len(items): raise DataError("there is nothing to predict: the list is empty")
     if per_word: return Texts([_words(i, item) for i, item in enumerate(items)])
     pairs = [item if isinstance(item, (tuple, list)) else (item,) for item in items]
     wrong = next((i for i, pair in enumerate(pairs) if len(pair) != len(pairs[0]) or len(pair) not in (1, 2)
@@ -276,6 +300,9 @@ def prediction_loader(
     if isinstance(source, pd.DataFrame):
         texts = read_texts(source, columns or text_source(source, data), per_word)
         ids = (source[data.id_column] if data.id_column in source.columns else source.index).to_numpy()
+        wrong = wrong_id(source, data.id_column) if data.id_column in source.columns else None
+        if wrong is not None: log.warning("%s", wrong)
+        note_numbers(source, data)
     elif isinstance(source, (list, tuple, pd.Series, np.ndarray)): texts = _listed(list(source), per_word)
     else:
         raise DataError(f"predict takes a path, a DataFrame, a list of texts or of pairs, or a loader, "

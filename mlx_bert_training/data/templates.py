@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from ..errors import DataError, nearest
 from ..tasks.words import SplitText, words_of
 
 # %% auto #0
-__all__ = ['Part', 'WIDEST', 'write_field', 'parse_template', 'column_texts', 'RowTemplate', 'Texts', 'read_texts']
+__all__ = ['Part', 'WIDEST', 'write_field', 'parse_template', 'written_cell', 'column_texts', 'RowTemplate', 'Texts',
+           'read_texts']
 
 # %% ../../nbs/data/05_templates.ipynb #0d00fa42
 Part = tuple[str, str | None, str]  # the words before a field, its column, its format specification
@@ -88,6 +89,23 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def written_cell(
+    value: Any,                 # of a table, not missing
+    place: Callable[[], str],   # says where it stands
+) -> Any:
+    "A value that can stand in a text: bytes become letters. Raises `DataError` for a list and for an object."
+    if isinstance(value, bytes):
+        try: return value.decode("utf-8")
+        except UnicodeDecodeError: raise DataError(f"{place()}: {value!r:.60} is no text in UTF-8.") from None
+    if isinstance(value, dict):
+        key = next(iter(value), "name")
+        raise DataError(f"{place()}: an object where a text is needed, {value!r:.60}. Each of its parts is a column "
+                        f"too: write the name of this one, a point, and the part, such as {str(key)!r:.60}.")
+    if isinstance(value, (list, tuple, set, np.ndarray)):
+        raise DataError(f"{place()}: a list where a text is needed, {value!r:.60}. Join it to one text in the file.")
+    return value
+
+
 def column_texts(
     frame: pd.DataFrame,    # its rows
     column: str,
@@ -104,6 +122,7 @@ def column_texts(
                                 f"such as template_defaults: {{{_name(column)}: unknown}}.")
             texts.append(str(default))
             continue
+        value = value if type(value) is str else written_cell(value, partial(where, frame, i, column))
         try: texts.append(format(_plain(value), spec))
         except (ValueError, TypeError) as error:
             raise DataError(f"{where(frame, i, column)}: {value!r} does not fit {write_field(column, spec)}: "
@@ -176,7 +195,9 @@ def read_texts(
             raise DataError(f"{where(frame, int(missing[0]), column)}: the text is missing. A template, such as "
                             f"{{{column}}}, can have a default for it.")
         if per_word: parts.append(list(_split(frame, column)))
-        else: parts.append([str(value) for value in frame[column].tolist()])
+        else:
+            parts.append([value if type(value) is str else str(written_cell(value, partial(where, frame, i, column)))
+                          for i, value in enumerate(frame[column].tolist())])
     return Texts(*parts)
 
 

@@ -28,25 +28,20 @@ from ..tasks.words import SplitText, first_tokens
 
 # %% auto #0
 __all__ = ['CHUNK', 'LONG_TEXTS', 'HEAD_SHARE', 'Encoded', 'of_texts', 'check_long_texts', 'truncate', 'as_arrays',
-           'heads_and_tails', 'all_windows', 'join_encoded', 'Tokenizer', 'tiny_tokenizer']
+           'heads_and_tails', 'all_windows', 'join_encoded', 'encode_rows', 'encode_parts', 'padding_id', 'Tokenizer',
+           'tiny_tokenizer']
 
 # %% ../../nbs/data/09_tokenization.ipynb #b4790c20
 @dataclass(frozen=True)
 class Encoded:
-    """Token numbers of N texts.
+    "Token numbers of N texts, or of N windows of longer texts."
 
-    ids: (tokens,) int32 of all texts, one after another; type_ids: (tokens,) uint8, 1 in the second text of a pair;
-    offsets: (N + 1,) int64, where each text begins; truncated: (N,) bool, whether its end was cut off; word: (tokens,)
-    int32, of texts that know their words, the word that a token begins, or -1; None for other texts. Where long texts
-    are read in windows, N counts windows, and text (N,) says which text each is of, ascending from 0; else it is None.
-    """
-
-    ids: np.ndarray
-    type_ids: np.ndarray
-    offsets: np.ndarray
-    truncated: np.ndarray
-    word: np.ndarray | None = None
-    text: np.ndarray | None = None
+    ids: np.ndarray         # (tokens,) int32 of all texts, one after another
+    type_ids: np.ndarray    # (tokens,) uint8, 1 in the second text of a pair
+    offsets: np.ndarray     # (N + 1,) int64, where each text begins
+    truncated: np.ndarray   # (N,) whether its end was cut off
+    word: np.ndarray | None = None  # (tokens,) the word that a token begins, or -1; None: texts do not know their words
+    text: np.ndarray | None = None  # (N,) the text that each window is of, ascending from 0; None: there are no windows
 
     def __len__(self) -> int:
         return len(self.truncated)
@@ -188,92 +183,47 @@ def _joined_texts(parts: Sequence[Encoded]) -> np.ndarray | None:
     counts = [part.windows for part in parts]
     return np.repeat(np.arange(sum(map(len, counts))), np.concatenate(counts))
 
-# %% ../../nbs/data/09_tokenization.ipynb #5a4bc3f5
-class Tokenizer:
-    """Turns texts into token numbers with a `tokenizers.Tokenizer`.
-
-    `encode` gives the same numbers for any number of workers, and can be called from several threads.
-    """
-
-    def __init__(self, backend: tokenizers.Tokenizer):
-        self.backend = tokenizers.Tokenizer.from_str(backend.to_str())  # ours to set up
-        padding = self.backend.padding or {}
-        self.backend.no_padding()
-        self.backend.no_truncation()
-        ids = [self.backend.token_to_id(token) for token in (padding.get("pad_token"), "[PAD]", "<pad>") if token]
-        self.pad_id: int = next((i for i in ids if i is not None), 0)
-
-    @property
-    def vocab_size(self) -> int:
-        "How many token numbers there are; the embedding of a model needs at least as many."
-        return max(self.backend.get_vocab().values(), default=-1) + 1   # a vocabulary may have holes
-
-    def __repr__(self) -> str:
-        return f"Tokenizer(vocab_size={self.vocab_size}, pad_id={self.pad_id})"
-
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int = 128,
-               num_workers: int = 1, long_texts: str = "head", overlap: int = 0) -> Encoded:
-        """Token numbers of each text, or of each text and its pair, of at most `max_length` tokens.
-
-        What becomes of the rest is said by `long_texts`, see `LONG_TEXTS`; windows share `overlap` tokens with their
-        neighbours. Of a pair the longer text is cut first. `num_workers` threads share the work; 0 and 1 mean this
-        thread. Texts that know their words (`SplitText`) are tokenized word by word.
-        """
-        return join_encoded(list(self.encode_parts(texts, pairs, max_length, num_workers, long_texts, overlap)))
-
-    def encode_parts(self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int = 128,
-                     num_workers: int = 1, long_texts: str = "head", overlap: int = 0) -> Iterator[Encoded]:
-        "As `encode`, a thousand texts at a time, of which only a few are in memory."
-        if pairs is not None and len(pairs) != len(texts): raise DataError(f"{len(texts)} texts, {len(pairs)} pairs.")
-        special = self.backend.num_special_tokens_to_add(pairs is not None)
-        if max_length <= special:
-            raise DataError(f"max_length {max_length} leaves no room beside {special} special tokens.")
-        check_long_texts(long_texts, overlap, max_length - special, pairs is not None)
-        chunk = partial(self._chunk, max_length=max_length, long_texts=long_texts)
-        chunks = _chunks(texts, pairs)
-        with _LOCK, _own_pool_off():
-            truncate(self.backend, max_length, long_texts, overlap)
-            try:
-                if num_workers > 1:
-                    with ThreadPoolExecutor(num_workers) as pool:
-                        yield from _ahead(pool, chunk, chunks, num_workers)
-                else: yield from map(chunk, chunks)
-            finally: self.backend.no_truncation()
-
-    def _chunk(self, items: list[str] | list[tuple[str, str]], max_length: int, long_texts: str) -> Encoded:
-        split = bool(items) and isinstance(items[0], SplitText)
-        try:
-            if split: encodings = self.backend.encode_batch([_spaced(text) for text in items], is_pretokenized=True)
-            else: encodings = self.backend.encode_batch_fast(items)
-        except TypeError as error:
-            raise DataError(next((f"{text!a:.100} {why}." for item in items for text in _parts(item)
-                                  if (why := _not_text(text))), f"a text cannot be tokenized: {error}")) from error
-        except Exception as error:  # the library raises bare Exception
-            raise DataError(f"the tokenizer cannot write a text: {error}") from error
-        if long_texts == "head_tail": return heads_and_tails(encodings, max_length)
-        if long_texts == "windows": return all_windows(encodings)
-        word = np.array([i for e in encodings for i in first_tokens(e.word_ids)], dtype=np.int32) if split else None
-        return replace(as_arrays(encodings), word=word)
-
-    def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = True) -> str:
-        "The text of token numbers."
-        return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
-
-    def save(self, folder: str | Path) -> Path:
-        "Write `tokenizer.json`, which `Tokenizer.load` and `transformers` read."
-        return write_text(Path(folder) / "tokenizer.json", self.backend.to_str(pretty=True))
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Tokenizer:
-        "The tokenizer of a model's folder, made from whatever tokenizer files it has."
-        return cls(load_backend(Path(folder)))
-
-
+# %% ../../nbs/data/09_tokenization.ipynb #07dc0f25
 def _spaced(text: Any) -> list[str]:
     "The words as they stand in a text: a space before each but the first, which some tokenizers tell a word by."
     return [word if i == 0 else f" {word}" for i, word in enumerate(text.words)]
 
 
+def _parts(item: str | tuple[str, str]) -> tuple[str, ...]:
+    "The one or two texts of a row."
+    return item if isinstance(item, tuple) else (item,)
+
+
+def _not_text(text: object) -> str:
+    "Why something is no text that can be written; empty: it is one."
+    if not isinstance(text, str): return "is no text"
+    try: text.encode()
+    except UnicodeEncodeError: return "has half of a character (a lone surrogate)"
+    return ""
+
+
+def encode_rows(
+    backend: tokenizers.Tokenizer,              # set up by `truncate`
+    items: list[Any],                           # texts, or pairs of texts
+    max_length: int,                            # tokens of a row
+    long_texts: str,                            # one of `LONG_TEXTS`
+) -> Encoded:
+    "Token numbers of some rows. Raises `DataError` for what is no text."
+    split = bool(items) and isinstance(items[0], SplitText)
+    try:
+        if split: encodings = backend.encode_batch([_spaced(text) for text in items], is_pretokenized=True)
+        else: encodings = backend.encode_batch_fast(items)
+    except TypeError as error:
+        raise DataError(next((f"{text!a:.100} {why}." for item in items for text in _parts(item)
+                              if (why := _not_text(text))), f"a text cannot be tokenized: {error}")) from error
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"the tokenizer cannot write a text: {error}") from error
+    if long_texts == "head_tail": return heads_and_tails(encodings, max_length)
+    if long_texts == "windows": return all_windows(encodings)
+    word = np.array([i for e in encodings for i in first_tokens(e.word_ids)], dtype=np.int32) if split else None
+    return replace(as_arrays(encodings), word=word)
+
+# %% ../../nbs/data/09_tokenization.ipynb #685601b2
 def _chunks(texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[list[Any]]:
     "The rows, a thousand at a time."
     for i in range(0, len(texts), CHUNK):
@@ -290,18 +240,79 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable[[Any], Encoded], chunks: Ite
         queue.extend(pool.submit(work, chunk) for chunk in islice(chunks, 1))
         yield done
 
+# %% ../../nbs/data/09_tokenization.ipynb #b90ccea5
+def encode_parts(
+    backend: tokenizers.Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,     # the second text of each
+    max_length: int = 128,                  # tokens of a row
+    num_workers: int = 1,                   # threads; 0 and 1: this one
+    long_texts: str = "head",               # one of `LONG_TEXTS`
+    overlap: int = 0,                       # tokens that neighbouring windows share
+) -> Iterator[Encoded]:                     # of a thousand texts each, of which only a few are in memory
+    "Token numbers of all rows. Raises `DataError` for what cannot be written or cut so."
+    if pairs is not None and len(pairs) != len(texts): raise DataError(f"{len(texts)} texts, {len(pairs)} pairs.")
+    special = backend.num_special_tokens_to_add(pairs is not None)
+    if max_length <= special:
+        raise DataError(f"max_length {max_length} leaves no room beside {special} special tokens.")
+    check_long_texts(long_texts, overlap, max_length - special, pairs is not None)
+    rows = partial(encode_rows, backend, max_length=max_length, long_texts=long_texts)
+    chunks = _chunks(texts, pairs)
+    with _LOCK, _own_pool_off():
+        truncate(backend, max_length, long_texts, overlap)
+        try:
+            if num_workers > 1:
+                with ThreadPoolExecutor(num_workers) as pool: yield from _ahead(pool, rows, chunks, num_workers)
+            else: yield from map(rows, chunks)
+        finally: backend.no_truncation()
 
-def _parts(item: str | tuple[str, str]) -> tuple[str, ...]:
-    "The one or two texts of a row."
-    return item if isinstance(item, tuple) else (item,)
+# %% ../../nbs/data/09_tokenization.ipynb #5a4bc3f5
+def padding_id(backend: tokenizers.Tokenizer) -> int:
+    "The number that fills a row: of the token its file pads with, else of `[PAD]` or `<pad>`, else 0."
+    padding = backend.padding or {}
+    ids = [backend.token_to_id(token) for token in (padding.get("pad_token"), "[PAD]", "<pad>") if token]
+    return next((i for i in ids if i is not None), 0)
 
+# %% ../../nbs/data/09_tokenization.ipynb #62e9de29
+class Tokenizer:
+    "Turns texts into token numbers with a `tokenizers.Tokenizer`; the same ones for any number of workers."
 
-def _not_text(text: object) -> str:
-    "Why something is no text that can be written; empty: it is one."
-    if not isinstance(text, str): return "is no text"
-    try: text.encode()
-    except UnicodeEncodeError: return "has half of a character (a lone surrogate)"
-    return ""
+    def __init__(self, backend: tokenizers.Tokenizer):
+        self.backend = tokenizers.Tokenizer.from_str(backend.to_str())  # ours to set up
+        self.pad_id = padding_id(self.backend)
+        self.backend.no_padding()
+        self.backend.no_truncation()
+
+    @property
+    def vocab_size(self) -> int:
+        "How many token numbers there are; the embedding of a model needs at least as many."
+        return max(self.backend.get_vocab().values(), default=-1) + 1   # a vocabulary may have holes
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(vocab_size={self.vocab_size}, pad_id={self.pad_id})"
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int = 128,
+               num_workers: int = 1, long_texts: str = "head", overlap: int = 0) -> Encoded:
+        "Token numbers of each text, or of each text and its pair; the arguments are those of the function."
+        return join_encoded(list(self.encode_parts(texts, pairs, max_length, num_workers, long_texts, overlap)))
+
+    def encode_parts(self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int = 128,
+                     num_workers: int = 1, long_texts: str = "head", overlap: int = 0) -> Iterator[Encoded]:
+        "As `encode`, a thousand texts at a time, of which only a few are in memory."
+        return encode_parts(self.backend, texts, pairs, max_length, num_workers, long_texts, overlap)
+
+    def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = True) -> str:
+        "The text of token numbers."
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+
+    def save(self, folder: str | Path) -> Path:
+        "Write `tokenizer.json`, which `Tokenizer.load` and `transformers` read."
+        return write_text(Path(folder) / "tokenizer.json", self.backend.to_str(pretty=True))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tokenizer:
+        "The tokenizer of a model's folder, made from whatever tokenizer files it has."
+        return cls(load_backend(Path(folder)))
 
 # %% ../../nbs/data/09_tokenization.ipynb #d196be68
 def tiny_tokenizer(

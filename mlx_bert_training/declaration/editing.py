@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from .load import first_layer, load_config, locate, read_layers
-from .options import leaves, merge, options
+from .options import leaves, merge, options, read_value
 from .problems import ConfigError, Problem
 from .whole import fitting, optional_sections, root
 from mlx_bert_training.declaration.yaml_io import (
@@ -52,7 +52,7 @@ def _flat(document: Document, folder: Path) -> dict[str, Any]:
         if word and isinstance(said.get(name), str): said[name] = {word: said[name]}
     found = leaves(fitting(said))
     unsaid = {key: o.default() if isinstance(o.default, type) else o.default for key, o in found.items()}
-    return {key: o.read(_look(said, key.split("."), unsaid[key])) for key, o in found.items()}
+    return {key: read_value(o, _look(said, key.split("."), unsaid[key])) for key, o in found.items()}
 
 
 def settings(

@@ -23,7 +23,7 @@ from ..registry import import_object
 
 # %% auto #0
 __all__ = ['WHOLE', 'ABSENT', 'root', 'fitting', 'optional_sections', 'find_key', 'nest', 'flat', 'Difference', 'ConfigDiff',
-           'Declaration']
+           'differences', 'Declaration']
 
 # %% ../../nbs/declaration/05_whole.ipynb #968aeb0f
 WHOLE = "mlx_bert_training.core.config:SearchTrainerConfig"     # where the sections are put together
@@ -121,6 +121,14 @@ class ConfigDiff(list[Difference]):
         head, *rows = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in self.table()]
         return "\n".join([f"| {head} |", "|---|---|---|", *(f"| {row} |" for row in rows)])
 
+
+def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> ConfigDiff:
+    "What differs between two nested mappings, by dotted key."
+    ours, others = flat(mine), flat(theirs)
+    keys = [*ours, *(key for key in others if key not in ours)]
+    pairs = [(key, ours.get(key, ABSENT), others.get(key, ABSENT)) for key in keys]
+    return ConfigDiff(Difference(*pair) for pair in pairs if pair[1] != pair[2])
+
 # %% ../../nbs/declaration/05_whole.ipynb #7a27678c
 @dataclass
 class Declaration(Section):
@@ -160,7 +168,4 @@ class Declaration(Section):
 
     def diff(self, other: Declaration) -> ConfigDiff:
         "What differs from another configuration."
-        mine, theirs = flat(self.to_dict()), flat(other.to_dict())
-        keys = [*mine, *(key for key in theirs if key not in mine)]
-        pairs = [(key, mine.get(key, ABSENT), theirs.get(key, ABSENT)) for key in keys]
-        return ConfigDiff(Difference(*pair) for pair in pairs if pair[1] != pair[2])
+        return differences(self.to_dict(), other.to_dict())

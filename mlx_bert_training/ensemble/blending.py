@@ -67,8 +67,9 @@ class Blending:
         if self.per_column and task.several: return self._fit_columns(predictions, targets, task, metric)
         if self.objective not in ("loss", "metric"):
             raise unknown_name("objective of blending", self.objective, ("loss", "metric"))
-        weights = loss_weights(predictions, targets, task)
-        if self.objective == "loss": return weighted_mean(weights)
+        if task.plain is not task: weights = np.full(len(predictions), 1 / len(predictions))   # no loss of a mean
+        else: weights = loss_weights(predictions, targets, task)
+        if self.objective == "loss" and task.plain is task: return weighted_mean(weights)
         objective = make_objective(metric, task, targets)
 
         def on_simplex(x: np.ndarray) -> np.ndarray: return np.abs(x) / max(np.abs(x).sum(), 1e-12)

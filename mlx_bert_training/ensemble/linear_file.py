@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from ..errors import DataError
 from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['read_linear', 'linear_logits']
+__all__ = ['TERMS', 'read_linear', 'linear_logits']
 
 # %% ../../nbs/ensemble/13_linear_file.ipynb #9c163267
-_WORD = re.compile(r"(?u)\b\w+\b|[^\w\s]")
+_WORD, _PLAIN = re.compile(r"(?u)\b\w+\b|[^\w\s]"), re.compile(r"(?u)\b\w+\b")
 
 
 def _as_words(values: pd.Series) -> list[str]:
@@ -41,16 +41,39 @@ def _number_features(values: pd.Series, step: Mapping[str, Any]) -> np.ndarray:
     columns = [np.where(gone, step["median"], x), *([gone] if step["missing"] else [])]
     return (np.stack(columns, axis=1) - step["mean"]) / step["scale"]
 
+# %% ../../nbs/ensemble/13_linear_file.ipynb #ff98cfde
+def _words(text: str, step: Mapping[str, Any]) -> Iterator[str]:
+    "The words of a text, and each two in a row; without punctuation where only their presence counts."
+    words = (_PLAIN if step["kind"] == "presence" else _WORD).findall(text.lower())
+    yield from words
+    yield from map(" ".join, pairwise(words))
 
-def _word_scores(texts: list[str], step: Mapping[str, Any], weights: np.ndarray) -> np.ndarray:
-    "(N, C) what the words of each text, and each two in a row, add."
-    place, idf = {term: i for i, term in enumerate(step["terms"])}, np.array(step["idf"])
+
+def _characters(text: str, step: Mapping[str, Any]) -> Iterator[str]:
+    "Runs of characters within words, which have a space on each side; of a short word the whole."
+    shortest, longest = step["range"]
+    for word in text.lower().split():
+        padded = f" {word} "
+        for size in range(shortest, longest + 1):
+            yield padded[:size]
+            if size >= len(padded): break
+            yield from (padded[start:start + size] for start in range(1, len(padded) - size + 1))
+
+
+TERMS = {"words": _words, "presence": _words, "characters": _characters}    # kinds of steps that read a text
+
+# %% ../../nbs/ensemble/13_linear_file.ipynb #e96ccaaf
+def _term_scores(texts: list[str], step: Mapping[str, Any], weights: np.ndarray) -> np.ndarray:
+    "(N, C) what the terms of each text add: by TF-IDF, or each once."
+    place, idf = {term: i for i, term in enumerate(step["terms"])}, np.array(step.get("idf", ()))
     scores = np.zeros((len(texts), weights.shape[1]))
     for row, text in enumerate(texts):
-        words = _WORD.findall(text.lower())
-        found = [place[term] for term in (*words, *map(" ".join, pairwise(words))) if term in place]
+        found = [place[term] for term in TERMS[step["kind"]](text, step) if term in place]
         if not found: continue
         terms, counts = np.unique(found, return_counts=True)
+        if step["kind"] == "presence":
+            scores[row] = weights[terms].sum(0)
+            continue
         values = (1 + np.log(counts)) * idf[terms]
         scores[row] = values / np.sqrt(values @ values) @ weights[terms]
     return scores
@@ -67,7 +90,7 @@ def read_linear(
 
 def _step_scores(values: pd.Series, step: Mapping[str, Any], weights: np.ndarray) -> np.ndarray:
     "(N, C) what one column adds."
-    if step["kind"] == "words": return _word_scores(_as_words(values), step, weights)
+    if step["kind"] in TERMS: return _term_scores(_as_words(values), step, weights)
     if step["kind"] == "number": return np.asarray(_number_features(values, step) @ weights)
     return np.asarray((np.array(_as_words(values))[:, None] == np.array(step["values"])) @ weights)
 
@@ -82,10 +105,13 @@ def linear_logits(
     weights, start = np.array(part["weights"]), 0
     z = np.tile(np.array(part["bias"], np.float64), (len(frame), 1))
     for step in part["steps"]:
-        size = len(step["terms"] if step["kind"] == "words" else step["values"] if step["kind"] == "category"
+        size = len(step["terms"] if step["kind"] in TERMS else step["values"] if step["kind"] == "category"
                    else step["mean"])
         z += _step_scores(frame[step["column"]], step, weights[start:start + size])
         start += size
+    if part.get("each"):    # a logistic regression for each class by itself
+        p = np.clip(1 / (1 + np.exp(-z)), 1e-6, 1 - 1e-6)
+        return np.log(p / (1 - p)) if task.targets == "columns" else np.log(p / p.sum(axis=1, keepdims=True))
     if task.targets == "values": return z
     if task.targets == "columns": return np.clip(z, np.log(1e-6), -np.log(1e-6))
     p = np.exp(z - z.max(axis=1, keepdims=True))

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..data.prepare import PreparedData
 from .registry import PARTNERS
 from ..errors import DataError, nearest
@@ -17,7 +19,7 @@ from ..validation.folds import Folds
 from ..validation.oof import OOF, load_oof
 
 # %% auto #0
-__all__ = ['Partner', 'make_partner', 'make_members']
+__all__ = ['Partner', 'make_partner', 'as_plain', 'around', 'make_member', 'make_members']
 
 # %% ../../nbs/ensemble/10_partners.ipynb #fd510b14
 class Partner(Protocol):
@@ -43,7 +45,54 @@ def make_partner(
                         f"runs/a/oof/b.npz{f'; did you mean {near!r}?' if near else ''}")
     return PARTNERS.get(kind)(**options)
 
+# %% ../../nbs/ensemble/10_partners.ipynb #1978ba89
+def as_plain(
+    like: OOF,      # the run's model
+) -> OOF:           # itself, where its task is plain already
+    "Rows, targets and predictions as the plain task has them."
+    task = like.task
+    if task.plain is task: return like
+    test = None if like.test_predictions is None else task.decide(like.test_predictions)
+    return replace(like, task=task.plain, targets=task.counted(like.targets), predictions=task.decide(like.predictions),
+                   test_predictions=test, metric=None)
+
+
+def around(
+    member: OOF,    # of the plain task
+    like: OOF,      # of the task itself
+) -> OOF:
+    "The member's answers for the task."
+    task, errors = like.task, member.targets - member.predictions
+    predictions = np.full(like.predictions.shape, np.nan)
+    for k in member.fold_numbers:
+        held, rest = member.folds == k, (member.folds >= 0) & (member.folds != k)
+        predictions[held] = task.around(member.predictions[held], errors[rest if rest.any() else held])
+    tests = member.test_predictions
+    if tests is not None: tests = task.around(tests, errors[member.folds >= 0])
+    return replace(like, name=member.name, source=member.source, config_hash="", predictions=predictions,
+                   test_predictions=tests)
+
 # %% ../../nbs/ensemble/10_partners.ipynb #27f23a61
+def make_member(
+    name: str | Mapping[str, Any],  # a partner, or the path of an oof file
+    members: Sequence[OOF],         # those that there are, the run's model first
+    data: PreparedData | None,      # for partners that read the data
+    folds: Folds,                   # of the run
+    transform: str,                 # of the targets
+    folder: Path | None = None,     # where partners keep their models; None: nowhere
+) -> OOF:
+    "One more member. Raises `DataError` where it cannot be had."
+    model, taken = members[0], {member.name for member in members}
+    if isinstance(name, str) and Path(name).suffix == ".npz":
+        member = load_oof(name, model.task)
+        if member.name in taken: member = replace(member, name=f"{Path(name).parent.parent.name}/{member.name}")
+        return member
+    if model.task.per_word: raise DataError(f"ensemble_members: {name} has no answers for single words")
+    plain = as_plain(model)
+    member = make_partner(name).member(plain, data, folds, transform, folder)
+    return member if plain is model else around(member, model)
+
+# %% ../../nbs/ensemble/10_partners.ipynb #0f009f50
 def make_members(
     names: Sequence[str | Mapping[str, Any]],   # partners, or paths of oof files
     model: OOF,                     # of the run
@@ -54,12 +103,5 @@ def make_members(
 ) -> list[OOF]:                     # the run's model first
     "The members of an ensemble. Raises `DataError` for one that cannot be had."
     members = [model]
-    for name in names:
-        if not isinstance(name, str) or Path(name).suffix != ".npz":
-            members.append(make_partner(name).member(model, data, folds, transform, folder))
-            continue
-        member = load_oof(name, model.task)
-        taken = {m.name for m in members}
-        if member.name in taken: member = replace(member, name=f"{Path(name).parent.parent.name}/{member.name}")
-        members.append(member)
+    for name in names: members.append(make_member(name, members, data, folds, transform, folder))
     return members

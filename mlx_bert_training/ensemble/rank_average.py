@@ -42,7 +42,7 @@ class RankAverage:
 
     def fit(self, predictions: np.ndarray, targets: np.ndarray, task: Task, metric: str) -> Fit:
         "Remember the order of each member's predictions; targets are not looked at."
-        if task.targets == "values" and metric != "spearman":
+        if task.targets == "values" and metric != "spearman" and not task.grouped:
             raise EnsembleError(f"ranks of a regression have no scale for {metric!r} to judge; only spearman can")
         mean = weighted_mean(check_weights(self.weights, len(predictions)))
         rank = _rank_rule(task.columns(predictions))

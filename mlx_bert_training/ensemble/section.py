@@ -12,6 +12,7 @@ from typing import Any
 from ..declaration.kinds import split_kind
 from ..declaration.options import Kind, Section, option
 from .registry import METHODS, PARTNERS
+from ..tasks.task import known_task
 
 # %% auto #0
 __all__ = ['TAKE_WEIGHTS', 'TTA_KINDS', 'EnsembleOptions', 'ThresholdOptions', 'PseudoLabelOptions', 'TTAOptions']
@@ -29,6 +30,8 @@ class EnsembleOptions(Section):
                                           registry=PARTNERS, suffix=".npz")
     ensemble_keep: str = option("auto", "auto: a member alone if it is better out of fold by more than the error",
                                 choices=("auto", "always"))
+    seeds: int = option(1, "train the model with so many seeds, each a member", ge=1, le=20)
+    backbones: list[str] = option(list, "other pretrained models (`model.pretrained`), each a member on the same folds")
     ensemble_weights: list[float] | None = option(None, "weight of each, the model first; null: equal, or found", ge=0)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
@@ -42,6 +45,9 @@ class EnsembleOptions(Section):
             yield "kaggle.ensemble_weights kaggle.ensemble_method", f"{method} finds its weights itself"
         if self.ensemble_members and not self.enable_ensemble:
             yield "kaggle.ensemble_members kaggle.enable_ensemble", "members, but enable_ensemble is false"
+        if (self.seeds > 1 or self.backbones) and not self.enable_ensemble:
+            key = "seeds" if self.seeds > 1 else "backbones"
+            yield f"kaggle.{key} kaggle.enable_ensemble", f"{key} are members, but enable_ensemble is false"
         if self.ensemble_keep != "auto" and not self.enable_ensemble:
             yield "kaggle.ensemble_keep kaggle.enable_ensemble", "keeps an ensemble, but enable_ensemble is false"
 
@@ -61,6 +67,12 @@ class PseudoLabelOptions(Section):
     pseudo_label_soft: bool = option(False, "learn the predicted probabilities instead of the likeliest class")
     pseudo_label_max_share: float | None = option(None, "part of the test rows used at most; null: all", gt=0, le=1)
     pseudo_label_balance: bool = option(True, "keep the class shares of the training rows")
+
+    def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
+        task = known_task(whole.model.head_type)
+        if self.enable_pseudo_labeling and task is not None and (task.grouped or task.per_word):
+            yield ("kaggle.enable_pseudo_labeling model.head_type",
+                   f"a {task} has no label of a single row; set it to false")
 
 # %% ../../nbs/ensemble/01_section.ipynb #8ae3cb3e
 TTA_KINDS = ("template", "column_order", "word_dropout", "truncation", "mc_dropout")

@@ -61,6 +61,9 @@ class Stacking:
     def fit(self, predictions: np.ndarray, targets: np.ndarray, task: Task, metric: str) -> Fit:
         "Fit the model; `clone` keeps what was passed as it was."
         members = len(predictions)
+        if task.plain is not task:
+            raise EnsembleError(f"stacking fits classes or values, and a {task} is neither: use voting, blending or "
+                                "hill_climbing")
         if task.targets == "values":
             ridge = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-3, 3, 13)))
             fitted = clone(ridge if self.model is None else self.model).fit(_features(predictions, task), targets)

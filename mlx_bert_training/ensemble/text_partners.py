@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..data.baselines import LinearFit
 from ..data.prepare import PreparedData
 from ..data.templates import Texts
 from ..data.tokenization import Encoded, Tokenizer
-from .linear import fold_data
+from .linear import fold_data, save_linear
 from ..errors import DataError
 from ..models.create import create_model
 from ..models.weights import resolve_pretrained
@@ -45,8 +45,16 @@ class FoldTask:
     targets: np.ndarray     # (n,) or (n, C), scaled as the run's are
     task: Task
     outputs: int            # C, or 1 for values
+    scale: TargetTransform = TargetTransform()      # of the targets
+    place: Path | None = None       # where a linear model on texts is kept; None: nowhere
 
+    def keep(self, steps: list[dict[str, Any]], weights: np.ndarray, bias: np.ndarray, **more: Any) -> None:
+        "Write down a model of steps on the column `text`; see `ensemble.linear_file`."
+        if self.place is None: return
+        save_linear({"steps": steps, "weights": weights.tolist(), "bias": bias.tolist(), "targets": asdict(self.scale),
+                     **more}, self.place)
 
+# %% ../../nbs/ensemble/11_text_partners.ipynb #c02b5fd5
 def fold_member(
     name: str,                      # of the member
     like: OOF,                      # the run's model: rows, targets, classes and metric
@@ -54,6 +62,7 @@ def fold_member(
     folds: Folds,                   # of the run
     transform: str,                 # of a regression's targets
     predict: Callable[[FoldTask], np.ndarray],      # (m + M, C) probabilities or (m + M,) values
+    folder: Path | None = None,     # where the model of each fold is kept; None: nowhere
 ) -> OOF:
     "Out-of-fold and test predictions on the first repeat. Raises `DataError` where there is no table of data."
     if data is None: raise DataError(f"ensemble_members: {name} needs the data, not only a loader")
@@ -62,15 +71,16 @@ def fold_member(
     for number in range(folds.n_folds):
         rows, held = folds[number]
         scale = TargetTransform.fit(transform, like.targets[rows])
+        place = None if folder is None else folder / f"{name}-{number}.json.gz"
         values = predict(FoldTask(fold_data(data, rows, held), rows, held, scale.forward(like.targets[rows]),
-                                  like.task, outputs))
+                                  like.task, outputs, scale, place))
         if like.task.targets == "values": values = scale.inverse(values)
         predictions[held] = values[:len(held)]
         tests.append(values[len(held):])
     return replace(like, name=name, predictions=predictions, config_hash="", source=f"{name}, same folds",
                    test_predictions=np.mean(tests, axis=0) if like.test_ids is not None else None)
 
-
+# %% ../../nbs/ensemble/11_text_partners.ipynb #afe4d1a6
 def whole_texts(texts: Texts) -> list[str]:
     "One text a row; of a pair the second stands behind the first."
     first, second = texts
@@ -95,12 +105,16 @@ class Chars:
         features = TfidfVectorizer(analyzer="char_wb", ngram_range=(self.shortest, self.longest), sublinear_tf=True,
                                    min_df=self.min_count)
         train = features.fit_transform(whole_texts(fold.data.texts["train"]))
-        return linear_predictions(fold, train, features.transform(whole_texts(fold.data.texts["validation"])))
+        fit = LinearFit.fit(train, fold.targets, fold.task, fold.outputs)
+        step = {"column": "text", "kind": "characters", "range": [self.shortest, self.longest],
+                "terms": features.get_feature_names_out().tolist(), "idf": features.idf_.tolist()}
+        fold.keep([step], fit.weights, fit.bias)
+        return fit.predictions(features.transform(whole_texts(fold.data.texts["validation"])))
 
     def member(self, like: OOF, data: PreparedData | None, folds: Folds, transform: str,
                folder: Path | None = None) -> OOF:
         "Its out-of-fold and test predictions."
-        return fold_member(self.name, like, data, folds, transform, self.predict)
+        return fold_member(self.name, like, data, folds, transform, self.predict, folder)
 
 # %% ../../nbs/ensemble/11_text_partners.ipynb #3ef429ff
 def log_count_ratio(
@@ -126,20 +140,24 @@ class NBSVM:
         train = words.fit_transform(whole_texts(fold.data.texts["train"]))
         others = words.transform(whole_texts(fold.data.texts["validation"]))
         labels = fold.targets if fold.task.targets == "columns" else fold.targets[:, None] == np.arange(fold.outputs)
-        p = np.stack([self.one(train, labels[:, c] * 1, others) for c in range(fold.outputs)], axis=1)
+        found = [self.one(train, labels[:, c] * 1) for c in range(fold.outputs)]
+        weights, bias = np.stack([w for w, _ in found], axis=1), np.array([b for _, b in found])
+        step = {"column": "text", "kind": "presence", "terms": words.get_feature_names_out().tolist()}
+        fold.keep([step], weights, bias, each=True)
+        p = np.clip(1 / (1 + np.exp(-(others @ weights + bias))), 1e-6, 1 - 1e-6)
         return p if fold.task.targets == "columns" else p / p.sum(1, keepdims=True)
 
-    def one(self, train: Any, labels: np.ndarray, others: Any) -> np.ndarray:
-        "(m,) probability of a label."
-        if len(np.unique(labels)) < 2: return np.full(others.shape[0], float(np.clip(labels[0], 1e-6, 1 - 1e-6)))
+    def one(self, train: Any, labels: np.ndarray) -> tuple[np.ndarray, float]:
+        "Weights (F,) and bias of the log-odds of a label."
+        if len(np.unique(labels)) < 2: return np.zeros(train.shape[1]), float(np.log(1e6 - 1) * (2 * labels[0] - 1))
         ratio = log_count_ratio(train, labels)
         model = LogisticRegression(C=self.strength, max_iter=1000).fit(train.multiply(ratio).tocsr(), labels)
-        return np.clip(model.predict_proba(others.multiply(ratio).tocsr())[:, 1], 1e-6, 1 - 1e-6)
+        return model.coef_[0] * ratio, float(model.intercept_[0])
 
     def member(self, like: OOF, data: PreparedData | None, folds: Folds, transform: str,
                folder: Path | None = None) -> OOF:
         "Its out-of-fold and test predictions."
-        return fold_member(self.name, like, data, folds, transform, self.predict)
+        return fold_member(self.name, like, data, folds, transform, self.predict, folder)
 
 # %% ../../nbs/ensemble/11_text_partners.ipynb #492fc78b
 def embed_texts(
@@ -197,7 +215,7 @@ def vector_member(
         return partner.predict(fold, vectors[fold.rows], np.concatenate([vectors[fold.held], vectors[n:]]))
     return fold_member(partner.name, like, data, folds, transform, predict)
 
-
+# %% ../../nbs/ensemble/11_text_partners.ipynb #0b604ab2
 @dataclass(frozen=True)
 class Embedding:
     "A logistic or ridge regression on the vectors of a frozen encoder."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'KINDS', 'TTAError', 'reorder_template', 'drop_words', 'cut_texts', 'Variant', 'default_kinds', 'make_variants',
-           'predict_variants', 'average', 'TTAResult', 'choose_tta']
+           'predict_variants', 'average', 'option_table', 'TTAResult', 'choose_tta']
 
 # %% ../../nbs/ensemble/15_tta.ipynb #2c9216dc
 KINDS = ("template", "column_order", "word_dropout", "truncation", "mc_dropout")
@@ -165,7 +165,7 @@ class Variant:
     def __repr__(self) -> str:
         return f"Variant({self.name!r}, {int(self.changed.sum())} of {len(self.changed)} rows changed)"
 
-
+# %% ../../nbs/ensemble/15_tta.ipynb #b4b19b19
 def _differ(a: Encoded, b: Encoded) -> np.ndarray:
     "(N,) which rows are not the same tokens."
     changed = a.lengths != b.lengths
@@ -276,6 +276,24 @@ def average(
     return np.asarray(predictions, np.float64).mean(0)
 
 # %% ../../nbs/ensemble/15_tta.ipynb #cbf1f070
+def option_table(
+    choice: Choice,                         # among "none", the kinds, and "all"
+    groups: Mapping[str, tuple[int, ...]],  # the variants that an option averages
+    changed: Mapping[str, float],           # share of the rows that its variants change, on average
+) -> pd.DataFrame:
+    "One row an option: variants, score and error, paired gain over the first and its error."
+    scores = choice.scores
+    gains = [compare(score, scores[0]) for score in scores]
+    return pd.DataFrame({
+        "option": [score.name for score in scores],
+        "variants": [len(groups[score.name]) for score in scores],
+        "rows changed": [changed[score.name] for score in scores],
+        choice.nested.metric: [score.mean for score in scores],
+        "standard error": [score.standard_error for score in scores],
+        "gain": [gain.mean for gain in gains], "error of gain": [gain.standard_error for gain in gains],
+        "chosen": ["*" if score.name == choice.chosen else "" for score in scores]})
+
+# %% ../../nbs/ensemble/15_tta.ipynb #64603937
 @dataclass(frozen=True, eq=False)
 class TTAResult:
     "What was chosen, and what it is worth on rows that did not choose it."
@@ -285,26 +303,14 @@ class TTAResult:
 
     @property
     def chosen(self) -> str: return self.choice.chosen
-
     @property
-    def options(self) -> list[CVScore]:
-        "Of every option, none first."
-        return self.choice.scores
-
+    def options(self) -> list[CVScore]: return self.choice.scores       # of every option, none first
     @property
-    def nested(self) -> CVScore:
-        "Each fold by the option that the others chose."
-        return self.choice.nested
-
+    def nested(self) -> CVScore: return self.choice.nested      # each fold by the option that the others chose
     @property
-    def gain(self) -> Gain:
-        "Of the nested choice over none, fold by fold."
-        return self.choice.gain
-
+    def gain(self) -> Gain: return self.choice.gain             # of the nested choice over none, fold by fold
     @property
-    def members(self) -> tuple[int, ...]:
-        "Which variants to average."
-        return self.groups[self.chosen]
+    def members(self) -> tuple[int, ...]: return self.groups[self.chosen]   # which variants to average
 
     def apply(self, predictions: np.ndarray) -> np.ndarray:
         "The chosen average of predictions (V, n, C) or (V, n) of the same variants, out-of-fold or of test rows."
@@ -312,15 +318,7 @@ class TTAResult:
 
     def to_frame(self) -> pd.DataFrame:
         "One row an option: variants, score and error, paired gain over none and its error."
-        gains = [compare(score, self.options[0]) for score in self.options]
-        return pd.DataFrame({
-            "option": [score.name for score in self.options],
-            "variants": [len(self.groups[score.name]) for score in self.options],
-            "rows changed": [self.changed[score.name] for score in self.options],
-            self.nested.metric: [score.mean for score in self.options],
-            "standard error": [score.standard_error for score in self.options],
-            "gain": [gain.mean for gain in gains], "error of gain": [gain.standard_error for gain in gains],
-            "chosen": ["*" if score.name == self.chosen else "" for score in self.options]})
+        return option_table(self.choice, self.groups, self.changed)
 
     def plot(self) -> Any:
         "Options fold by fold, and the nested choice; a matplotlib Figure."

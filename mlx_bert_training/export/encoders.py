@@ -26,8 +26,8 @@ from mlx_bert_training.export.graph import (
     positions,
     unsqueezed,
 )
-from ..models.architectures.deberta_v2 import DebertaV2Config, log_bucket
-from ..models.architectures.modernbert import ModernBertConfig
+from ..models.architectures.deberta_v2 import DebertaV2Config, log_bucket, relative_range, span_of
+from ..models.architectures.modernbert import ModernBertConfig, reach_of, theta_of
 from ..models.text_model import TextModel
 
 # %% auto #0
@@ -134,15 +134,15 @@ def albert(g: Graph, path: str, config: Any) -> str:
 # %% ../../nbs/export/02_encoders.ipynb #5ae51385
 def buckets_of(config: DebertaV2Config) -> np.ndarray:
     "(2R + 1,) the row of the table for distances -R to R; those further away have the same."
-    reach = config.relative_range
+    reach = relative_range(config)
     distance = np.arange(-reach, reach + 1)
     if config.position_buckets > 0: distance = log_bucket(distance, config.position_buckets, reach)
-    return np.clip(distance + config.span, 0, 2 * config.span - 1)
+    return np.clip(distance + span_of(config), 0, 2 * span_of(config) - 1)
 
 
 def distance_rows(g: Graph, config: DebertaV2Config) -> str:
     "(T, T), the row of the table for query i and key j."
-    places, reach = positions(g, "input_ids"), config.relative_range
+    places, reach = positions(g, "input_ids"), relative_range(config)
     distance = g.node("Sub", unsqueezed(g, places, 1), unsqueezed(g, places, 0))
     low, high = (g.constant(limit, np.int64) for limit in (-reach, reach))
     near = g.node("Add", g.node("Clip", distance, low, high), high)
@@ -264,9 +264,9 @@ def modernbert(g: Graph, path: str, config: ModernBertConfig) -> str:
     x = norm(g, lookup(g, "input_ids", f"{path}.embeddings.tok_embeddings"), f"{path}.embeddings.norm", config.norm_eps)
     real = unsqueezed(g, is_real(g, "attention_mask"), 1, 2)
     biases = {"full_attention": additive(g, real),
-              "sliding_attention": additive(g, g.node("And", real, window(g, config.reach)))}
+              "sliding_attention": additive(g, g.node("And", real, window(g, reach_of(config))))}
     for i, kind in enumerate(config.kinds):
-        x = modernbert_layer(g, x, f"{path}.layers.{i}", config, config.theta(kind), biases[kind])
+        x = modernbert_layer(g, x, f"{path}.layers.{i}", config, theta_of(config, kind), biases[kind])
     return norm(g, x, f"{path}.final_norm", config.norm_eps)
 
 # %% ../../nbs/export/02_encoders.ipynb #9a7fe696
@@ -316,21 +316,23 @@ POOLINGS: dict[str, Callable[[Graph, str], str]] = {
     "max": max_of, "attention": lambda g, hidden: attention_of(g, hidden, "pooling")}
 
 
-def pooler(g: Graph, hidden: str, path: str, name: str, config: Any) -> str:
-    "The pooler of an architecture, (B, H)."
+def pooler(g: Graph, vector: str, path: str, name: str, config: Any) -> str:
+    "What an architecture's pooler makes of a vector a text, (B, H), or of one a token."
     kinds = {"electra": "gelu", "distilbert": "relu"}
     kind = getattr(config, "classifier_activation", getattr(config, "pooler_hidden_act", kinds.get(name, "tanh")))
-    mean = getattr(config, "classifier_pooling", "cls") == "mean"
-    vector = mean_of(g, hidden) if mean else first(g, hidden)
     out = activation(g, linear(g, vector, path + DENSE.get(name, ".dense")), kind)
     return norm(g, out, f"{path}.norm", config.norm_eps) if f"{path}.norm.weight" in g.tensors else out
 
 
 def pooled(g: Graph, hidden: str, model: TextModel) -> str:
-    "A vector for each text. Raises `ExportError` for a pooling that is not known here."
-    path = model._pooling_path
-    if path != "pooling": return pooler(g, hidden, path, model.architecture.name, model.config)
-    name = model.pooling_name
+    "A vector for each text, or for each token. Raises `ExportError` for a pooling that is not known here."
+    path, name, config = model._pooling_path, model.pooling_name, model.config
+    per_word = model.head_spec is not None and model.head_spec.task.per_word
+    if path != "pooling":
+        mean = getattr(config, "classifier_pooling", "cls") == "mean"
+        vector = hidden if per_word else mean_of(g, hidden) if mean else first(g, hidden)
+        return pooler(g, vector, path, model.architecture.name, config)
+    if per_word: return hidden
     if name not in POOLINGS or model.pooling_spec.options:
         raise ExportError(f"the pooling {name!r} cannot be exported to ONNX as it is set; without options these can: "
                           f"{', '.join(POOLINGS)}")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import mlx.core as mx
 from ..callbacks.base import Callback
 from ..core.config import BaseTrainerConfig, MLflowConfig
 from ..core.control import RunStopped
+from ..core.run_folder import FIRST_ROUND
 from ..core.state import TrainerState
 from ..data.prepare import PreparedData
 from ..declaration.yaml_io import dump_yaml
@@ -32,8 +34,8 @@ log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'CURVES', 'CV_FILES', 'in_nobodys_way', 'how_it_ended', 'log_beginning', 'run_tags', 'log_trained_model',
-           'registry_names', 'LateReader', 'log_scores', 'log_fold_models', 'Tracker', 'PointTracker', 'RunBeginner',
-           'TrainingTracker', 'MLflowCallback']
+           'registry_names', 'LateReader', 'fold_title', 'log_scores', 'log_fold_models', 'Tracker', 'PointTracker',
+           'RunBeginner', 'TrainingTracker', 'MLflowCallback']
 
 # %% ../../nbs/integrations/06_mlflow.ipynb #9eed0b6a
 @contextmanager
@@ -58,8 +60,8 @@ def log_beginning(
     with in_nobodys_way("the declaration"):
         params, long = run_params(config, settings.params)
         run.params(params)
-        for name, text in long.items(): run.text(f"long_values/{name}.txt", text)
-        if settings.log_artifacts: run.text("config.yaml", dump_yaml(redact(config.to_dict())))
+        for name, text in long.items(): run.files.text(f"long_values/{name}.txt", text)
+        if settings.log_artifacts: run.files.text("config.yaml", dump_yaml(redact(config.to_dict())))
     with in_nobodys_way("the data"):
         for record in dataset_records(config, getattr(data, "frames", {})): run.data(record)
 
@@ -90,7 +92,7 @@ def log_trained_model(
             data.tokenizer.save(kept)
             data.labels.save(kept)      # type: ignore[union-attr]
             return save_model(path, trainer.config, data, [[kept]])
-    run.model(make, trainer.state.step, *registry_names(settings))
+    run.files.model(make, trainer.state.step, *registry_names(settings))
 
 
 def registry_names(settings: MLflowConfig) -> tuple[str | None, str | None]:
@@ -128,6 +130,19 @@ class LateReader:
         "The meter begins anew."
         self._base = (0.0, 0.0)
 
+# %% ../../nbs/integrations/06_mlflow.ipynb #178f8b8a
+def fold_title(
+    place: str,     # the folder of a fold, within that of the whole
+) -> str:
+    "The name of a fold's run, as people count: from 1. The second repeat and a later round stand before it."
+    *rounds, name = Path(place).parts
+    found = re.fullmatch(r"fold-(\d+)-(\d+)", name)
+    if found is None: return place
+    repeat, fold = int(found[1]) + 1, int(found[2]) + 1
+    words = [part for part in rounds if part != FIRST_ROUND]
+    return ", ".join([*words, *([f"repeat {repeat}"] if repeat > 1 else []), f"fold {fold}"])
+
+
 # %% ../../nbs/integrations/06_mlflow.ipynb #abacd206
 def log_scores(
     run: RunLog,                # of the whole
@@ -138,7 +153,8 @@ def log_scores(
     name, score, counted = result.metric, result.score, result.relabelled.run
     run.points(0, {f"cv_{name}": score.mean, f"cv_{name}_error": score.standard_error,
                    f"cv_{name}_pooled": score.pooled})
-    for i, value in enumerate(score.values): run.points(i, {f"fold_{name}": value})
+    from_zero = (f"fold_{name}", 0) in run.to.known_points(run.key, -1)     # begun by a version that counted so
+    for i, value in enumerate(score.values, 0 if from_zero else 1): run.points(i, {f"fold_{name}": value})
     rule = {"threshold": result.threshold.value} if result.threshold is not None and result.use_threshold else {}
     run.tags({"metric": name, "folds_hash": result.folds.hash, "folds": str(result.folds), **rule,
               **{f"note.{i}": note for i, note in enumerate(result.notes)}})
@@ -166,8 +182,8 @@ def log_fold_models(run: RunLog, trainer: Any, settings: MLflowConfig) -> None:
     if result.ensemble is not None:
         run.tags({"model": "the mean over folds, without the other members of the ensemble and its threshold"})
         rule = None
-    run.model(partial(save_model, config=trainer.config, data=data, members=members, rule=rule), 0,
-              *registry_names(settings))
+    run.files.model(partial(save_model, config=trainer.config, data=data, members=members, rule=rule), 0,
+                    *registry_names(settings))
 
 # %% ../../nbs/integrations/06_mlflow.ipynb #6956649c
 class Tracker(Callback):
@@ -200,7 +216,7 @@ class Tracker(Callback):
     def log_files(self, *paths: Path) -> None:
         "Log files beside those that are always logged, also after the end of the run."
         if self.run is None: return
-        for path in paths: self.run.file(Path(path))
+        for path in paths: self.run.files.path(Path(path))
 
     def close(self) -> bool:
         "Wait until everything is sent, not for ever; returns whether it is."
@@ -239,7 +255,7 @@ class PointTracker(Tracker):
         "Log the checkpoint, if that is wanted."
         if not self.config.log_checkpoints or self.run is None: return
         path = Path(str(state.last_checkpoint))
-        with in_nobodys_way("a checkpoint"): self.run.snapshot(path, f"checkpoints/{path.name}")
+        with in_nobodys_way("a checkpoint"): self.run.files.snapshot(path, f"checkpoints/{path.name}")
 
     def _log_rows(self, state: TrainerState) -> None:
         rows, self._rows = state.history[self._rows:], len(state.history)
@@ -272,7 +288,7 @@ class RunBeginner(PointTracker):
             place = str(folder.resolve().relative_to(to.folder)) if whole else "."
             self.run = RunLog(to, key, whole.key if whole else None)
             self.run.seen = to.known_points(key, state.step) if key else {}
-            self.run.begin(place.removeprefix("folds/") if whole else self.config.run_name or folder.name, place,
+            self.run.begin(fold_title(place) if whole else self.config.run_name or folder.name, place,
                            {} if whole else run_tags(self.config))
             log_beginning(self.run, trainer.config, self.config, None if whole else trainer.data)
             self._training = True
@@ -353,7 +369,7 @@ class MLflowCallback(TrainingTracker):
         with in_nobodys_way("the score"): log_scores(self.cv, trainer.cv, self.cv.to.known_runs())
         if self.config.log_artifacts:
             with in_nobodys_way("the files"):
-                for name in CV_FILES: self.cv.file(trainer.cv.output_dir / name)
+                for name in CV_FILES: self.cv.files.path(trainer.cv.output_dir / name)
         if self.config.log_models:
             with in_nobodys_way("the model"): log_fold_models(self.cv, trainer, self.config)
         self._end_cv("FINISHED")
@@ -363,7 +379,7 @@ class MLflowCallback(TrainingTracker):
         if self.cv is None: return
         with in_nobodys_way("the submission"):
             entry = {name: value for name, value in vars(trainer.submission.entry).items() if value not in (None, "")}
-            if self.config.log_artifacts: self.cv.file(trainer.submission.path)
+            if self.config.log_artifacts: self.cv.files.path(trainer.submission.path)
             self.cv.tags({f"submission.{name}": value for name, value in entry.items()})
             self.cv.points(0, {name: value for name, value in entry.items() if name.endswith("score")})
             self.close()

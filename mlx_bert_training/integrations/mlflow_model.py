@@ -9,7 +9,7 @@ import json
 import shutil
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +21,7 @@ import pandas as pd
 from .. import runtime
 from ..core.config import BaseTrainerConfig
 from ..core.evaluator import compute_dtype, run_all
-from ..core.results import Predictions
+from ..core.results import Predictions, WordPredictions
 from ..core.step import InferenceStep
 from ..data.labels import LabelMap
 from ..data.loader import MULTIPLE, BucketedLoader, TextDataset
@@ -29,22 +29,24 @@ from ..data.prepare import PreparedData, read_texts
 from ..data.templates import RowTemplate
 from ..data.tokenization import Tokenizer
 from ..declaration.load import load_config
-from ..declaration.yaml_io import write_text
 from ..errors import DataError
+from ..files import replace_folder, write_text
 from .mlflow_store import quiet
 from .spool import link_or_copy
 from ..models.create import load_declared
 from ..secrets import redact
 from ..tasks.decisions import OrdinalCuts, Threshold
 from ..tasks.targets import TargetTransform
+from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['FACTS', 'LOADER', 'input_columns', 'save_served', 'RowPredictor', 'check_rows', 'make_signature', 'save_model']
+__all__ = ['FACTS', 'Member', 'LOADER', 'input_columns', 'check_rows', 'save_served', 'load_member', 'answer_table', 'rows_of',
+           'mean_answer', 'cut_answer', 'RowPredictor', 'make_signature', 'save_model']
 
 # %% ../../nbs/integrations/04_mlflow_model.ipynb #9f9af504
 def input_columns(
     data: PreparedData,     # what the model was trained on
-) -> dict[str, dict[str, Any]]:     # by column: kind (whole, number, text or truth), and whether it is required
+) -> dict[str, dict[str, Any]]:     # by column: kind (whole, number, text, truth or words), and whether it is required
     "What the model reads of a row."
     source = data.source
     names = source.columns if isinstance(source, RowTemplate) else source
@@ -56,9 +58,30 @@ def input_columns(
         kinds = {"truth" if pd.api.types.is_bool_dtype(p) else "whole" if pd.api.types.is_integer_dtype(p)
                  else "number" if pd.api.types.is_numeric_dtype(p) else "text" for p in parts}
         kind = kinds.pop() if len(kinds) == 1 else "number" if kinds <= {"whole", "number"} else "text"
+        if any(isinstance(cell, (list, np.ndarray)) for part in parts for cell in part.head(1)): kind = "words"
         columns[name] = {"kind": "number" if kind == "whole" and name in optional else kind,
                          "required": name not in optional}
     return columns
+
+# %% ../../nbs/integrations/04_mlflow_model.ipynb #60a85d73
+def check_rows(
+    rows: pd.DataFrame,                     # raw
+    columns: dict[str, dict[str, Any]],     # from `input_columns`
+) -> pd.DataFrame:                          # with a column for each, an empty one where it may be missing
+    "Raise `DataError` for rows that are none of the model's, before a text with a wrong number is made of them."
+    if not len(rows): raise DataError("there are no rows to predict")
+    found = {}
+    for name, column in columns.items():
+        if name not in rows:
+            if column["required"]: raise DataError(f"no column {name!r}, only {', '.join(map(str, rows))}")
+            found[name] = pd.Series([None] * len(rows), dtype=object)
+            continue
+        found[name] = rows[name]
+        if column["kind"] in ("text", "truth", "words"): continue
+        for number, value in enumerate(rows[name].tolist(), 1):
+            if value is None or isinstance(value, (int, float)) and not isinstance(value, bool): continue
+            raise DataError(f"row {number}, column {name!r}: {value!r} is not a number")
+    return pd.DataFrame(found)
 
 # %% ../../nbs/integrations/04_mlflow_model.ipynb #f06c4cda
 FACTS = "served.json"
@@ -93,6 +116,59 @@ def save_served(
     write_text(folder / "config.json", json.dumps(values, indent=1) + "\n")
 
 # %% ../../nbs/integrations/04_mlflow_model.ipynb #16a18651
+Member = tuple[InferenceStep, TargetTransform]
+
+
+def load_member(folder: Path, config: BaseTrainerConfig) -> Member:
+    "One model of a run, ready to be asked from any thread."
+    model = load_declared(folder, config.model)
+    model.eval()
+    mx.eval(model.parameters())     # requests come in other threads
+    compiled = config.environment.compile and runtime.can_compile()
+    dtype = compute_dtype(config.training.mixed_precision)
+    return InferenceStep(model, None, dtype=dtype, compiled=compiled), TargetTransform.load(folder)
+
+
+def answer_table(
+    predictions: Predictions,
+    labels: LabelMap,
+    threshold: float | np.ndarray,      # of the positive class, or (C,) of each label
+) -> pd.DataFrame:                      # one row a prediction
+    "Decided labels and probabilities as people read them."
+    frame = predictions.to_frame(probabilities=True).iloc[:, 1:]
+    decided = predictions.labels(threshold)     # type: ignore[arg-type]
+    if labels.task.answers == "value columns": return pd.DataFrame(decided, columns=frame.columns)
+    if labels.task.targets == "columns":
+        return pd.DataFrame(decided, columns=frame.columns).join(frame.add_prefix("probability_"))
+    return frame.assign(**{frame.columns[0]: decided})
+
+# %% ../../nbs/integrations/04_mlflow_model.ipynb #6b1a6e4c
+def rows_of(rows: pd.DataFrame | Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    "Rows as a table, counted from 0. Raises `DataError` for a list where a row has several columns."
+    if isinstance(rows, pd.DataFrame): return rows.reset_index(drop=True)
+    if len(columns) > 1: raise DataError(f"a row has the columns {', '.join(columns)}; send a table, not a list")
+    return pd.DataFrame({columns[0]: list(rows)})
+
+
+def mean_answer(
+    members: Sequence[Sequence[Member]],        # of each fold of each repeat
+    logits: Callable[[InferenceStep], np.ndarray],
+    task: Task,
+) -> np.ndarray:
+    "Probabilities or values, the mean over folds and then over repeats."
+    means = [np.mean([task.predictions(transform.inverse(logits(step))) for step, transform in repeat], axis=0)
+             for repeat in members]
+    mean: np.ndarray = np.mean(means, axis=0)
+    return mean
+
+
+def cut_answer(mean: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
+    "Of ratings with cut points, the decided rating with probability 1; anything else as it is."
+    if "cuts" not in facts or mean.ndim != 2: return mean
+    cuts = OrdinalCuts(np.array(facts["cuts"]), facts["low"])
+    return np.eye(mean.shape[1])[cuts.apply(mean) - cuts.low]
+
+# %% ../../nbs/integrations/04_mlflow_model.ipynb #38b4decf
 class RowPredictor:
     "What a run learned, as a function of raw rows. Safe to call from several threads."
 
@@ -106,75 +182,36 @@ class RowPredictor:
         source = self.facts["source"]
         self.source = source if isinstance(source, list) else RowTemplate(source["template"], source["defaults"])
         runtime.select_device(self.config.environment.device)
-        self.dtype = compute_dtype(self.config.training.mixed_precision)
-        self.members = [[self._member(path) for path in repeat] for repeat in members]
+        self.members = [[load_member(path, self.config) for path in repeat] for repeat in members]
         self._lock = threading.Lock()
-
-    def _member(self, folder: Path) -> tuple[InferenceStep, TargetTransform]:
-        model = load_declared(folder, self.config.model)
-        model.eval()
-        mx.eval(model.parameters())     # requests come in other threads
-        compiled = self.config.environment.compile and runtime.can_compile()
-        return InferenceStep(model, None, dtype=self.dtype, compiled=compiled), TargetTransform.load(folder)
 
     def loader(self, rows: pd.DataFrame) -> BucketedLoader:
         "The rows as batches. Raises `DataError` naming row and column of what cannot be read."
-        data = self.config.data
-        texts = read_texts(check_rows(rows, self.facts["columns"]), self.source)
-        encoded = self.tokenizer.encode(*texts, **data.cut())
+        per_word = self.labels.task.per_word
+        texts = read_texts(check_rows(rows, self.facts["columns"]), self.source, per_word)
+        encoded, data = self.tokenizer.encode(*texts, **self.config.data.cut()), self.config.data
         widths, longest = list(self.facts["widths"]), int(encoded.lengths.max())
         if longest > widths[-1]: widths.append(min(-(-longest // MULTIPLE) * MULTIPLE, data.max_length))
-        return BucketedLoader(TextDataset(encoded, pad_id=self.tokenizer.pad_id),
+        known: Any = texts.first if per_word else None
+        return BucketedLoader(TextDataset(encoded, pad_id=self.tokenizer.pad_id, texts=known),
                               data.eval_batch_size or data.batch_size, widths=widths)
 
     def predict(self, rows: pd.DataFrame) -> Predictions:
         "Probabilities or values, the mean over folds and then over repeats."
         runtime.claim_mlx()
         task, loader = self.labels.task, self.loader(rows)
-        def values(step: InferenceStep, transform: TargetTransform) -> np.ndarray:
-            return task.predictions(transform.inverse(run_all(step, loader).logits))
-        with self._lock: means = [np.mean([values(*member) for member in repeat], axis=0) for repeat in self.members]
-        mean = np.mean(means, axis=0)
-        if "cuts" in self.facts and mean.ndim == 2:
-            cuts = OrdinalCuts(np.array(self.facts["cuts"]), self.facts["low"])
-            mean = np.eye(mean.shape[1])[cuts.apply(mean) - cuts.low]
+        with self._lock: mean = mean_answer(self.members, lambda step: run_all(step, loader).logits, task)
         target = self.labels.columns[0] if len(self.labels.columns) == 1 else "prediction"
-        return Predictions(mean, task, np.arange(len(rows)), list(self.labels.classes) or None, target)
+        made = Predictions(cut_answer(mean, self.facts), task, np.arange(len(rows)), list(self.labels.classes) or None,
+                           target)
+        return made if loader.texts is None else WordPredictions(**vars(made), texts=loader.texts)
 
     def __call__(self, rows: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
-        "Decided labels and probabilities. A model of one text column takes a list of texts too."
-        if not isinstance(rows, pd.DataFrame):
-            names = list(self.facts["columns"])
-            if len(names) > 1: raise DataError(f"a row has the columns {', '.join(names)}; send a table, not a list")
-            rows = pd.DataFrame({names[0]: list(rows)})
-        predictions = self.predict(rows.reset_index(drop=True))
+        "Decided labels and probabilities, a row for each or for each word; one text column may come as a list."
+        predictions = self.predict(rows_of(rows, list(self.facts["columns"])))
+        if isinstance(predictions, WordPredictions): return predictions.to_frame()
         threshold = np.array(self.facts.get("threshold", 0.5))
-        frame = predictions.to_frame(probabilities=True).iloc[:, 1:]
-        decided = predictions.labels(threshold if threshold.ndim else float(threshold))     # type: ignore[arg-type]
-        if self.labels.task.answers == "value columns": return pd.DataFrame(decided, columns=frame.columns)
-        if self.labels.task.targets == "columns":
-            return pd.DataFrame(decided, columns=frame.columns).join(frame.add_prefix("probability_"))
-        return frame.assign(**{frame.columns[0]: decided})
-
-# %% ../../nbs/integrations/04_mlflow_model.ipynb #60a85d73
-def check_rows(
-    rows: pd.DataFrame,                     # raw
-    columns: dict[str, dict[str, Any]],     # from `input_columns`
-) -> pd.DataFrame:                          # with a column for each, an empty one where it may be missing
-    "Raise `DataError` for rows that are none of the model's, before a text with a wrong number is made of them."
-    if not len(rows): raise DataError("there are no rows to predict")
-    found = {}
-    for name, column in columns.items():
-        if name not in rows:
-            if column["required"]: raise DataError(f"no column {name!r}, only {', '.join(map(str, rows))}")
-            found[name] = pd.Series([None] * len(rows), dtype=object)
-            continue
-        found[name] = rows[name]
-        if column["kind"] in ("text", "truth"): continue
-        for number, value in enumerate(rows[name].tolist(), 1):
-            if value is None or isinstance(value, (int, float)) and not isinstance(value, bool): continue
-            raise DataError(f"row {number}, column {name!r}: {value!r} is not a number")
-    return pd.DataFrame(found)
+        return answer_table(predictions, self.labels, threshold if threshold.ndim else float(threshold))
 
 # %% ../../nbs/integrations/04_mlflow_model.ipynb #8cc6be53
 LOADER = '''"""Loads a model of mlx_bert_training from the files beside it."""
@@ -203,7 +240,8 @@ def make_signature(predictor: RowPredictor, example: pd.DataFrame) -> Any:
     "The columns of a row and of an answer, an `mlflow.models.ModelSignature`."
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types.schema import AnyType, ColSpec, Schema
-    types: dict[str, Any] = {"whole": "long", "truth": "boolean", "text": "string", "number": AnyType()}
+    types: dict[str, Any] = {"whole": "long", "truth": "boolean", "text": "string"}
+    types |= dict.fromkeys(("number", "words"), AnyType())
     specs: list[Any] = [ColSpec(types[column["kind"]], name, required=column["required"])
              for name, column in predictor.facts["columns"].items()]
     return ModelSignature(Schema(specs), infer_signature(None, predictor(example)).outputs)
@@ -218,7 +256,8 @@ def save_model(
 ) -> Path:
     "Write a model that `mlflow.pyfunc.load_model` and `mlflow models serve` take. Needs mlflow."
     import mlflow.pyfunc
-    with TemporaryDirectory(dir=path.parent) as made, warnings.catch_warnings(), quiet("mlflow.pyfunc"):
+    with (TemporaryDirectory(dir=path.parent, prefix=".saving-") as made, warnings.catch_warnings(),
+          quiet("mlflow.pyfunc"), replace_folder(path) as building):
         warnings.simplefilter("ignore")     # hints about type annotations and whole numbers
         served, loader = Path(made) / "served", Path(made) / "loader.py"
         save_served(served, config, data, members, rule)
@@ -228,7 +267,7 @@ def save_model(
         example = frame[list(predictor.facts["columns"])].head(3).reset_index(drop=True)
         example.attrs.clear()
         mlflow.pyfunc.save_model(
-            path=str(path), python_model=str(loader), artifacts={"model": str(served)},
+            path=str(building), python_model=str(loader), artifacts={"model": str(served)},
             signature=make_signature(predictor, example), input_example=example,
             pip_requirements=[f"mlx_bert_training=={runtime.version('mlx_bert_training')}"])
     return path

@@ -28,10 +28,10 @@ from ..secrets import address_login, get_logger, redact
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'SETTINGS', 'KEY', 'HOST', 'PLACE', 'ACTIONS', 'SPOOL', 'TrackingError', 'import_mlflow', 'tracking_uri',
-           'public_uri', 'quiet', 'open_client', 'artifact_place', 'Store', 'find_experiment', 'begin_run', 'end_run',
-           'send_points', 'send_tags', 'send_params', 'send_file', 'send_data', 'send_model', 'register_model',
-           'end_stale_runs', 'unended', 'sync_spool', 'sync_folder']
+__all__ = ['log', 'SETTINGS', 'KEY', 'HOST', 'PLACE', 'SPOOL', 'ACTIONS', 'TrackingError', 'import_mlflow', 'tracking_uri',
+           'public_uri', 'quiet', 'open_client', 'artifact_place', 'find_experiment', 'Store', 'end_stale_runs',
+           'unended', 'begin_run', 'end_run', 'send_points', 'send_tags', 'send_params', 'send_file', 'send_data',
+           'send_model', 'register_model', 'is_stuck', 'deliver_first', 'sync_spool', 'sync_folder']
 
 # %% ../../nbs/integrations/03_mlflow_store.ipynb #9362b815
 class TrackingError(MLXBertError, ValueError):
@@ -90,7 +90,7 @@ def quiet(*names: str) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True): logger.setLevel(level)
 
-
+# %% ../../nbs/integrations/03_mlflow_store.ipynb #02813b22
 _CHATTY = ("alembic", "alembic.runtime.migration", "mlflow.store.db.utils")
 
 
@@ -115,17 +115,28 @@ def artifact_place(uri: str) -> str | None:
 
 # %% ../../nbs/integrations/03_mlflow_store.ipynb #201a38d2
 KEY, HOST, PLACE = "mlx_bert.key", "mlx_bert.host", "mlx_bert.spool"
-_WRONG = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 
 
+def find_experiment(client: Any, uri: str, name: str) -> str:
+    "The id of an experiment, which is made if there is none."
+    from mlflow.exceptions import MlflowException
+    found = client.get_experiment_by_name(name)
+    if found is not None: return str(found.experiment_id)
+    try: return str(client.create_experiment(name, artifact_location=artifact_place(uri)))
+    except MlflowException:     # made by another process since we looked?
+        found = client.get_experiment_by_name(name)
+        if found is None: raise
+        return str(found.experiment_id)
+
+# %% ../../nbs/integrations/03_mlflow_store.ipynb #7e2b81e0
 class Store:
-    "Does to a store of MLflow what the operations of a spool say. `deliver` is made for an `Outbox`."
+    "A store of MLflow for the runs of one spool. `deliver` is made for an `Outbox`."
 
     def __init__(self, uri: str, experiment: str, folder: str | Path):
         self.uri, self.experiment, self.folder = uri, experiment, Path(folder)     # folder: of the spool
+        self.fails = 0          # of the operation that comes next, one after the other
         self._client: Any = None
         self._experiment_id: str | None = None
-        self._fails = 0
         try: self.runs = dict(json.loads((self.folder / "runs.json").read_text(encoding="utf-8")))
         except (OSError, ValueError): self.runs = {}    # our key: MLflow's run id
 
@@ -157,41 +168,35 @@ class Store:
         self.runs[key] = run_id
         write_text(self.folder / "runs.json", json.dumps(self.runs, indent=1) + "\n")
 
-    def deliver(self, operations: list[Operation]) -> int:
-        "Do the first operation, or the first few. Raises `Refused`, or whatever keeps MLflow from answering."
-        from mlflow.exceptions import MlflowException
-        kind, done = operations[0]["op"], 1
-        try:
-            if kind == "points": done = send_points(self, operations)
-            else: ACTIONS[kind](self, operations[0])
-        except MlflowException as error:
-            if error.error_code in _WRONG and kind == "points" and len(operations) > 1:
-                return self.deliver(operations[:1])     # which of them is it?
-            if error.error_code in _WRONG: raise Refused(str(error)) from error
-            if kind in ("file", "model") and self._is_stuck(): raise Refused(str(error)) from error
-            raise
-        self._fails = 0
-        return done
+    def deliver(self, operations: list[Operation]) -> int: return deliver_first(self, operations)
 
-    def _is_stuck(self) -> bool:
-        "Whether the same operation has failed three times while the store answers other questions."
-        self._fails += 1
-        if self._fails < 3: return False
-        self.client.search_experiments(max_results=1)
-        self._fails = 0
-        return True
+# %% ../../nbs/integrations/03_mlflow_store.ipynb #3834828f
+SPOOL = "mlflow"        # the folder of the spool in the folder of a run
 
 
-def find_experiment(client: Any, uri: str, name: str) -> str:
-    "The id of an experiment, which is made if there is none."
-    from mlflow.exceptions import MlflowException
-    found = client.get_experiment_by_name(name)
-    if found is not None: return str(found.experiment_id)
-    try: return str(client.create_experiment(name, artifact_location=artifact_place(uri)))
-    except MlflowException:     # made by another process since we looked?
-        found = client.get_experiment_by_name(name)
-        if found is None: raise
-        return str(found.experiment_id)
+def end_stale_runs(store: Store) -> list[str]:
+    "Mark the runs of this machine KILLED whose process is gone; returns their names."
+    ended, condition = [], f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
+    for run in store.find(condition):
+        place = Path(run.data.tags.get(PLACE, ""))
+        if place == store.folder.resolve() or not (place / "lock").exists() or is_served(place): continue
+        store.client.set_terminated(run.info.run_id, "KILLED")
+        ended.append(run.info.run_name)
+        waiting = Spool(place).pending
+        log.info("run %s was killed%s", run.info.run_name,
+                 f", and not all of it was sent: mlx-bert mlflow sync {place.parent}" if waiting else "")
+    return ended
+
+
+def unended(spool: Spool) -> list[Operation]:
+    "Operations that mark the runs KILLED which a spool begins and does not end."
+    running: dict[str, Operation] = {}
+    last = 0
+    for op in spool:
+        last = op.get("time", last)
+        if op["op"] == "run": running[op["run"]] = op
+        if op["op"] == "end": running.pop(op["run"], None)
+    return [{"op": "end", "run": run, "status": "KILLED", "time": last} for run in reversed(running)]
 
 # %% ../../nbs/integrations/03_mlflow_store.ipynb #cf4cdcea
 def begin_run(store: Store, op: Operation) -> None:
@@ -249,6 +254,17 @@ def send_params(store: Store, op: Operation) -> None:
     send_tags(store, {"run": op["run"], "values": changed})
 
 # %% ../../nbs/integrations/03_mlflow_store.ipynb #49ab5ac2
+def _found(op: Operation) -> Path:
+    "What is to be sent. Raises `Refused` if it is gone."
+    if not Path(op["path"]).exists(): raise Refused(f"{op['path']} is gone")
+    return Path(op["path"])
+
+
+def _clear(op: Operation) -> None:
+    "Delete what was made to be sent, with the folder that it has to itself."
+    if op.get("once"): shutil.rmtree(Path(op["path"]).parent, ignore_errors=True)
+
+
 def send_file(store: Store, op: Operation) -> None:
     "Log a file or a folder."
     path = _found(op)
@@ -279,7 +295,7 @@ def send_model(store: Store, op: Operation) -> None:
     if op["register"]: register_model(store, op, run_id, model)
     _clear(op)
 
-# %% ../../nbs/integrations/03_mlflow_store.ipynb #27b853af
+# %% ../../nbs/integrations/03_mlflow_store.ipynb #67d7eb34
 def register_model(store: Store, op: Operation, run_id: str, model: Any) -> None:
     "Make a version of a registered model, once, and give it the alias."
     from mlflow.exceptions import MlflowException
@@ -295,49 +311,37 @@ def register_model(store: Store, op: Operation, run_id: str, model: Any) -> None
                                               model_id=model.model_id, await_creation_for=0)
     if op["alias"]: client.set_registered_model_alias(name, op["alias"], version.version)
 
-
-def _found(op: Operation) -> Path:
-    "What is to be sent. Raises `Refused` if it is gone."
-    if not Path(op["path"]).exists(): raise Refused(f"{op['path']} is gone")
-    return Path(op["path"])
-
-
-def _clear(op: Operation) -> None:
-    "Delete what was made to be sent, with the folder that it has to itself."
-    if op.get("once"): shutil.rmtree(Path(op["path"]).parent, ignore_errors=True)
-
-# %% ../../nbs/integrations/03_mlflow_store.ipynb #67d7eb34
+# %% ../../nbs/integrations/03_mlflow_store.ipynb #aa343a23
 ACTIONS: dict[str, Callable[[Store, Operation], None]] = {
     "store": lambda store, op: None, "run": begin_run, "end": end_run, "params": send_params, "tags": send_tags,
     "file": send_file, "data": send_data, "model": send_model}
-
-# %% ../../nbs/integrations/03_mlflow_store.ipynb #3834828f
-SPOOL = "mlflow"        # the folder of the spool in the folder of a run
+_WRONG = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 
 
-def end_stale_runs(store: Store) -> list[str]:
-    "Mark the runs of this machine KILLED whose process is gone; returns their names."
-    ended, condition = [], f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
-    for run in store.find(condition):
-        place = Path(run.data.tags.get(PLACE, ""))
-        if place == store.folder.resolve() or not (place / "lock").exists() or is_served(place): continue
-        store.client.set_terminated(run.info.run_id, "KILLED")
-        ended.append(run.info.run_name)
-        waiting = Spool(place).pending
-        log.info("run %s was killed%s", run.info.run_name,
-                 f", and not all of it was sent: mlx-bert mlflow sync {place.parent}" if waiting else "")
-    return ended
+def is_stuck(store: Store) -> bool:
+    "Whether the same operation has failed three times while the store answers other questions."
+    store.fails += 1
+    if store.fails < 3: return False
+    store.client.search_experiments(max_results=1)
+    store.fails = 0
+    return True
 
-
-def unended(spool: Spool) -> list[Operation]:
-    "Operations that mark the runs KILLED which a spool begins and does not end."
-    running: dict[str, Operation] = {}
-    last = 0
-    for op in spool:
-        last = op.get("time", last)
-        if op["op"] == "run": running[op["run"]] = op
-        if op["op"] == "end": running.pop(op["run"], None)
-    return [{"op": "end", "run": run, "status": "KILLED", "time": last} for run in reversed(running)]
+# %% ../../nbs/integrations/03_mlflow_store.ipynb #1b8a331c
+def deliver_first(store: Store, operations: list[Operation]) -> int:
+    "Do the first operation, or the first few. Raises `Refused`, or whatever keeps MLflow from answering."
+    from mlflow.exceptions import MlflowException
+    kind, done = operations[0]["op"], 1
+    try:
+        if kind == "points": done = send_points(store, operations)
+        else: ACTIONS[kind](store, operations[0])
+    except MlflowException as error:
+        if error.error_code in _WRONG and kind == "points" and len(operations) > 1:
+            return deliver_first(store, operations[:1])     # which of them is it?
+        if error.error_code in _WRONG: raise Refused(str(error)) from error
+        if kind in ("file", "model") and is_stuck(store): raise Refused(str(error)) from error
+        raise
+    store.fails = 0
+    return done
 
 # %% ../../nbs/integrations/03_mlflow_store.ipynb #50d4fe1f
 def sync_spool(

@@ -26,7 +26,7 @@ from ..secrets import get_logger, redact
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'Destination', 'RunLog', 'SystemSampler']
+__all__ = ['log', 'Destination', 'now', 'repeats', 'RunFiles', 'RunLog', 'SystemSampler']
 
 # %% ../../nbs/integrations/05_run_log.ipynb #f66343a4
 _OUTBOXES: dict[Path, Outbox] = {}      # open ones of this process, by the folder of the run
@@ -70,84 +70,96 @@ class Destination:
                 for name, value in op["values"].items()}
 
 # %% ../../nbs/integrations/05_run_log.ipynb #d7a7a4db
-class RunLog:
-    "One run of MLflow. Nothing here waits."
+def now() -> int:
+    "The time as MLflow has it, in milliseconds."
+    return int(time.time() * 1000)
 
-    def __init__(self, to: Destination, key: str | None = None, parent: str | None = None):
-        self.to, self.key, self.parent = to, key or uuid.uuid4().hex, parent    # parent: key of the run it is part of
-        self.seen: dict[tuple[str, int], float] = {}    # points that a resumed run need not repeat
 
-    def _add(self, op: str, **fields: Any) -> None:
-        self.to.outbox().add({"op": op, "run": self.key, **fields})
+def repeats(
+    seen: Mapping[tuple[str, int], float],      # points that were logged before, by name and step
+    name: str,
+    step: int,
+    value: float,
+) -> bool:
+    "Whether a point need not be logged again."
+    before = seen.get((name, step))
+    if before is None: return False
+    return name == "tokens_per_second" or before == value or math.isnan(before) and math.isnan(value)
 
-    def begin(self, name: str, folder: str, tags: Mapping[str, str]) -> None:
-        "Begin the run, or take it up again if there was one under its key."
-        self._add("run", name=name, folder=folder, parent=self.parent, time=_now(),
-                  tags=redact({plain_name(key): str(value) for key, value in tags.items()}))
+# %% ../../nbs/integrations/05_run_log.ipynb #aa97c3a4
+class RunFiles:
+    "Files and models of one run, on their way to MLflow."
 
-    def points(self, step: int, values: Mapping[str, Any]) -> None:
-        "Log numbers that belong to an update."
-        numbers = {plain_name(name): float(value) for name, value in values.items()
-                   if isinstance(value, (int, float)) and not isinstance(value, bool)}
-        if self.seen: numbers = {name: value for name, value in numbers.items() if not self._repeats(name, step, value)}
-        if numbers: self._add("points", step=step, time=_now(), values=numbers)
+    def __init__(self, folder: Path, add: Callable[..., None]):
+        self.folder, self.add = folder, add     # folder: of the run; add: takes kind and fields of an operation
 
-    def _repeats(self, name: str, step: int, value: float) -> bool:
-        before = self.seen.get((name, step))
-        if before is None: return False
-        return name == "tokens_per_second" or before == value or math.isnan(before) and math.isnan(value)
-
-    def params(self, values: Mapping[str, str]) -> None:
-        "Log parameters; see `run_params`."
-        self._add("params", values=dict(values))
-
-    def tags(self, values: Mapping[str, Any]) -> None:
-        "Set tags."
-        self._add("tags", values=redact({plain_name(name): str(value) for name, value in values.items()}))
-
-    def file(self, path: Path, to: str | None = None) -> None:
+    def path(self, path: Path, to: str | None = None) -> None:
         "Log a file or a folder, as it will be when it is sent; nothing if it is not there."
-        if path.exists(): self._add("file", path=str(path.resolve()), to=to)
+        if path.exists(): self.add("file", path=str(path.resolve()), to=to)
 
     def text(self, name: str, text: str) -> None:
         "Log a text as a file."
         path = self._stage() / Path(name).name
         write_text(path, text)
         folder = str(Path(name).parent)
-        self._add("file", path=str(path), to=None if folder == "." else folder, once=True)
+        self.add("file", path=str(path), to=None if folder == "." else folder, once=True)
 
     def snapshot(self, folder: Path, to: str) -> None:
         "Log a folder as it is now, whatever happens to it before it is sent."
         copy = self._stage() / folder.name
         shutil.copytree(folder, copy, copy_function=link_or_copy)
-        self._add("file", path=str(copy), to=to, once=True)
-
-    def _stage(self) -> Path:
-        folder = self.to.folder / SPOOL / "files" / uuid.uuid4().hex[:8]
-        folder.mkdir(parents=True)
-        return folder
-
-    def data(self, record: dict[str, str]) -> None:
-        "Log what the run was trained on; see `dataset_records`."
-        self._add("data", record=record)
+        self.add("file", path=str(copy), to=to, once=True)
 
     def model(self, make: Callable[[Path], Path], step: int, register: str | None, alias: str | None) -> None:
         "Log the model that `make` writes into a new folder; enter it into the registry if it gets a name there."
         path = make(self._stage() / "model")
-        self._add("model", path=str(path), key=uuid.uuid4().hex, name="model", step=step, once=True,
-                  register=register, alias=alias)
+        self.add("model", path=str(path), key=uuid.uuid4().hex, name="model", step=step, once=True,
+                 register=register, alias=alias)
+
+    def _stage(self) -> Path:
+        folder = self.folder / SPOOL / "files" / uuid.uuid4().hex[:8]
+        folder.mkdir(parents=True)
+        return folder
+
+# %% ../../nbs/integrations/05_run_log.ipynb #60fa3c43
+class RunLog:
+    "One run of MLflow. Nothing here waits."
+
+    def __init__(self, to: Destination, key: str | None = None, parent: str | None = None):
+        self.to, self.key, self.parent = to, key or uuid.uuid4().hex, parent    # parent: key of the run it is part of
+        self.seen: dict[tuple[str, int], float] = {}    # points that a resumed run need not repeat
+        self.files = RunFiles(to.folder, self._add)
+
+    def _add(self, op: str, **fields: Any) -> None: self.to.outbox().add({"op": op, "run": self.key, **fields})
+
+    def begin(self, name: str, folder: str, tags: Mapping[str, str]) -> None:
+        "Begin the run, or take it up again if there was one under its key."
+        self._add("run", name=name, folder=folder, parent=self.parent, time=now(),
+                  tags=redact({plain_name(key): str(value) for key, value in tags.items()}))
+
+    def points(self, step: int, values: Mapping[str, Any]) -> None:
+        "Log numbers that belong to an update."
+        numbers = {plain_name(name): float(value) for name, value in values.items()
+                   if isinstance(value, (int, float)) and not isinstance(value, bool)}
+        fresh = {name: value for name, value in numbers.items() if not repeats(self.seen, name, step, value)}
+        if fresh: self._add("points", step=step, time=now(), values=fresh)
+
+    def params(self, values: Mapping[str, str]) -> None: self._add("params", values=dict(values))   # see `run_params`
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        "Set tags."
+        self._add("tags", values=redact({plain_name(name): str(value) for name, value in values.items()}))
+
+    def data(self, record: dict[str, str]) -> None: self._add("data", record=record)     # see `dataset_records`
 
     def end(self, status: str) -> None:
         "End the run: FINISHED, FAILED or KILLED. What is logged after it still counts."
-        self._add("end", status=status, time=_now())
+        self._add("end", status=status, time=now())
 
     @property
     def run_id(self) -> str | None:
         "MLflow's name for the run, as soon as MLflow has heard of it."
         return Store(self.to.uri, self.to.experiment, self.to.folder / SPOOL).runs.get(self.key)
-
-
-def _now() -> int: return int(time.time() * 1000)
 
 # %% ../../nbs/integrations/05_run_log.ipynb #87af8e4f
 class SystemSampler:

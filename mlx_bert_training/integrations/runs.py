@@ -51,6 +51,7 @@ class RunRecord:
     seconds: float = math.nan           # of training, all folds together
     competition: str = ""               # what was predicted: the competition, or else the experiment
     folder: Path | None = None          # where it is kept; None for a run of a store
+    noise: float = 0.0                  # a difference that another seed makes too (`kaggle.noise_runs`); 0: not known
 
 
 def gain(
@@ -89,7 +90,7 @@ def read_folder(folder: Path) -> RunRecord:
         score = Score(cv["score"], cv["standard_error"] or math.nan, tuple(cv["folds"]))
         seconds = sum(row.get("total_seconds") or math.nan for row in cv.get("table", []))
         return RunRecord(folder.name, _settings(config), {cv["metric"]: score}, cv["metric"], cv["folds_hash"],
-                         "finished", seconds or math.nan, contest, folder)
+                         "finished", seconds or math.nan, contest, folder, (cv.get("noise") or {}).get("bar") or 0.0)
     metrics, state = result.get("metrics", {}), "finished" if result else "running or killed"
     if not metrics and (folder / "metrics.jsonl").is_file():
         rows = read_metrics(folder / "metrics.jsonl")

@@ -21,41 +21,19 @@ from ..secrets import get_logger, redact
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'Operation', 'Spool', 'is_served', 'link_or_copy', 'Refused', 'deliver_all', 'Outbox']
+__all__ = ['log', 'Operation', 'Journal', 'read_from', 'FileLock', 'Spool', 'is_served', 'link_or_copy', 'Refused', 'deliver_all',
+           'Attempts', 'Bell', 'Outbox']
 
-# %% ../../nbs/integrations/01_spool.ipynb #36512019
+# %% ../../nbs/integrations/01_spool.ipynb #dd0dde33
 Operation = dict[str, Any]
 
 
-class Spool:
-    "Operations on the disk, in order, and how far they are delivered. One process at a time adds and delivers."
+class Journal:
+    "A file of operations, which only grows."
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self.path, self.aside = self.folder / "spool.jsonl", self.folder / "set-aside.jsonl"
-        self.done = self._read_done()                   # bytes of `path` that are delivered
-        self._unwritten, self._lock, self._adding = b"", -1, threading.Lock()
-
-    def _read_done(self) -> int:
-        try: return int((self.folder / "done").read_text(encoding="utf-8"))
-        except (OSError, ValueError): return 0
-
-    def acquire(self) -> bool:
-        "Make this process the one that delivers; False if another one does. Half a line, cut off by a crash, goes."
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try: fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.release()
-            return False
-        self.done = self._read_done()
-        if self.path.exists(): os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
-        return True
-
-    def release(self) -> None:
-        "Let another process deliver."
-        if self._lock >= 0: os.close(self._lock)
-        self._lock = -1
+    def __init__(self, path: Path):
+        self.path = path
+        self._unwritten, self._adding = b"", threading.Lock()
 
     def add(self, *operations: Operation) -> None:
         "Add operations. On a full disk they wait in memory for the next time; the run goes on."
@@ -72,18 +50,88 @@ class Spool:
                 log.warning("%s cannot be written (%s): %d bytes wait in memory", self.path, error,
                             len(self._unwritten))
 
+    @property
+    def size(self) -> int:
+        "Bytes, those that wait in memory among them."
+        return (self.path.stat().st_size if self.path.exists() else 0) + len(self._unwritten)
+
+    def mend(self) -> None:
+        "Take away half a line, which a crash has left."
+        if self.path.exists(): os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+
+    def __iter__(self) -> Iterator[Operation]:
+        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+        return (json.loads(line) for line in lines)
+
+# %% ../../nbs/integrations/01_spool.ipynb #c6f39eea
+def read_from(
+    path: Path,         # of a journal
+    place: int,         # in bytes, where a line begins
+    most: int = 500,    # operations
+) -> tuple[list[Operation], list[int]]:     # and where each of them ends
+    "The operations from a place on."
+    operations: list[Operation] = []
+    ends: list[int] = []
+    with path.open("rb") as file:
+        file.seek(place)
+        for line in file:
+            if not line.endswith(b"\n") or len(ends) == most: break
+            operations.append(json.loads(line))
+            ends.append((ends[-1] if ends else place) + len(line))
+    return operations, ends
+
+
+def _delivered(folder: Path) -> int:
+    "How many bytes of a spool are delivered."
+    try: return int((folder / "done").read_text(encoding="utf-8"))
+    except (OSError, ValueError): return 0
+
+# %% ../../nbs/integrations/01_spool.ipynb #36512019
+class FileLock:
+    "A file that one process at a time holds."
+
+    def __init__(self, path: Path):
+        self.path, self._handle = path, -1
+
+    def acquire(self) -> bool:
+        "Take it; False if another process has it."
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try: fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        "Let another process have it."
+        if self._handle >= 0: os.close(self._handle)
+        self._handle = -1
+
+# %% ../../nbs/integrations/01_spool.ipynb #b5da3905
+class Spool:
+    "Operations on the disk, in order, and how far they are delivered. One process at a time adds and delivers."
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.journal, self.lock = Journal(self.folder / "spool.jsonl"), FileLock(self.folder / "lock")
+        self.path, self.aside = self.journal.path, self.folder / "set-aside.jsonl"
+        self.done = _delivered(self.folder)     # bytes of the journal
+
+    def acquire(self) -> bool:
+        "Make this process the one that delivers; False if another one does. Half a line, cut off by a crash, goes."
+        if not self.lock.acquire(): return False
+        self.done = _delivered(self.folder)
+        self.journal.mend()
+        return True
+
+    def release(self) -> None: self.lock.release()
+
+    def add(self, *operations: Operation) -> None: self.journal.add(*operations)
+
     def read(self, most: int = 500) -> tuple[list[Operation], list[int]]:
         "The next operations that are to be delivered, and where each of them ends."
-        if self.pending == 0: return [], []
-        operations: list[Operation] = []
-        ends: list[int] = []
-        with self.path.open("rb") as file:
-            file.seek(self.done)
-            for line in file:
-                if not line.endswith(b"\n") or len(ends) == most: break
-                operations.append(json.loads(line))
-                ends.append((ends[-1] if ends else self.done) + len(line))
-        return operations, ends
+        return read_from(self.path, self.done, most) if self.pending else ([], [])
 
     def mark(self, end: int) -> None:
         "Everything before this byte is delivered."
@@ -96,14 +144,9 @@ class Spool:
             file.write(json.dumps({**operation, "refused": redact(reason)}) + "\n")
 
     @property
-    def pending(self) -> int:
-        "Bytes that are still to be delivered."
-        return (self.path.stat().st_size if self.path.exists() else 0) + len(self._unwritten) - self.done
+    def pending(self) -> int: return self.journal.size - self.done      # bytes that are still to be delivered
 
-    def __iter__(self) -> Iterator[Operation]:
-        "Every operation, the delivered ones too."
-        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-        return (json.loads(line) for line in lines)
+    def __iter__(self) -> Iterator[Operation]: return iter(self.journal)     # every one, the delivered ones too
 
 # %% ../../nbs/integrations/01_spool.ipynb #524d3b65
 def is_served(folder: str | Path) -> bool:
@@ -139,38 +182,91 @@ def deliver_all(
             spool.set_aside(operations[0], str(error))
         spool.mark(ends[done - 1])
 
+# %% ../../nbs/integrations/01_spool.ipynb #ada0426c
+class Attempts:
+    "Attempts to deliver what is in a spool, and how they went."
+    pauses = (0.5, 30.0)        # seconds after the first failure, and at most
+    patience = 30.0             # seconds that `wait` takes at most, unless it is told otherwise
+
+    def __init__(self, spool: Spool, deliver: Callable[[list[Operation]], int], name: str):
+        self.spool, self.deliver, self.name = spool, deliver, name
+        self.begun = self.failed = 0        # attempts begun; number of the last one that failed
+        self.pause = 0.0                    # seconds to wait before the next one
+        self.trouble = ""                   # why the last attempt failed; empty while all is well
+        self.over = threading.Condition()   # told of the end of each attempt
+
+    def make(self) -> bool:
+        "Deliver everything there is; returns whether that went well."
+        self.begun += 1
+        try: deliver_all(self.spool, self.deliver)
+        except Exception as error: self._note(error)
+        else:
+            if self.trouble: log.warning("%s answers again", self.name)
+            self.trouble, self.pause = "", 0.0
+        with self.over: self.over.notify_all()
+        return not self.trouble
+
+    def _note(self, error: Exception) -> None:
+        self.failed, self.pause = self.begun, min(max(2 * self.pause, self.pauses[0]), self.pauses[1])
+        if not self.trouble:
+            log.warning("%s does not answer (%s); the run goes on, and what it has to say waits in %s", self.name,
+                        redact(str(error))[:200], self.spool.path)
+        self.trouble = redact(str(error)) or type(error).__name__
+
+    def wait(self, before: int, seconds: float | None, goes_on: Callable[[], bool]) -> bool:
+        "Wait until everything is delivered, until one after `before` fails, or for so long. Returns whether all is."
+        deadline = time.monotonic() + (self.patience if seconds is None else seconds)
+        with self.over:
+            while self.spool.pending and self.failed <= before and goes_on():
+                left = deadline - time.monotonic()
+                if left <= 0 or not self.over.wait(left): break
+        return self.spool.pending == 0
+
 # %% ../../nbs/integrations/01_spool.ipynb #0b4f55aa
+class Bell:
+    "Wakes a thread when there is news, after a while in which more may come, or at once if it is urgent."
+
+    def __init__(self) -> None:
+        self._news, self._hurry, self._stopped = threading.Event(), threading.Event(), False
+
+    def ring(self, hurry: bool = False) -> None:
+        if hurry: self._hurry.set()
+        self._news.set()
+
+    def stop(self) -> None:
+        "Wake it for the last time."
+        self._stopped = True
+        self.ring(hurry=True)
+
+    def wait(self, seconds: float) -> bool:
+        "Until there is news, and then so long, or until it is urgent. Returns whether to go on."
+        self._news.wait()
+        self._hurry.wait(seconds)
+        for event in (self._news, self._hurry): event.clear()
+        return not self._stopped
+
+# %% ../../nbs/integrations/01_spool.ipynb #c26d3f7e
 class Outbox:
     "A spool and the thread that empties it."
-
-    linger = 0.5                # seconds in which operations gather before they are sent together
-    pauses = (0.5, 30.0)        # seconds after the first failure, and at most
-    patience = 30.0             # seconds that `flush` waits at most, unless it is told otherwise
+    linger = 0.5        # seconds in which operations gather before they are sent together
 
     def __init__(self, spool: Spool, deliver: Callable[[list[Operation]], int], name: str = "the server"):
-        self.spool, self.deliver, self.name = spool, deliver, name
-        self.attempts = self.failed = 0     # attempts begun; number of the last one that failed
-        self.trouble = ""                   # why the last attempt failed; empty while all is well
-        self._news, self._hurry, self._state = threading.Event(), threading.Event(), threading.Condition()
-        self._stopping = False
+        self.spool, self.attempts = spool, Attempts(spool, deliver, name)
+        self._bell = Bell()
         self._thread = threading.Thread(target=self._work, name="mlx-bert outbox", daemon=True)
         self._thread.start()
 
     def add(self, *operations: Operation) -> None:
         "Add operations; returns at once."
         self.spool.add(*operations)
-        self._news.set()
+        self._bell.ring()
 
     def flush(self, seconds: float | None = None) -> bool:
         "Wait until everything is delivered, until a fresh attempt fails, or for so long. Returns whether all is."
-        before, deadline = self.attempts, time.monotonic() + (self.patience if seconds is None else seconds)
-        self.add()      # what waits in memory
-        self._hurry.set()
-        with self._state:
-            while self.spool.pending and self.failed <= before and self._thread.is_alive():
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._state.wait(left): break
-        return self.spool.pending == 0
+        before = self.attempts.begun
+        self.spool.add()        # what waits in memory
+        self._bell.ring(hurry=True)
+        return self.attempts.wait(before, seconds, self._thread.is_alive)
 
     def close(self, seconds: float | None = None) -> bool:
         "Flush, and stop if all is delivered; if not, the thread goes on trying as long as the process lives."
@@ -180,39 +276,13 @@ class Outbox:
 
     def stop(self) -> None:
         "Stop as soon as no attempt is under way, and give the spool free; what was not delivered stays there."
-        self._stopping = True
-        self._hurry.set()
-        self._news.set()
+        self._bell.stop()
         self._thread.join()
 
     @property
     def is_open(self) -> bool: return self._thread.is_alive()
 
     def _work(self) -> None:
-        pause = 0.0
-        while True:
-            self._news.wait()
-            self._hurry.wait(pause or self.linger)
-            self._news.clear()
-            self._hurry.clear()
-            if self._stopping: break
-            self.attempts += 1
-            began = self.attempts
-            try: deliver_all(self.spool, self.deliver)
-            except Exception as error:
-                pause = min(max(2 * pause, self.pauses[0]), self.pauses[1])
-                self._failed(began, error)
-            else:
-                pause = 0.0
-                if self.trouble: log.warning("%s answers again", self.name)
-                self.trouble = ""
-            with self._state: self._state.notify_all()
+        while self._bell.wait(self.attempts.pause or self.linger):
+            if not self.attempts.make(): self._bell.ring()      # once more, after the pause
         self.spool.release()
-
-    def _failed(self, attempt: int, error: Exception) -> None:
-        self.failed = attempt
-        if not self.trouble:
-            log.warning("%s does not answer (%s); the run goes on, and what it has to say waits in %s", self.name,
-                        redact(str(error))[:200], self.spool.path)
-        self.trouble = redact(str(error)) or type(error).__name__
-        self._news.set()

@@ -24,17 +24,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.checkpoint import replace_folder
 from ..core.config import KaggleTrainerConfig
 from ..core.results import Predictions
 from ..core.run_folder import FIRST_ROUND, RunFolder, find_rounds
 from ..data.files import DEMO
 
 # %% auto #0
-__all__ = ['log', 'MODEL_FILES', 'ALONE', 'LATER', 'PLATFORMS', 'OWNER', 'CODE', 'BundleError', 'FinishedRun', 'find_shares',
-           'allowed_overrides', 'read_run', 'describe_texts', 'choose_sample', 'describe_submission', 'describe',
-           'default_wheels', 'write_own_wheel', 'download_wheels', 'inference_notebook', 'Bundle', 'package_sources',
-           'write_code', 'check_target', 'bundle']
+__all__ = ['log', 'MODEL_FILES', 'ALONE', 'LATER', 'PLATFORMS', 'OWNER', 'CODE', 'BundleError', 'FinishedRun', 'partner_files',
+           'find_shares', 'allowed_overrides', 'read_run', 'describe_texts', 'choose_sample', 'describe_submission',
+           'describe', 'default_wheels', 'write_own_wheel', 'download_wheels', 'inference_notebook', 'Bundle',
+           'package_sources', 'write_code', 'check_target', 'bundle']
 
 # %% ../../nbs/kaggle/12_bundle.ipynb #b8b59123
 from ..data.frames import read_frame
@@ -47,17 +46,19 @@ from ..declaration.whole import find_key
 from ..ensemble.registry import PARTNERS
 from ..ensemble.thresholds import search_threshold
 from ..errors import MLXBertError
+from ..files import replace_folder, write_text
 from . import bundle_inference
 from .bundle_inference import InferenceError
 from .delivery import submission_style
 from .files import SAMPLE, find_sample
 from .ledger import file_sha256
-from .section import WEIGHTED, BundleOptions
+from .section import BUNDLED, WEIGHTED, BundleOptions
 from .submission import build_submission, read_sample
 from .trainer import as_kaggle_config
 from ..models.create import read_description
 from ..models.text_model import POOLED_CODE, PoolingSpec, described, pytorch_code
 from ..secrets import get_logger
+from ..stages.members import member_round
 from ..stages.plan import competition_metric
 from ..tasks.metrics import get_metric
 from ..tasks.task import Task
@@ -70,7 +71,7 @@ log = get_logger(__name__)
 class BundleError(MLXBertError, RuntimeError):
     "A run that cannot be bundled, or a bundle that cannot be written; nothing half-made is left."
 
-
+# %% ../../nbs/kaggle/12_bundle.ipynb #6dc66fd5
 MODEL_FILES = ("model.safetensors", "targets.json")     # what is copied as it is; never code, nor what names code
 
 
@@ -84,6 +85,7 @@ class FinishedRun:
     cv: dict[str, Any]          # what cv.json says; empty for a run with one split
     shares: dict[str, float]    # how much of `models` and of `linear` is in what is predicted
     linear: dict[str, Path] = field(default_factory=dict)   # the linear partner, likewise by name
+    partners: dict[str, dict[str, Path]] = field(default_factory=dict)  # those that read texts, by name and file
     partners_left: bool = False     # the run submits more than the model, and that was left behind
     notes: list[str] = field(default_factory=list)  # what the bundle does not do as the run did
 
@@ -118,6 +120,16 @@ def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:
 ALONE: dict[str, float] = {"models": 1.0, "linear": 0.0}
 
 
+def partner_files(
+    run: Path,              # the folder
+    name: str,              # of the partner
+) -> dict[str, Path]:       # by file name; none where it kept none
+    "The models of all folds that a partner kept."
+    found = re.compile(rf"{re.escape(name)}-\d+\.json\.gz")
+    folder = RunFolder(run).partners
+    return {path.name: path for path in sorted(folder.glob("*.json.gz")) if found.fullmatch(path.name)}
+
+
 def find_shares(
     run: Path,              # the folder
     cv: dict[str, Any],     # what cv.json says
@@ -130,14 +142,15 @@ def find_shares(
     way = "; model_alone=True (--model-alone) bundles the model's folds without a partner"
     if not alone and method not in WEIGHTED: raise BundleError(f"{whole}, and only a weighted mean can be bundled{way}")
     shares = {alone: 1.0} if alone else {name: share for name, share in cv["weights"].items() if share}
-    strange = [name for name in shares if name not in (members[0], "linear")]
-    if strange:
-        other = "is a partner that a bundle cannot have" if strange[0] in PARTNERS else "was made by another run"
-        raise BundleError(f"{whole}, and {strange[0]!r} {other}{way}")
-    if "linear" in shares and not list((run / "partners").glob("linear-*.json.gz")):
-        raise BundleError(f"{whole}, and the linear models were not kept; run again under another run_name with "
-                          f"kaggle.save_fold_models: true{way}")
-    return {"models": float(shares.get(members[0], 0)), "linear": float(shares.get("linear", 0))}
+    for name in [name for name in shares if name != members[0] and not partner_files(run, name)]:
+        if name in BUNDLED:
+            raise BundleError(f"{whole}, and the {name} models were not kept; run again under another run_name with "
+                              f"kaggle.save_fold_models: true{way}")
+        other = "is a partner that a bundle cannot have" if name in PARTNERS else "was made by another run"
+        if RunFolder(run).round(member_round(name)).is_dir(): other = "is another trained model, which it cannot have"
+        raise BundleError(f"{whole}, and {name!r} {other}{way}")
+    others = {name: float(share) for name, share in shares.items() if name not in (members[0], "linear")}
+    return {"models": float(shares.get(members[0], 0)), "linear": float(shares.get("linear", 0)), **others}
 
 # %% ../../nbs/kaggle/12_bundle.ipynb #0683cecb
 LATER = ("bundle_", "submission_message", "submission_dir", "score_timeout", "competition_name")
@@ -173,8 +186,11 @@ def read_run(
         raise BundleError(f"{first}: no labels.json: the run was made from a loader, not from declared data")
     shares = dict(ALONE) if model_alone else find_shares(run, cv)
     found = FinishedRun(run, config, models, LabelMap.load(first, config.model.head_type), cv, shares)
-    if found.shares["linear"]:
-        found.linear = {path.name: path for path in sorted((run / "partners").glob("linear-*.json.gz"))}
+    if found.shares["linear"]: found.linear = partner_files(run, "linear")
+    found.partners = {name: partner_files(run, name) for name in found.shares if name not in ALONE}
+    if found.labels.task.plain is not found.labels.task and (found.linear or found.partners):
+        raise BundleError(f"{run}: the partners of a {found.labels.task} predict plain values, and a bundle cannot put "
+                          "its answer around them; model_alone=True (--model-alone) bundles the model's folds")
     found.partners_left = model_alone and bool(cv.get("ensemble") or cv.get("weights"))
     if found.partners_left:
         submitted = cv.get("alone") or cv.get("ensemble") or "an ensemble"
@@ -207,13 +223,12 @@ def describe_texts(run: FinishedRun) -> dict[str, Any]:
                          "template_defaults of the run name nothing that stands for it")
     return {"template": source.text, "defaults": source.defaults}
 
-# %% ../../nbs/kaggle/12_bundle.ipynb #c26c124b
+# %% ../../nbs/kaggle/12_bundle.ipynb #f805d1d4
 def _plain_sample(run: FinishedRun) -> pd.DataFrame:
     "A sample for a competition that came without one, as `create_submission` makes it."
     labels, target = run.labels, run.config.data.target_column
     needs = get_metric(run.metric).needs
-    names = [str(target if isinstance(target, str) else "prediction")]
-    if labels.task.column_each(needs): names = labels.label_names
+    names = labels.task.sample_columns(needs, target, labels.label_names)
     cell: Any = labels.classes[0] if needs == "labels" and labels.classes else 0.5
     return pd.DataFrame({run.config.data.id_column or "id": [0], **dict.fromkeys(names, cell)})
 
@@ -232,7 +247,12 @@ def choose_sample(
         found = None
     return name, found or (made if made.is_file() else _plain_sample(run))
 
-# %% ../../nbs/kaggle/12_bundle.ipynb #f805d1d4
+# %% ../../nbs/kaggle/12_bundle.ipynb #51e1b951
+def _json_value(value: Any) -> Any:
+    "NumPy numbers as Python's."
+    return value.item() if hasattr(value, "item") else value
+
+
 def _decisions(run: FinishedRun) -> dict[str, Any]:
     "The threshold of two classes or many labels, and the cut points of ratings."
     value, low = run.cv.get("threshold"), run.cv.get("lowest_rating")
@@ -259,7 +279,7 @@ def describe_submission(
         style = submission_style(style, run.metric, task.name)
     kind, many = wanted.style(task, style), len(wanted.targets) > 1
     numbers = np.arange(max(1, len(classes)))
-    values = np.zeros(1) if task.answers == "values" else np.eye(len(classes))      # one row a class, sure of it
+    values = task.made_up(max(1, len(classes)), len(classes))      # one row a class, sure of it
     table = build_submission(Predictions(values, task, numbers, classes or None), shown, style=style, ids=numbers)
     cells, written, order = table.iloc[:, 1:], None, [task.positive or 0]
     if many or task.targets == "columns" and kind != "names": order = cells.to_numpy(float).argmax(0).tolist()
@@ -269,11 +289,6 @@ def describe_submission(
     if many and task.targets == "classes": rule["threshold"] = None     # a column a class shows the likeliest
     return {"sample": name, "id_column": wanted.id_column, "columns": list(wanted.targets), "kind": kind,
             "cells": written, "order": order, **rule}
-
-
-def _json_value(value: Any) -> Any:
-    "NumPy numbers as Python's."
-    return value.item() if hasattr(value, "item") else value
 
 # %% ../../nbs/kaggle/12_bundle.ipynb #47ebc0be
 def describe(
@@ -288,7 +303,8 @@ def describe(
         "format": _format(run), "text": describe_texts(run), **data.cut(),
         "id_column": data.id_column, "models": [f"models/{name}" for name in run.models if run.shares["models"]],
         "linear": [f"partners/{name}" for name in run.linear], "weights": run.shares,
-        "logarithms": run.metric == "rmsle" and min(run.shares.values()) > 0,
+        "partners": {name: [f"partners/{file}" for file in files] for name, files in run.partners.items()},
+        "logarithms": run.metric == "rmsle" and sum(share > 0 for share in run.shares.values()) > 1,
         "submission": describe_submission(run, sample), "metric": run.metric}
     if run.cv and not run.partners_left: facts |= {"score": run.cv["score"], "standard_error": run.cv["standard_error"]}
     return facts | {"notes": run.notes}
@@ -303,7 +319,7 @@ def default_wheels() -> list[str]:
     version = metadata.version("mlx")
     return [f"mlx=={version}", f"mlx-cpu=={version}", "scipy-openblas32"]
 
-
+# %% ../../nbs/kaggle/12_bundle.ipynb #e5d06efb
 def _package_files() -> Iterator[tuple[str, bytes]]:
     "Name and content of all files of this package, the presets among them."
     package = Path(str(resources.files(_DIST)))
@@ -439,13 +455,14 @@ class Bundle:
                   f"  kaggle datasets create -p {self.folder} -r zip", f"  kaggle kernels push -p {self.folder}"]
         count, linear = len(self.facts["models"]), len(self.facts["linear"])
         what = f"{count} model{'s' * (count != 1)}" + (f" and {linear} linear partners" if linear else "")
+        what += "".join(f" and {len(files)} {name} partners" for name, files in self.facts["partners"].items())
         return "\n".join([f"{self.folder}: {what}", sizes, *notes, "Upload it, run it and submit it:", *upload])
 
     def _repr_html_(self) -> str: return f"<pre>{escape(repr(self))}</pre>"
 
 # %% ../../nbs/kaggle/12_bundle.ipynb #20ce5244
 def _write_json(path: Path, values: Any) -> None:
-    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 OWNER = "INSERT_YOUR_USERNAME"      # where nobody said whose the dataset will be
@@ -505,7 +522,7 @@ def write_code(
         (path.parent / "__init__.py").touch()
         if name != root: source = source.replace(_DIST, CODE)   # the root names the package where it is installed
         kept = [line for line in source.splitlines() if not line.startswith(("# %%", "# AUTOGENERATED"))]
-        path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(kept) + "\n")
     (folder / CODE / "__init__.py").write_text(f"from .{root} import predict as predict\n", encoding="utf-8")
 
 # %% ../../nbs/kaggle/12_bundle.ipynb #1506ef82
@@ -516,14 +533,15 @@ def _describe_model(source: Path, target: Path) -> None:
     values = described(saved.architecture, saved.config, pooling, saved.head)
     _write_json(target / "config.json", values)
     if "auto_map" in values:
-        (target / f"{POOLED_CODE}.py").write_text(pytorch_code(saved.architecture), encoding="utf-8")
+        write_text(target / f"{POOLED_CODE}.py", pytorch_code(saved.architecture))
 
 
 def _fill(building: Path, run: FinishedRun, facts: dict[str, Any]) -> None:
     "Models, tokenizer, labels, description and code."
     tokenizer = Tokenizer.load(run.model)
-    if run.linear: (building / "partners").mkdir()
-    for name, path in run.linear.items(): shutil.copyfile(path, building / "partners" / name)
+    kept = {file: path for files in (run.linear, *run.partners.values()) for file, path in files.items()}
+    if kept: (building / "partners").mkdir()
+    for name, path in kept.items(): shutil.copyfile(path, building / "partners" / name)
     for name, source in run.models.items():
         if not run.shares["models"]: break      # the linear partner is submitted alone
         target = building / "models" / name
@@ -575,7 +593,7 @@ def bundle(
                 download_wheels(building / "wheels", wanted, python, platforms)
             paths = sorted(path for path in building.rglob("*") if path.is_file())
             sums = [f"{file_sha256(path)}  {path.relative_to(building).as_posix()}\n" for path in paths]
-            (building / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+            write_text(building / "SHA256SUMS", "".join(sums))
             _write_json(building / "inference.ipynb", inference_notebook(facts))
             _write_metadata(building, facts, dataset, run.config.kaggle)
     except InferenceError as error: raise BundleError(f"{run_folder}: {error}") from error

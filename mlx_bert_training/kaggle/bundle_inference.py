@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,14 @@ from ..tasks.windows import mean_by_row
 
 # %% auto #0
 __all__ = ['Forward', 'INPUTS', 'ENGINES', 'INPUT', 'InferenceError', 'torch_forward', 'mlx_forward', 'choose_engine',
-           'check_ids', 'model_values', 'linear_values', 'predict_values', 'found_rule', 'decide', 'to_submission',
-           'verify', 'find_test', 'read_test', 'predict']
+           'check_ids', 'model_values', 'linear_values', 'text_values', 'predict_values', 'found_rule', 'decide',
+           'to_submission', 'verify', 'find_test', 'read_test', 'predict']
 
 # %% ../../nbs/kaggle/09_inference.ipynb #350eb49c
 class InferenceError(MLXBertError, RuntimeError):
     "Something that keeps a bundle from predicting."
 
-
+# %% ../../nbs/kaggle/09_inference.ipynb #dd93208d
 Forward = Callable[[Batch], np.ndarray]     # a batch to logits (B, C)
 
 
@@ -145,18 +145,33 @@ def linear_values(
     return np.mean([TargetTransform(**part["targets"]).inverse(task.predictions(linear_logits(part, task, frame)))
                     for part in parts], axis=0)
 
+# %% ../../nbs/kaggle/09_inference.ipynb #31d3f8b1
+def text_values(
+    folder: Path,               # the bundle
+    files: Sequence[str],       # of a partner, one a fold
+    texts: Texts,               # the test rows in words
+) -> np.ndarray:                # (N, C) probabilities, or (N,) values
+    "The mean prediction of linear models on texts, such as those of `chars` and `nbsvm`."
+    first, second = texts
+    whole = list(first) if second is None else [f"{a} \n {b}" for a, b in zip(first, second, strict=True)]
+    task, frame = LabelMap.load(folder).task, pd.DataFrame({"text": whole})
+    parts = [read_linear(folder / name) for name in files]
+    return np.mean([TargetTransform(**part["targets"]).inverse(task.predictions(linear_logits(part, task, frame)))
+                    for part in parts], axis=0)
 
+# %% ../../nbs/kaggle/09_inference.ipynb #fbad1f9f
 def predict_values(
     folder: Path,               # the bundle
     facts: Mapping[str, Any],   # its bundle.json
     frame: pd.DataFrame,        # the test rows
     engine: str = "auto",       # mlx, torch or auto
 ) -> np.ndarray:                # (N, C) probabilities, or (N,) values
-    "The predictions of the run: of its encoders, of their linear partner, or of both."
+    "The predictions of the run: of its encoders, of their partners, or of both."
     shares, text, parts = facts["weights"], facts["text"], []
     texts = read_texts(frame, text["columns"] if "columns" in text else RowTemplate(text["template"], text["defaults"]))
     if shares["models"]: parts.append((shares["models"], model_values(folder, facts, texts, engine)))
     if shares["linear"]: parts.append((shares["linear"], linear_values(folder, facts, frame, texts)))
+    parts += [(shares[name], text_values(folder, files, texts)) for name, files in facts.get("partners", {}).items()]
     if not facts["logarithms"]: return np.sum([share * values for share, values in parts], axis=0)
     total = np.sum([share * np.log1p(np.maximum(values, 0)) for share, values in parts], axis=0)
     return np.expm1(np.clip(total, 0, 80))
@@ -173,7 +188,7 @@ def found_rule(
     value = np.asarray(shown["threshold"])
     return Threshold(np.broadcast_to(value, columns) if task.targets == "columns" else value)
 
-
+# %% ../../nbs/kaggle/09_inference.ipynb #fba8b620
 def decide(
     values: np.ndarray,         # (N, C) probabilities, or (N,) values
     task: Task,
@@ -188,6 +203,8 @@ def decide(
     if cut or shown["kind"] == "labels":
         values = decided[:, None] == np.arange(values.shape[1]) if task.targets == "classes" else decided
         values = np.rint(values).astype(int if shown["kind"] == "labels" else float)
+    if task.answers == "values" and not cut and shown["kind"] != "labels":
+        return dict(zip(columns, task.value_columns(values, columns).T, strict=True))
     table = (decided if task.targets == "values" and not cut else values).reshape(len(values), -1)
     return {column: table[:, i] for column, i in zip(columns, shown["order"], strict=True)}
 
@@ -252,7 +269,7 @@ def read_test(
     "The test rows, read as the run reads them. Raises `DataError`."
     return read_frame(path, **facts["format"], as_text=[facts["id_column"]] if facts["id_column"] else [])
 
-
+# %% ../../nbs/kaggle/09_inference.ipynb #bce9e6fa
 def predict(
     folder: str | Path,                     # the bundle
     test: str | Path | None = None,         # None: BUNDLE_TEST, or the file of the competition

@@ -40,7 +40,8 @@ log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MESSAGE_LENGTH', 'RECORD', 'PARTIAL', 'DATA_SUFFIXES', 'BEFORE', 'competition_slug', 'Submission',
-           'SubmissionLimits', 'KaggleSubmitError', 'run_tag', 'KaggleClient', 'find_competition_files']
+           'SubmissionLimits', 'KaggleSubmitError', 'run_tag', 'call_about', 'wait_until_scored', 'KaggleReader',
+           'KaggleClient', 'find_competition_files']
 
 # %% ../../nbs/kaggle/04_client.ipynb #2fe05194
 def competition_slug(
@@ -124,15 +125,89 @@ def _holds(folder: Path, files: Sequence[str]) -> bool:
     return folder.is_dir() and any(p.is_file() and p.suffix in DATA_SUFFIXES for p in folder.iterdir())
 
 # %% ../../nbs/kaggle/04_client.ipynb #dd800446
-class KaggleClient:
-    "A competitor's calls to Kaggle. Needs credentials and the network from the first call on, not before."
+def call_about(connection: Connection, what: str, competition: str, function: Callable[[Any], Any],
+               attempts: int = 0) -> Any:
+    "A call about a competition. Raises `KaggleNotFoundError` with the nearest name that Kaggle knows."
+    try: return connection.call(f"{what} {competition}", function, competition, attempts)
+    except KaggleNotFoundError as error: failure = error
+    ask = methodcaller("competitions_list", search=competition[:4])
+    try: known = connection.call("list competitions", ask, attempts=1).competitions
+    except KaggleError: known = []
+    near = nearest(competition, [c.ref.rsplit("/", 1)[-1] for c in known])
+    hint = f" Did you mean {near!r}?" if near and near != competition else ""
+    raise KaggleNotFoundError(f"{failure}{hint}", status=failure.status, request=failure.request)
+
+
+def _get(api: Any, ref: int) -> Any:
+    "Ask for a submission by its number, for which the client has no method of its own."
+    request = import_module("kagglesdk.competitions.types.competition_api_service").ApiGetSubmissionRequest()
+    request.ref = ref
+    with api.build_kaggle_client() as kaggle: return kaggle.competitions.competition_api_client.get_submission(request)
+
+# %% ../../nbs/kaggle/04_client.ipynb #b3a9d097
+def wait_until_scored(
+    look_up: Callable[[int], Submission],   # asks for a submission by its number
+    ref: int,                               # of the submission
+    timeout: float = 900.0,                 # s
+    poll: float = 5.0,                      # s, the first pause
+) -> Submission:                            # with its score
+    "Wait for a score. Raises `KaggleSubmitError` if the scoring refuses the file or `timeout` seconds pass."
+    end = time.monotonic() + timeout
+    while True:
+        found = look_up(ref)
+        if found.status == "complete": return found
+        if found.status == "error":
+            raise KaggleSubmitError(f"submission {ref} ({found.file_name}) was refused by the scoring: "
+                                    f"{found.error or 'no reason given'}", found)
+        if time.monotonic() + poll > end:
+            raise KaggleSubmitError(f"submission {ref} is not scored after {timeout:.0f} s. It counts; ask again "
+                                    f"with KaggleClient().wait_for_score({ref})", found)
+        time.sleep(poll)
+        poll = min(poll * 1.5, 60.0)
+
+# %% ../../nbs/kaggle/04_client.ipynb #9660745f
+class KaggleReader:
+    "What Kaggle knows: submissions, limits, the leaderboard. Needs the network from the first call on, not before."
 
     def __init__(self, timeout: float = 60.0, policy: RetryPolicy | None = None,
                  limits: TransferLimits | None = None):     # of uploads and downloads; None: those of the policy
         self.connection = Connection(timeout, policy, limits)
         self.policy = self.connection.policy
 
-    def __repr__(self) -> str: return f"KaggleClient({self.connection})"
+    def __repr__(self) -> str: return f"{type(self).__name__}({self.connection})"
+
+    def call(self, what: str, competition: str, function: Callable[[Any], Any], attempts: int = 0) -> Any:
+        "A call about a competition, as `call_about`."
+        return call_about(self.connection, what, competition, function, attempts)
+
+    def find(self, competition: str, tag: str) -> Submission | None:
+        "The submission with this tag; None if Kaggle has none. Raises a `KaggleError` if it cannot be asked."
+        return next((s for s in self.submissions(competition) if f"[{tag}]" in s.description), None)
+
+    def limits(self, competition: str) -> SubmissionLimits:
+        "Submissions sent and left today."
+        slug = competition_slug(competition)
+        answer = self.call("ask for the limits of", slug, lambda api: api.competition_get_submission_limits(slug))
+        return SubmissionLimits(answer.num_today, answer.num_total, answer.num_allowed_now)
+
+    def submissions(self, competition: str, most: int = 200) -> list[Submission]:
+        "Your submissions, the newest first."
+        slug = competition_slug(competition)
+        found = self.call("list the submissions to", slug,
+                          lambda api: api.competition_submissions(slug, page_size=most))
+        return [Submission.of(item) for item in found or []]
+
+    def leaderboard(self, competition: str, top: int = 50) -> pd.DataFrame:
+        "The best teams: rank, team, score and date of the last submission."
+        slug = competition_slug(competition)
+        rows = self.call("read the leaderboard of", slug,
+                         lambda api: api.competition_leaderboard_view(slug, page_size=top)) or []
+        return pd.DataFrame([(rank, row.team_name, float(row.score or "nan"), row.submission_date)
+                             for rank, row in enumerate(rows[:top], 1)], columns=["rank", "team", "score", "submitted"])
+
+# %% ../../nbs/kaggle/04_client.ipynb #f5b19f14
+class KaggleClient(KaggleReader):
+    "A competitor's calls to Kaggle: what can be asked, and what fetches files and sends submissions."
 
     def download(self, competition: str, folder: str | Path, *, force: bool = False,
                  max_bytes: int = MAX_BYTES) -> Path:
@@ -155,67 +230,13 @@ class KaggleClient:
         return _submit(self, slug, name, message, tag or run_tag(),
                        lambda api, text: api.competition_submit_code(file, text, slug, kernel, version, quiet=True))
 
-    def find(self, competition: str, tag: str) -> Submission | None:
-        "The submission with this tag; None if Kaggle has none. Raises a `KaggleError` if it cannot be asked."
-        return next((s for s in self.submissions(competition) if f"[{tag}]" in s.description), None)
-
-    def limits(self, competition: str) -> SubmissionLimits:
-        "Submissions sent and left today."
-        slug = competition_slug(competition)
-        answer = self.call("ask for the limits of", slug, lambda api: api.competition_get_submission_limits(slug))
-        return SubmissionLimits(answer.num_today, answer.num_total, answer.num_allowed_now)
-
-    def submissions(self, competition: str, most: int = 200) -> list[Submission]:
-        "Your submissions, the newest first."
-        slug = competition_slug(competition)
-        answer = self.call("list the submissions to", slug,
-                           lambda api: api.competition_submissions(slug, page_size=most))
-        return [Submission.of(item) for item in answer or []]
-
     def get(self, ref: int) -> Submission:
         "One submission by its number."
         return Submission.of(self.connection.call(f"look up submission {ref}", lambda api: _get(api, ref)))
 
     def wait_for_score(self, ref: int, timeout: float = 900.0, poll: float = 5.0) -> Submission:
-        "Wait for the score. Raises `KaggleSubmitError` if the scoring refuses the file or `timeout` seconds pass."
-        end = time.monotonic() + timeout
-        while True:
-            found = self.get(ref)
-            if found.status == "complete": return found
-            if found.status == "error":
-                raise KaggleSubmitError(f"submission {ref} ({found.file_name}) was refused by the scoring: "
-                                        f"{found.error or 'no reason given'}", found)
-            if time.monotonic() + poll > end:
-                raise KaggleSubmitError(f"submission {ref} is not scored after {timeout:.0f} s. It counts; ask again "
-                                        f"with KaggleClient().wait_for_score({ref})", found)
-            time.sleep(poll)
-            poll = min(poll * 1.5, 60.0)
-
-    def leaderboard(self, competition: str, top: int = 50) -> pd.DataFrame:
-        "The best teams: rank, team, score and date of the last submission."
-        slug = competition_slug(competition)
-        rows = self.call("read the leaderboard of", slug,
-                         lambda api: api.competition_leaderboard_view(slug, page_size=top)) or []
-        return pd.DataFrame([(rank, row.team_name, float(row.score or "nan"), row.submission_date)
-                             for rank, row in enumerate(rows[:top], 1)], columns=["rank", "team", "score", "submitted"])
-
-    def call(self, what: str, competition: str, function: Callable[[Any], Any], attempts: int = 0) -> Any:
-        "A call about a competition; for a name that Kaggle does not know, the nearest that it does."
-        try: return self.connection.call(f"{what} {competition}", function, competition, attempts)
-        except KaggleNotFoundError as error: failure = error
-        ask = methodcaller("competitions_list", search=competition[:4])
-        try: known = self.connection.call("list competitions", ask, attempts=1).competitions
-        except KaggleError: known = []
-        near = nearest(competition, [c.ref.rsplit("/", 1)[-1] for c in known])
-        hint = f" Did you mean {near!r}?" if near and near != competition else ""
-        raise KaggleNotFoundError(f"{failure}{hint}", status=failure.status, request=failure.request)
-
-
-def _get(api: Any, ref: int) -> Any:
-    "Ask for a submission by its number, for which the client has no method of its own."
-    request = import_module("kagglesdk.competitions.types.competition_api_service").ApiGetSubmissionRequest()
-    request.ref = ref
-    with api.build_kaggle_client() as kaggle: return kaggle.competitions.competition_api_client.get_submission(request)
+        "Wait for the score, as `wait_until_scored`."
+        return wait_until_scored(self.get, ref, timeout, poll)
 
 # %% ../../nbs/kaggle/04_client.ipynb #009c2117
 def _listing(client: KaggleClient, competition: str) -> dict[str, list[Any]]:

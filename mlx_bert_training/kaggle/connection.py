@@ -28,7 +28,7 @@ log = get_logger(__name__)
 # %% auto #0
 __all__ = ['log', 'MAKE_A_TOKEN', 'TRANSIENT', 'KaggleError', 'KaggleCredentialsError', 'KaggleRulesError', 'KaggleNotFoundError',
            'KaggleLimitError', 'KaggleUnavailableError', 'KaggleTransferError', 'credential_places', 'no_credentials',
-           'RetryPolicy', 'explain', 'import_client', 'Streams', 'make_api', 'Connection']
+           'RetryPolicy', 'explain', 'import_client', 'Streams', 'make_api', 'in_silence', 'sign_in', 'Connection']
 
 # %% ../../nbs/kaggle/02_connection.ipynb #759924cb
 class KaggleError(MLXBertError, RuntimeError):
@@ -251,6 +251,40 @@ def make_api(
     return api
 
 # %% ../../nbs/kaggle/02_connection.ipynb #0a2cfdb2
+def in_silence(
+    function: Callable[[], Any],    # a call of the client
+    what: str,                      # what it does, such as "download titanic"
+    competition: str = "",          # its name
+    secrets: Secrets = Secrets(),   # noqa: B008 - immutable; what an error must not show
+) -> Any:                           # what it returns
+    "One attempt without output. Raises a `KaggleError`, outside `except`, so that it has no context."
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()): return function()
+    except SystemExit: error: KaggleError = no_credentials()
+    except KaggleError as own: error = own
+    except TransferError as broken: error = KaggleTransferError(broken.message(), request="upload")
+    except NameError as missing:    # in a notebook there is no exit(), with which the client ends a process
+        error = no_credentials() if missing.name in ("exit", "quit") else explain(missing, what, competition)
+    except Exception as other: error = explain(other, what, competition, secrets)
+    raise error
+
+# %% ../../nbs/kaggle/02_connection.ipynb #1c36a5bc
+def sign_in(
+    timeout: float,             # s, as of `make_api`
+    limits: TransferLimits,     # of uploads and downloads
+) -> Any:                       # the authenticated API
+    "Kaggle's API with the credentials that are found. Raises `KaggleCredentialsError` where they are refused."
+    api = make_api(timeout, limits)
+    api.authenticate()
+    token, source = import_client().get_access_token_from_env()
+    if token and not api.config_values.get("token"):
+        raise KaggleCredentialsError(f"Kaggle refuses the access token from {source}, which hides every other "
+                                     f"credential. Remove it, or replace it. {MAKE_A_TOKEN}.")
+    shared = sys.modules["kaggle"].api      # whoever uses `kaggle.api` in this process finds it signed in
+    if not shared.config_values: shared.config_values = dict(api.config_values)
+    return api
+
+# %% ../../nbs/kaggle/02_connection.ipynb #2b618745
 class Connection:
     "The Kaggle client, connected on the first call."
 
@@ -263,38 +297,15 @@ class Connection:
 
     def __repr__(self) -> str: return f"Connection({'connected' if self._api is not None else 'not connected'})"
 
-    def _attempt(self, function: Callable[[], Any], what: str, competition: str) -> Any:
-        "One attempt, in silence. The error is raised outside `except`, so that it has no context."
-        try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()): return function()
-        except SystemExit: error: KaggleError = no_credentials()
-        except KaggleError as own: error = own
-        except TransferError as broken: error = KaggleTransferError(broken.message(), request="upload")
-        except NameError as missing:    # in a notebook there is no exit(), with which the client ends a process
-            error = no_credentials() if missing.name in ("exit", "quit") else explain(missing, what, competition)
-        except Exception as other: error = explain(other, what, competition, self.secrets)
-        raise error
-
-    def _authenticated(self) -> Any:
-        "The API, authenticated."
-        self.secrets, api = find_secrets(), make_api(self.timeout, self.limits)
-        api.authenticate()
-        token, source = import_client().get_access_token_from_env()
-        if token and not api.config_values.get("token"):
-            raise KaggleCredentialsError(f"Kaggle refuses the access token from {source}, which hides every other "
-                                         f"credential. Remove it, or replace it. {MAKE_A_TOKEN}.")
-        shared = sys.modules["kaggle"].api      # whoever uses `kaggle.api` in this process finds it signed in
-        if not shared.config_values: shared.config_values = dict(api.config_values)
-        return api
-
     def call(self, what: str, function: Callable[[Any], Any], competition: str = "", attempts: int = 0) -> Any:
         "What `function` makes of the API. Transient failures are repeated; what must not be done twice has attempts=1."
         attempts = attempts or self.policy.attempts
         if self._api is None and what != "sign in":
             import_client()
-            self._api = self.call("sign in", lambda _: self._authenticated(), attempts=2)
+            self.secrets = find_secrets()
+            self._api = self.call("sign in", lambda _: sign_in(self.timeout, self.limits), attempts=2)
         for attempt in range(attempts):
-            try: return self._attempt(lambda: function(self._api), what, competition)
+            try: return in_silence(lambda: function(self._api), what, competition, self.secrets)
             except KaggleUnavailableError as error:
                 pause = self.policy.pause(attempt, error.retry_after)
                 if pause > self.policy.longest:

@@ -64,9 +64,7 @@ def default_sample(
     "A sample for a competition that came without one: ids, and a column for the target or one for each class."
     oof, needs = result.oof, get_metric(result.metric).needs
     frame = pd.DataFrame({config.data.id_column or "id": np.asarray(oof.test_ids)})
-    target = config.data.target_column
-    names = [str(target if isinstance(target, str) else "prediction")]
-    if oof.task.column_each(needs): names = [str(name) for name in oof.class_names or []]
+    names = oof.task.sample_columns(needs, config.data.target_column, oof.class_names)
     label: Any = 0.5 if needs != "labels" or oof.class_names is None else oof.class_names[0]
     return frame.assign(**dict.fromkeys(names, 0.5 if len(names) > 1 and needs == "probabilities" else label))
 
@@ -125,7 +123,7 @@ def table_format(config: KaggleTrainerConfig) -> TableFormat:
     data = config.data
     return TableFormat(data.encoding, data.separator, data.decimal, data.quoting)
 
-
+# %% ../../nbs/kaggle/08_delivery.ipynb #951ae9fe
 def _with_sample_ids(
     predictions: Predictions, wanted: SampleFormat, config: KaggleTrainerConfig, data: PreparedData | None,
 ) -> tuple[Predictions, Any]:
@@ -197,8 +195,7 @@ def check_before_training(
     known, form, kaggle = get_task(task), table_format(config), config.kaggle
     wanted = read_sample(sample, form)
     count, classes = len(row_ids), len(class_names or [0])
-    values = np.eye(classes)[np.arange(count) % classes] if known.answers != "values" else np.zeros(count)
-    made_up = Predictions(values, known, np.asarray(row_ids), class_names)
+    made_up = Predictions(known.made_up(count, classes), known, np.asarray(row_ids), class_names)
     made_up, ids = _with_sample_ids(made_up, wanted, config, data)
     if kaggle.trust_ids is None: check_ids(wanted, ids, form)
     made_up, order = _trusted(made_up, wanted, kaggle.trust_ids)

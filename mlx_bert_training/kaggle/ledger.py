@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
@@ -29,8 +29,8 @@ from ..secrets import get_logger
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'LedgerEntry', 'file_sha256', 'Fit', 'fit_scores', 'plot_scores', 'one_at_a_time', 'Ledger', 'LedgerSummary',
-           'summarize']
+__all__ = ['log', 'LedgerEntry', 'file_sha256', 'Fit', 'fit_scores', 'plot_scores', 'one_at_a_time', 'merged', 'LedgerFile',
+           'Ledger', 'LedgerSummary', 'summarize']
 
 # %% ../../nbs/kaggle/07_ledger.ipynb #a6ecaba6
 @dataclass
@@ -174,13 +174,31 @@ def one_at_a_time(
     finally: os.close(handle)       # and with it the lock, also where the process is killed
 
 # %% ../../nbs/kaggle/07_ledger.ipynb #db846048
-class Ledger:
-    "The submissions of a project, in a file that is only ever added to. Shows itself as a table in a notebook."
+def merged(
+    lines: Sequence[LedgerEntry],   # as they stand in the file
+) -> list[LedgerEntry]:             # the submissions of each run, the oldest first
+    "One entry a submission: lines with the same number, or tag, and run are one."
+    found: list[LedgerEntry] = []
+    places: dict[Any, list[int]] = {}       # of the lines with a number or a tag
+    for entry in lines:
+        names = [(entry.competition, name) for name in (entry.ref, entry.tag) if name]
+        known = {i for name in names for i in places.get(name, ())}
+        same = {i for i in known if not (entry.run_dir and found[i].run_dir) or found[i].run_dir == entry.run_dir}
+        for i in same: found[i] = _completed(found[i], entry)
+        if not same:    # another run that came to the same file has its own CV score
+            same = {len(found)}
+            found.append(entry)
+        for name in names: places[name] = sorted({*places.get(name, ()), *same})
+    return found
+
+# %% ../../nbs/kaggle/07_ledger.ipynb #ee69f5bf
+class LedgerFile:
+    "Submissions in a file that several processes may add to, and that nothing is ever taken from."
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def __repr__(self) -> str: return f"Ledger({str(self.path)!r}, {len(self.entries())} submissions)"
+    def __repr__(self) -> str: return f"{type(self).__name__}({str(self.path)!r}, {len(self.entries())} submissions)"
 
     def append(self, entry: LedgerEntry) -> LedgerEntry:
         "Add a submission, or what became known of one since; it is on the disk on return. Safe from several processes."
@@ -196,25 +214,18 @@ class Ledger:
         return one_at_a_time(self.path)
 
     def entries(self) -> list[LedgerEntry]:
-        "The submissions of each run, the oldest first; lines with the same number, or tag, and run are one."
+        "The submissions of each run, the oldest first, as `merged`; what cannot be read is logged."
         read, problems = _read(self.path)
         for problem in problems: log.warning("%s; skipped", problem)
-        merged: list[LedgerEntry] = []
-        places: dict[Any, list[int]] = {}       # of the lines with a number or a tag
-        for entry in read:
-            names = [(entry.competition, name) for name in (entry.ref, entry.tag) if name]
-            known = {i for name in names for i in places.get(name, ())}
-            own = {i for i in known if not (entry.run_dir and merged[i].run_dir) or merged[i].run_dir == entry.run_dir}
-            for i in own: merged[i] = _completed(merged[i], entry)
-            if not own:     # another run that came to the same file has its own CV score
-                own = {len(merged)}
-                merged.append(entry)
-            for name in names: places[name] = sorted({*places.get(name, ()), *own})
-        return merged
+        return merged(read)
 
     def problems(self) -> list[str]:
         "Lines that cannot be read."
         return _read(self.path)[1]
+
+# %% ../../nbs/kaggle/07_ledger.ipynb #373f5948
+class Ledger(LedgerFile):
+    "The submissions of a project, and what their scores say. Shows itself as a table in a notebook."
 
     def to_frame(self, competition: str | None = None, metric: str | None = None) -> pd.DataFrame:
         "The submissions as a table, the oldest first."

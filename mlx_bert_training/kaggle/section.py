@@ -19,7 +19,8 @@ from ..stages.section import CompetitionOptions
 from ..validation.section import FoldOptions, LeakOptions
 
 # %% auto #0
-__all__ = ['RETIRED', 'WEIGHTED', 'NAME', 'CompetitionFiles', 'SubmissionOptions', 'TimeOptions', 'BundleOptions', 'KaggleConfig']
+__all__ = ['RETIRED', 'WEIGHTED', 'BUNDLED', 'NAME', 'CompetitionFiles', 'SubmissionOptions', 'TimeOptions', 'BundleOptions',
+           'KaggleConfig']
 
 # %% ../../nbs/kaggle/00_section.ipynb #d06b5173
 @dataclass
@@ -68,10 +69,15 @@ class TimeOptions(Section):
         except DurationError as error: yield "kaggle.time_budget", str(error)
         if whole.training.max_steps > 0:
             yield "kaggle.time_budget training.max_steps", "epochs are chosen, and max_steps decides otherwise"
+        kaggle = whole.kaggle
+        if kaggle.seeds > 1 or kaggle.backbones:
+            key = "kaggle.seeds" if kaggle.seeds > 1 else "kaggle.backbones"
+            yield f"kaggle.time_budget {key}", "the time is planned for one model; leave one of the two out"
 
 # %% ../../nbs/kaggle/00_section.ipynb #0206b9b9
 RETIRED = {"nvidiateslap100": "gpu", "tpuv38": "tpu", "tpu1vmv38": "tpu", "tpuv232": "tpu", "tpuv2256": "tpu"}
 WEIGHTED = ("voting", "blending", "hill_climbing")      # ensembles that are a weighted mean
+BUNDLED = ("linear", "chars", "nbsvm")      # partners that are files of numbers and words
 NAME = r"([\w-]+/)?[a-z0-9]+(-[a-z0-9]+)*"      # of a dataset or a notebook
 
 
@@ -102,10 +108,14 @@ class BundleOptions(Section):
         if method not in WEIGHTED:
             yield ("kaggle.bundle_dataset kaggle.ensemble_method",
                    f"a bundle can have a weighted mean ({', '.join(WEIGHTED)}), and no {method}")
+        if kaggle.seeds > 1 or kaggle.backbones:
+            key = "seeds" if kaggle.seeds > 1 else "backbones"
+            yield (f"kaggle.bundle_dataset kaggle.{key}", f"a bundle can have one model, and no {key} beside it; leave "
+                   "bundle_dataset out here and give it with `mlx-bert bundle --model-alone --dataset`")
         names = [name if isinstance(name, str) else name["type"] for name in kaggle.ensemble_members]
-        if strange := [name for name in names if name != "linear"]:
+        if strange := [name for name in names if name not in BUNDLED]:
             yield ("kaggle.bundle_dataset kaggle.ensemble_members",
-                   f"a bundle can have the model and linear, and not {strange[0]}; leave it out, or bundle the model "
+                   f"a bundle can have {', '.join(BUNDLED)}, and not {strange[0]}; leave it out, or bundle the model "
                    "alone: leave bundle_dataset out here and give it with `mlx-bert bundle --model-alone --dataset`")
 
 # %% ../../nbs/kaggle/00_section.ipynb #49467281
@@ -115,6 +125,6 @@ class KaggleConfig(BundleOptions, SubmissionOptions, TTAOptions, PseudoLabelOpti
     "What a competition adds to a run."
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
-        for part in (CompetitionFiles, SubmissionOptions, BundleOptions, TTAOptions, EnsembleOptions, LeakOptions,
-                     TimeOptions, FoldOptions, CompetitionOptions):
+        for part in (CompetitionFiles, SubmissionOptions, BundleOptions, TTAOptions, PseudoLabelOptions,
+                     EnsembleOptions, LeakOptions, TimeOptions, FoldOptions, CompetitionOptions):
             yield from part.checks(self, whole)

@@ -24,7 +24,7 @@ from ..data.files import format_suffix, read_text, resolve_path
 from ..data.frames import read_frame
 from ..errors import DataError, MLXBertError, nearest, unknown_name
 from ..files import make_folder, refusals, sweep, write_text
-from ..tasks.task import Task, get_task
+from ..tasks.task import Task, TaskError, get_task
 
 # %% auto #0
 __all__ = ['STYLES', 'MAX_BYTES', 'SubmissionError', 'SampleFormat', 'read_sample', 'column_class', 'build_submission',
@@ -233,10 +233,10 @@ def _target_cells(predictions: Predictions, wanted: SampleFormat, style: str, th
     names = predictions.class_names or list(range(values.shape[-1] if values.ndim > 1 else 1))
     single = len(wanted.targets) == 1
     if task.answers == "values":
-        if not single:
-            raise SubmissionError(f"{wanted.name}: {len(wanted.targets)} targets, but a regression has one value; "
-                                  "head_type: multi_regression has several")
-        return {wanted.targets[0]: np.rint(values).astype(int) if kind == "labels" else values.reshape(len(values))}
+        try: table = task.value_columns(values, wanted.targets)
+        except TaskError as error: raise SubmissionError(f"{wanted.name}: {error}") from None
+        if kind == "labels": table = np.rint(table).astype(int)
+        return {column: table[:, i] for i, column in enumerate(wanted.targets)}
     if kind == "names":
         mark = next((m for m in (", ", ",", "; ", ";", "|") if any(m in word for word in wanted.words)), " ")
         cells = [mark.join(_text(n) for n, on in zip(names, row, strict=True) if on)
@@ -454,7 +454,7 @@ def check_ids(
     stale = _stale(wanted, name, known)
     if stale: raise SubmissionError(stale)
 
-
+# %% ../../nbs/kaggle/06_submission.ipynb #2e889190
 MAX_BYTES = 100 * 2**20
 
 

@@ -18,7 +18,8 @@ from ..declaration.durations import seconds_of
 from ..declaration.problems import ConfigError, Problem
 from ..files import write_json
 from ..stages.budget import WANTED, BudgetPlan, Speed, measure_speed, plan_budget
-from ..stages.identity import config_hash, loader_digest
+from ..core.checkpoint import loader_digest
+from ..stages.identity import config_hash
 
 # %% auto #0
 __all__ = ['allowed', 'passes', 'usable', 'TimePlan', 'choose_time', 'time_key', 'kept_choice', 'plan_time']

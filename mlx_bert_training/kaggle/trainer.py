@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ from ..core.events import CallbackList
 from ..core.results import Predictions, TrainResult
 from ..core.run_folder import RunFolder
 from ..core.state import TrainerState
+from ..data.prepare import PreparedData
 from ..declaration.durations import seconds_of
 from ..declaration.load import load_config
 from ..errors import MLXBertError
@@ -33,6 +34,7 @@ from ..stages.announce import CVListener, announce
 from ..stages.budget import stopped_after
 from ..stages.cv import cross_validate
 from ..stages.jobs import FoldRun
+from ..stages.members import backbone_plans
 from ..stages.model_source import ModelSource
 from ..stages.plan import FoldPlan, plan_folds
 from ..stages.results import CVResult
@@ -41,7 +43,7 @@ from ..tasks.task import Task
 
 # %% auto #0
 __all__ = ['as_kaggle_config', 'SameCallbacks', 'TrainerEvents', 'ModelHolder', 'Trainable', 'SingleSplit', 'Competitor',
-           'in_time', 'KaggleTrainer']
+           'in_time', 'steered', 'KaggleTrainer']
 
 # %% ../../nbs/kaggle/11_trainer.ipynb #d49e28e5
 def as_kaggle_config(config: BaseTrainerConfig | None) -> KaggleTrainerConfig:
@@ -189,15 +191,18 @@ class Competitor(SingleSplit):
         fold_callbacks: Callable[[KaggleTrainerConfig], Sequence[CallbackProtocol]] | None = None,  # new ones a fold
         client: KaggleClient | None = None,             # to submit with; None: made when it is needed
         executor: Executor | None = None,               # does the folds; None: as declared
+        backbones: Mapping[str, tuple[Model, PreparedData]] | None = None,  # other pretrained models, as members
         control: RunControl | None = None,              # shared with other trainers; None: one of its own
         **options: Any,                                 # loss, optimizer, schedule; a fold gets copies of them
     ):
         self.config, self.options = as_kaggle_config(config), deepcopy(options)
         self.declared = self.config         # before a time budget chose folds and epochs
-        super().__init__(Trainer(model, self.config, callbacks=callbacks, data=data, control=control, **options))
+        alone = self.config.replace(**{"parallel.ranks": None})    # the one model; folds start ranks of their own
+        super().__init__(Trainer(model, alone, callbacks=callbacks, data=data, control=control, **options))
         self.source = ModelSource.of(model)
         self.fold_callbacks = fold_callbacks or SameCallbacks(tuple(callbacks))
         self.client, self.executor = client, executor
+        self.backbones = {name: (ModelSource.of(other), rows) for name, (other, rows) in (backbones or {}).items()}
         self.show_dashboard: bool | None = None         # live plots of the folds; None: in a notebook
         self.fold_runs: list[FoldRun] = []  # of the present cross-validation, those that are done
         self.fold_count = 0                 # of all of its folds
@@ -205,10 +210,7 @@ class Competitor(SingleSplit):
         self.cv_folder: Path | None = None  # where it is kept
         self.submission: SubmissionFile | None = None   # the last one
 
-    def fire(self, event: str) -> None:
-        "Tell every callback of an event of the whole run."
-        self.callbacks.fire(event, self, self.state)
-
+    def fire(self, event: str) -> None: self.callbacks.fire(event, self, self.state)    # of the whole run
     def plan(self, train_loader: DataLoader | None = None) -> FoldPlan:
         "Everything before the folds. Raises `LeakError` and `DataError`; nothing is trained."
         loader = self.train_loader if train_loader is None else train_loader
@@ -216,7 +218,7 @@ class Competitor(SingleSplit):
                           options=self.options)
         check_before_training(plan.config, self.data, getattr(plan.test, "row_ids", None), task=plan.task,
                               metric=plan.metric, class_names=plan.class_names)
-        return plan
+        return replace(plan, members=backbone_plans(plan, self.backbones))
 
 # %% ../../nbs/kaggle/11_trainer.ipynb #4be66fe2
 @contextmanager
@@ -239,6 +241,17 @@ def in_time(
         yield chosen, began + 0.9 * budget if once else None
 
 # %% ../../nbs/kaggle/11_trainer.ipynb #d24e176d
+@contextmanager
+def steered(
+    competitor: Competitor,     # whose control and callbacks they are
+) -> Iterator[None]:
+    "Inside, requests and interrupts are followed; at the end the callbacks hear of it, however it came."
+    competitor.cv = None
+    with competitor.control.running(competitor), graceful_interrupt(competitor.control):
+        try: yield
+        finally: competitor.fire("on_cv_end")
+
+# %% ../../nbs/kaggle/11_trainer.ipynb #62c00e93
 class KaggleTrainer(Competitor):
     "A trainer for competitions. `create_kaggle_trainer` builds one from a declaration."
 
@@ -252,21 +265,13 @@ class KaggleTrainer(Competitor):
         and `RunStopped` when it is stopped by hand: finished folds are kept, and the next call goes on from there."""
         check_thread(self.handle)
         began, self.show_dashboard = time.perf_counter(), dashboard
-        with self._cross_validating(), in_time(self, began) as (chosen, deadline):
+        with steered(self), in_time(self, began) as (chosen, deadline):
             plan = self.plan(train_loader)
             folder = open_cv_folder(plan)
             if chosen: chosen.save(folder)
             result = cross_validate(plan, folder, self.executor, TrainerEvents(self, dashboard, deadline))
             self.cv, self.latest = replace(result, seconds=time.perf_counter() - began), "cv"
         return self.cv
-
-    @contextmanager
-    def _cross_validating(self) -> Iterator[None]:
-        "Inside, requests and interrupts are followed; at the end the callbacks hear of it, however it came."
-        self.cv = None
-        with self.control.running(self), graceful_interrupt(self.control):
-            try: yield
-            finally: self.fire("on_cv_end")
 
     def start_with_cv(self, *args: Any, **options: Any) -> RunHandle[CVResult]:
         "As `train_with_cv`, in the background: returns at once a handle to steer the run and to wait for its result."

@@ -21,8 +21,8 @@ from ..runtime.device import total_memory
 
 # %% auto #0
 __all__ = ['RENAMED', 'IGNORED', 'REFUSED', 'LAYER_OBJECTS', 'usual_head_dropout', 'position_count', 'segment_count', 'WordHead',
-           'Architecture', 'parameter_depths', 'architecture_of', 'check_rates', 'config_from_file', 'config_with',
-           'memory_needed', 'check_memory']
+           'Architecture', 'parameter_depths', 'plain_name', 'why_ignored', 'architecture_of', 'check_rates',
+           'config_from_file', 'config_with', 'memory_needed', 'check_memory']
 
 # %% ../../nbs/models/04_architecture.ipynb #461b474f
 def usual_head_dropout(
@@ -59,11 +59,12 @@ class WordHead:
     dense_bias: Callable[[Any], bool] = bool        # any configuration: there is one
     norm_bias: Callable[[Any], bool] = bool
     renames: tuple[tuple[str, str], ...] = ()           # (pattern, replacement) from other names that files have
+    detector: str = ""      # where ...ForPreTraining tells replaced tokens; "": it was not pretrained so
 
-# %% ../../nbs/models/04_architecture.ipynb #9b5bdb3c
+# %% ../../nbs/models/04_architecture.ipynb #f12e3535
 def _by_name(name: str) -> Architecture: return ARCHITECTURES.get(name)
 
-
+# %% ../../nbs/models/04_architecture.ipynb #b3b9fd82
 @dataclass(frozen=True)
 class Architecture:
     "An encoder, its configuration, and its names in Hugging Face's files."
@@ -100,23 +101,10 @@ class Architecture:
         "Whether the pooler belongs to the pretrained encoder; else it belongs to the head and starts anew with it."
         return self.pooler_path.startswith(f"{self.prefix}.")
 
-    def plain_name(self, name: str) -> str:
-        "The name that a file and a model agree on: without prefix, old names made new."
-        name = name.removeprefix(f"{self.prefix}.")
-        for pattern, replacement in (*RENAMED, *self.renames): name = re.sub(pattern, replacement, name)
-        return name
-
     def size(self, config: Any, name: str, default: int = 0) -> int:
         "A size by its usual name, such as `hidden_size`; the default where the configuration leaves it open."
         value = getattr(config, self.attribute_map.get(name, name), None)
         return default if value is None else int(value)
-
-    def why_ignored(self, plain: str) -> str | None:
-        "Why a file's tensor, which the model has no parameter for, may be left aside; None: it may not."
-        for pattern, why in {**self.ignored, **IGNORED}.items():
-            if re.match(pattern, plain): return why
-        if plain.startswith(self.plain_name(self.pooler_path) + "."): return "only cls pooling uses the pooler"
-        return None
 
 # %% ../../nbs/models/04_architecture.ipynb #d71db429
 def parameter_depths(
@@ -150,6 +138,27 @@ REFUSED: dict[str, tuple[Any, ...]] = {"is_decoder": (False,), "add_cross_attent
                                        "quantization_config": (), "pruned_heads": ({},)}
 
 
+def plain_name(
+    architecture: Architecture,
+    name: str,                      # of a tensor
+) -> str:                           # without prefix, old names made new
+    "The name that a file and a model agree on."
+    name = name.removeprefix(f"{architecture.prefix}.")
+    for pattern, replacement in (*RENAMED, *architecture.renames): name = re.sub(pattern, replacement, name)
+    return name
+
+
+def why_ignored(
+    architecture: Architecture,
+    plain: str,                     # the plain name of a file's tensor, which the model has no parameter for
+) -> str | None:                    # None: it may not
+    "Why a tensor may be left aside."
+    for pattern, why in {**architecture.ignored, **IGNORED}.items():
+        if re.match(pattern, plain): return why
+    pooler = plain_name(architecture, architecture.pooler_path) + "."
+    return "only cls pooling uses the pooler" if plain.startswith(pooler) else None
+
+# %% ../../nbs/models/04_architecture.ipynb #cdad0401
 def architecture_of(
     values: Mapping[str, Any],      # the contents of a config.json
 ) -> Architecture:                  # raises `ModelError` where none is known by that name

@@ -25,6 +25,7 @@ from mlx_bert_training.models.architecture import (
     check_memory,
     config_from_file,
     config_with,
+    plain_name,
 )
 from .heads import ClassificationHead, check_head
 from .layers import ModelError, initialize
@@ -216,7 +217,7 @@ def load(model: TextModel, folder: Path, saved: SavedModel, new_head: bool) -> W
     "Load what the folder has; a head may be new, the encoder and its pooler may not."
     architecture = model.architecture
     kept = saved.head and model.head_spec and not new_head
-    pooler = architecture.plain_name(architecture.pooler_path) + "."
+    pooler = plain_name(architecture, architecture.pooler_path) + "."
     fresh, drop = [] if kept else ["classifier.", "pooling."], []
     if not kept and not architecture.pooler_in_encoder: fresh.append(pooler)
     if new_head or not model.head_spec: drop.append("classifier.")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -26,8 +26,9 @@ from .weights import WeightsReport, write_model_folder
 from ..tasks.task import Task, get_task
 
 # %% auto #0
-__all__ = ['POOLED_CODE', 'PYTORCH_POOLINGS', 'HeadSpec', 'PoolingSpec', 'place', 'at', 'ModelFacts', 'HeadFacts', 'TextModel',
-           'trained_part', 'check_tokenizer', 'summary', 'described', 'pytorch_code', 'merged', 'save_model']
+__all__ = ['POOLED_CODE', 'PYTORCH_POOLINGS', 'HeadSpec', 'PoolingSpec', 'place', 'at', 'ModelFacts', 'HeadFacts', 'Pooled',
+           'pooled_part', 'needs_of', 'TextModel', 'trained_part', 'check_tokenizer', 'summary', 'html_table',
+           'described', 'pytorch_code', 'merged', 'save_model']
 
 # %% ../../nbs/models/09_text_model.ipynb #054c8f62
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ def at(module: nn.Module, path: str) -> Any:
 
 # %% ../../nbs/models/09_text_model.ipynb #bccc221d
 class ModelFacts(nn.Module):
-    "What a `TextModel` says of itself."
-
+    "What a `TextModel` says of its encoder."
     architecture: Architecture
     config: Any
     pooling_spec: PoolingSpec
@@ -81,11 +81,6 @@ class ModelFacts(nn.Module):
     def encoder(self) -> Any:
         "The encoder, which is stored under its architecture's prefix."
         return at(self, self.architecture.prefix)
-
-    @property
-    def pooling_name(self) -> str:
-        "The pooling, as a declaration names it."
-        return self.pooling_spec.name
 
     @property
     def vocab_size(self) -> int:
@@ -107,10 +102,6 @@ class ModelFacts(nn.Module):
         "How many numbers the model has."
         return sum(value.size for _, value in tree_flatten(self.parameters()))
 
-    def parameter_depths(self) -> dict[str, int]:
-        "How deep each parameter stands: 0 for embeddings, 1 to L for the layers, L + 1 for pooler and head."
-        return parameter_depths(self.architecture, [name for name, _ in tree_flatten(self.parameters())])
-
     @property
     def gradient_checkpointing(self) -> bool:
         "Recompute activations in the backward pass instead of keeping them: less memory, more time."
@@ -122,7 +113,12 @@ class ModelFacts(nn.Module):
 
 # %% ../../nbs/models/09_text_model.ipynb #27c7c057
 class HeadFacts(ModelFacts):
-    "What a `TextModel` says of its head; an `AttributeError` where it has none."
+    "What a `TextModel` says of its pooling and its head; an `AttributeError` where it has no head."
+
+    @property
+    def pooling_name(self) -> str:
+        "The pooling, as a declaration names it."
+        return self.pooling_spec.name
 
     @property
     def head_type(self) -> str:
@@ -145,66 +141,87 @@ class HeadFacts(ModelFacts):
         names = self._head().label_names
         return list(names) if names else None
 
-    def _head(self) -> HeadSpec:
-        if self.head_spec is None: raise AttributeError("this model has no head")
-        return self.head_spec
-
-# %% ../../nbs/models/09_text_model.ipynb #67895f67
-class TextModel(HeadFacts):
-    "Calling it gives logits (B, C) where it has a head, (B, T, C) of a head for words, else hidden states (B, T, H)."
-
-    def __init__(self, architecture: Architecture, config: Any, pooling: PoolingSpec, head: HeadSpec | None = None):
-        super().__init__()
-        self.architecture, self.config, self.pooling_spec, self.head_spec = architecture, config, pooling, head
-        place(self, architecture.prefix, architecture.encoder(config))
-        per_word = head is not None and head.task.per_word
-        native = pooling.name == "cls" and (head is not None or architecture.pooler_in_encoder)
-        at_tokens = architecture.token_pooler if per_word and pooling.name == NO_POOLING else None
-        native = native or at_tokens is not None
-        self._pooling_path = architecture.pooler_path if native else "pooling"
-        self._output_path = architecture.output_path if native else "classifier"
-        size = architecture.size(config, "hidden_size")
-        layers = architecture.size(config, "num_hidden_layers")
-        if native: part = (at_tokens or architecture.pooler)(config)
-        else: part = create_pooling(pooling.name, size, pooling.options, layers)
-        place(self, self._pooling_path, part)
-        width = pooled_size(part, pooling.name, size, per_word)
-        if head is None: return
-        place(self, self._output_path, ClassificationHead(width, head.outputs, architecture.head_dropout(config)))
-
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
-                 token_type_ids: mx.array | None = None) -> mx.array:
-        if self.head_spec is None: return self.encoder(input_ids, attention_mask, token_type_ids)
-        return self.output_layer(self.embed(input_ids, attention_mask, token_type_ids))
-
     @property
     def output_layer(self) -> ClassificationHead:
         "Dropout and the last linear layer."
         return at(self, self._output_path)
 
+    def _head(self) -> HeadSpec:
+        if self.head_spec is None: raise AttributeError("this model has no head")
+        return self.head_spec
+
+# %% ../../nbs/models/09_text_model.ipynb #67895f67
+class Pooled(NamedTuple):
+    "What makes one vector of hidden states, and where."
+    path: str           # of the pooling
+    output_path: str    # of the last layer
+    part: Any           # the pooling: (hidden states, mask) -> (B, H')
+    width: int          # H'
+
+
+def pooled_part(
+    architecture: Architecture,
+    config: Any,                # of the encoder
+    pooling: PoolingSpec,
+    head: HeadSpec | None,      # None: the encoder alone
+) -> Pooled:
+    "The pooling of a model: its architecture's pooler for `cls`, and for words where it has one for these."
+    per_word = head is not None and head.task.per_word
+    size, layers = (architecture.size(config, name) for name in ("hidden_size", "num_hidden_layers"))
+    pooler = architecture.pooler if pooling.name == "cls" and (head or architecture.pooler_in_encoder) else None
+    if per_word and pooling.name == NO_POOLING: pooler = architecture.token_pooler
+    part = pooler(config) if pooler else create_pooling(pooling.name, size, pooling.options, layers)
+    width = pooled_size(part, pooling.name, size, per_word)
+    if pooler: return Pooled(architecture.pooler_path, architecture.output_path, part, width)
+    return Pooled("pooling", "classifier", part, width)
+
+
+def needs_of(pooling: Any) -> dict[str, Any]:
+    "What an encoder is asked for: its last so many layers, or the first token alone, which costs less."
+    if getattr(pooling, "last", 0): return {"last": pooling.last}
+    return {"first_token_only": pooling is first_token or getattr(pooling, "first_token_only", False)}
+
+# %% ../../nbs/models/09_text_model.ipynb #9f01a09b
+class TextModel(HeadFacts):
+    "Calling it gives logits (B, C) where it has a head, (B, T, C) of a head for words, else hidden states (B, T, H)."
+    def __init__(self, architecture: Architecture, config: Any, pooling: PoolingSpec, head: HeadSpec | None = None):
+        super().__init__()
+        self.architecture, self.config, self.pooling_spec, self.head_spec = architecture, config, pooling, head
+        place(self, architecture.prefix, architecture.encoder(config))
+        pooled = pooled_part(architecture, config, pooling, head)
+        self._pooling_path, self._output_path = pooled.path, pooled.output_path
+        place(self, pooled.path, pooled.part)
+        if head is None: return
+        output = ClassificationHead(pooled.width, head.outputs, architecture.head_dropout(config))
+        place(self, pooled.output_path, output)
+
+    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None,
+                 token_type_ids: mx.array | None = None) -> mx.array:
+        if self.head_spec is None: return self.encoder(input_ids, attention_mask, token_type_ids)
+        return at(self, self._output_path)(self.embed(input_ids, attention_mask, token_type_ids))
+
     def embed(self, input_ids: mx.array, attention_mask: mx.array | None = None,
               token_type_ids: mx.array | None = None) -> mx.array:
         "One vector a text, (B, H')."
         pooling = at(self, self._pooling_path)
-        first = pooling is first_token or getattr(pooling, "first_token_only", False)
-        reads: dict[str, Any] = {"last": pooling.last} if getattr(pooling, "last", 0) else {"first_token_only": first}
-        return pooling(self.encoder(input_ids, attention_mask, token_type_ids, **reads), attention_mask)
+        return pooling(self.encoder(input_ids, attention_mask, token_type_ids, **needs_of(pooling)), attention_mask)
 
     def save_pretrained(self, folder: str | os.PathLike[str],
                         tokenizer_folder: str | os.PathLike[str] | None = None) -> Path:
         "Save as `save_model` does."
         return save_model(self, folder, tokenizer_folder)
 
+    def parameter_depths(self) -> dict[str, int]:
+        "How deep each parameter stands: 0 for embeddings, 1 to L for the layers, L + 1 for pooler and head."
+        return parameter_depths(self.architecture, [name for name, _ in tree_flatten(self.parameters())])
+
     def check_tokenizer(self, size: int, segments: int = 1) -> None:
         "Raises `ModelError` where a tokenizer of so many ids and segments would read beyond the embeddings."
         check_tokenizer(self, size, segments)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}: {v}' for k, v in summary(self).items())})"
+    def __repr__(self) -> str: return f"TextModel({', '.join(f'{k}: {v}' for k, v in summary(self).items())})"
 
-    def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in summary(self).items())
-        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
+    def _repr_html_(self) -> str: return html_table("TextModel", summary(self))
 
 # %% ../../nbs/models/09_text_model.ipynb #2d2d2c5e
 def trained_part(
@@ -243,7 +260,7 @@ def summary(
                              for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
     shown = {"architecture": model.architecture.name, "layers": f"{layers} of size {hidden}, {heads} heads",
              "parameters": f"{n / 1e6:.1f} million" if n >= 1e6 else f"{n:,}", **trained_part(model, n),
-             "pooling": model.pooling_name}
+             "pooling": model.pooling_spec.name}
     if head := model.head_spec:
         names = ", ".join(head.label_names) if head.label_names else ""
         shown["head"] = f"{head.task}, {head.outputs} output{'s' * (head.outputs > 1)}"
@@ -251,6 +268,15 @@ def summary(
     folder = model.report.folder
     shown["weights"] = folder.name if folder else "random"
     return shown
+
+
+def html_table(
+    caption: str,
+    rows: Mapping[str, str],    # name and value
+) -> str:
+    "A table for a notebook."
+    cells = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
+    return f"<table><caption>{caption}</caption>{cells}</table>"
 
 # %% ../../nbs/models/09_text_model.ipynb #4cd5726a
 POOLED_CODE = "modeling_pooled_bert"  # the PyTorch file, made from modeling_pooled_bert.py.txt for each architecture

@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import MLXBertError, missing_extra, nearest
 from ..files import make_folder, refusals, sweep
-from .architecture import Architecture
+from .architecture import Architecture, plain_name, why_ignored
 from .pickles import PickleError, read_pickled_tensors
 from ..runtime.transfer import Transfer, TransferError, TransferLimits
 from ..secrets import get_logger
@@ -337,16 +337,16 @@ def load_weights(
     drop: Collection[str] = (),         # prefixes of tensors to leave aside
 ) -> WeightsReport:                     # what was done; raises `WeightsError` listing everything that does not fit
     "Fill a model's parameters from a model folder, in place; the model is untouched where anything is wrong."
-    plain_name = architecture.plain_name
-    wanted = {plain_name(name): (name, value.shape) for name, value in tree_flatten(model.parameters())}
+    plain = partial(plain_name, architecture)
+    wanted = {plain(name): (name, value.shape) for name, value in tree_flatten(model.parameters())}
     found: dict[str, mx.array] = {}     # by plain name
     original: dict[str, str] = {}       # plain name to the file's own
     for name, value in read_tensors(folder).items():
-        if (plain := plain_name(name)) in found:
-            raise WeightsError(f"{folder} has one tensor under two names: {original[plain]} and {name}")
-        found[plain], original[plain] = value, name
+        if (known := plain(name)) in found:
+            raise WeightsError(f"{folder} has one tensor under two names: {original[known]} and {name}")
+        found[known], original[known] = value, name
     dropped = {n for n in found if n.startswith(tuple(drop))}
-    ignored = {n: why for n in found if n not in wanted and (why := architecture.why_ignored(n))}
+    ignored = {n: why for n in found if n not in wanted and (why := why_ignored(architecture, n))}
     ignored |= {n: "left aside as asked" for n in dropped if n not in ignored}
     missing = [n for n in wanted if n not in found or n in dropped]
     new = [n for n in missing if n.startswith(tuple(fresh))]

@@ -29,8 +29,8 @@ from ..runtime.device import available_memory
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'SMALLEST', 'Share', 'share_machine', 'Worker', 'end_workers', 'Lineup', 'ProcessRun', 'begin_jobs',
-           'forward_requests', 'close_job', 'stop_for', 'Processes']
+__all__ = ['log', 'SMALLEST', 'Share', 'share_machine', 'Worker', 'end_workers', 'Lineup', 'ProcessRun', 'stopped_by',
+           'begin_jobs', 'forward_requests', 'close_job', 'stop_for', 'Processes']
 
 # %% ../../nbs/parallel/04_processes.ipynb #6adff8d7
 SMALLEST = 400 << 20        # bytes: a process that has imported what it needs
@@ -179,6 +179,12 @@ class ProcessRun:
         return len(self.running) < self.share.workers and (available_memory() or self.memory) >= self.memory
 
 # %% ../../nbs/parallel/04_processes.ipynb #3c38824d
+def stopped_by(request: Request) -> RunStopped:
+    "The error of a run that somebody asked to stop."
+    return RunStopped(f"stopped by {request.source}. What is finished is kept, and the next run of this declaration "
+                      "goes on from there")
+
+# %% ../../nbs/parallel/04_processes.ipynb #c0cc8403
 def begin_jobs(run: ProcessRun) -> None:
     "Start as many workers as there are jobs and room for. What was finished before needs none."
     lineup, control = run.lineup, run.listener.control
@@ -202,8 +208,7 @@ def forward_requests(run: ProcessRun) -> None:
     for request in control.take("pause", "resume", "checkpoint", "learning_rate", "stop"):
         for worker in run.running.values(): worker.send(request)
         if request.action == "stop" and run.lineup.ended is None:
-            run.lineup.ended = RunStopped(f"stopped by {request.source}. What is finished is kept, and the next run of "
-                                          "this declaration goes on from there")
+            run.lineup.ended = stopped_by(request)
         control.changed()
 
 # %% ../../nbs/parallel/04_processes.ipynb #bcf0e865

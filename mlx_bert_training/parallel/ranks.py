@@ -13,7 +13,7 @@ import queue
 import socket
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +28,7 @@ from ..runtime.ranks import RankError, process_ranks
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'write_hosts', 'work_as_rank', 'start_ranks', 'cause', 'failure', 'RankRun', 'run_in_ranks']
+__all__ = ['log', 'write_hosts', 'work_as_rank', 'start_ranks', 'cause', 'failure', 'hear_rank', 'RankRun', 'run_in_ranks']
 
 # %% ../../nbs/parallel/05_ranks.ipynb #3642aae8
 def write_hosts(
@@ -102,6 +102,18 @@ def failure(
                      f"on from the newest with --resume. {worker.last_words()}".rstrip())
 
 # %% ../../nbs/parallel/05_ranks.ipynb #928b093d
+def hear_rank(
+    number: int,                    # of the rank
+    message: dict[str, Any],        # that it sent
+    report: Callable[[dict[str, Any]], None] | None = None,     # who wants to know how far the job is
+) -> None:
+    "Pass on what a rank says, if nobody else says it."
+    kind, first = message["kind"], number == 0
+    if kind == "progress" and first and report is not None: report(message["facts"])
+    if kind == "log" and (first or message["level"] >= logging.WARNING):
+        logging.getLogger(message["name"]).log(message["level"], "%s", message["text"])
+
+# %% ../../nbs/parallel/05_ranks.ipynb #d3e8a76a
 class RankRun:
     "The ranks of one job."
 
@@ -131,10 +143,8 @@ class RankRun:
         "Wait a moment for what the ranks say."
         try: worker, message = self.inbox.get(timeout=0.1)
         except queue.Empty: return
-        if message is None: return self.close(worker)
-        loud = worker.number == 0 or message.get("level", 0) >= logging.WARNING
-        if message["kind"] == "log" and loud:
-            logging.getLogger(message["name"]).log(message["level"], "%s", message["text"])
+        if message is None: self.close(worker)
+        else: hear_rank(worker.number, message, self.control.report)
 
     def close(self, worker: Worker) -> None:
         "Take what an ended rank has left."

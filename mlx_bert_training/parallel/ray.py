@@ -20,12 +20,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.control import Request, RunControl, RunStopped
+from ..core.control import Request, RunControl
 from ..errors import missing_extra
 from ..files import make_folder, replace_folder
 from ..lease import LEASE
 from .executor import Job, JobListener, Shared
-from .processes import Lineup
+from .processes import Lineup, stopped_by
 from .worker import LogToCaller, Outcome, WorkerError, attempt, pass_on
 
 # %% auto #0
@@ -190,8 +190,7 @@ class RayRun:
         for request in control.take("pause", "resume", "checkpoint", "learning_rate", "stop") if control else ():
             self.post.ask.remote(asdict(request))
             if request.action == "stop" and self.lineup.ended is None:
-                self.lineup.ended = RunStopped(f"stopped by {request.source}. What is finished is kept, and the next "
-                                               "run of this declaration goes on from there")
+                self.lineup.ended = stopped_by(request)
         done, _ = self.ray.wait(list(self.running), timeout=0.2) if self.running else ((), ())
         for number, kind, facts in self.ray.get(self.post.heard.remote()):
             if kind == "log": logging.getLogger(facts["name"]).log(facts["level"], "%s", facts["text"])

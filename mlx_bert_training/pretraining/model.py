@@ -21,18 +21,19 @@ from mlx.utils import tree_flatten
 
 from .. import runtime
 from ..data.tokenization import Tokenizer
-from ..models.architecture import Architecture, WordHead, config_with
+from ..models.architecture import Architecture, WordHead, config_with, plain_name
 from ..models.create import choose_architecture
 from ..models.layers import ACTIVATIONS, Linear, initialize
 from ..models.ops import layer_norm
 from ..models.text_model import ModelFacts, PoolingSpec, at, described, place, summary
 from ..models.weights import load_weights, read_tensors, resolve_pretrained, write_model_folder
 from .masking import PretrainingError, vocabulary_of
+from .section import Objective
 from ..tasks.task import get_task
 
 # %% auto #0
-__all__ = ['HEAD', 'TASK', 'HeadNorm', 'WordScores', 'head_of', 'MaskedWordModel', 'with_head_names', 'file_names',
-           'create_masked_model', 'check_tied', 'pooler_tensors', 'save_masked_model', 'fill_mask']
+__all__ = ['HEAD', 'TASK', 'MASKED_WORDS', 'HeadNorm', 'WordScores', 'head_of', 'MaskedWordModel', 'with_head_names',
+           'file_names', 'create_masked_model', 'check_tied', 'pooler_tensors', 'save_masked_model', 'fill_mask']
 
 # %% ../../nbs/pretraining/02_model.ipynb #42ba630b
 class HeadNorm(nn.Module):
@@ -185,8 +186,8 @@ def pooler_tensors(
     if not architecture.pooler_in_encoder: return {}
     path, folder = architecture.pooler_path, model.report.folder
     if folder is not None:
-        plain = architecture.plain_name(path) + "."
-        named = {architecture.plain_name(name): value for name, value in read_tensors(folder).items()}
+        plain = plain_name(architecture, path) + "."
+        named = {plain_name(architecture, name): value for name, value in read_tensors(folder).items()}
         return {f"{architecture.prefix}.{name}": value for name, value in named.items() if name.startswith(plain)}
     pooler = architecture.pooler(model.config)
     initialize(pooler, model.config.initializer_range, seed)
@@ -203,6 +204,9 @@ def save_masked_model(
     config["architectures"] = [f"{model.architecture.hub}ForMaskedLM"]
     tensors = file_names(model.architecture, dict(tree_flatten(model.parameters())))
     return write_model_folder(folder, config, {**pooler_tensors(model, seed), **tensors})
+
+
+MASKED_WORDS = Objective(TASK, create_masked_model, save_masked_model)
 
 # %% ../../nbs/pretraining/02_model.ipynb #f9e4c21e
 def fill_mask(

@@ -5,14 +5,27 @@
 # %% ../../nbs/pretraining/00_section.ipynb #06d3bbad
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from ..declaration.options import Section, option, options, values
+from ..registry import Registry
 
 # %% auto #0
-__all__ = ['PretrainingConfig']
+__all__ = ['OBJECTIVES', 'Objective', 'PretrainingConfig']
+
+# %% ../../nbs/pretraining/00_section.ipynb #408fcadd
+class Objective(NamedTuple):
+    "What an encoder learns from texts."
+    task: str                       # what the outputs of the learning model mean, "module:Name"
+    create: Callable[..., Any]      # (pretrained, model_type=, config=, dropout_rate=, seed=) -> the model
+    save: Callable[..., Any]        # (model, folder, seed) -> a model folder with the encoder
+
+
+_HERE = "mlx_bert_training.pretraining"
+OBJECTIVES = Registry("objective", {"masked_words": f"{_HERE}.model:MASKED_WORDS",
+                                    "replaced_tokens": f"{_HERE}.replaced:REPLACED_TOKENS"})
 
 # %% ../../nbs/pretraining/00_section.ipynb #35249e60
 @dataclass
@@ -20,8 +33,8 @@ class PretrainingConfig(Section):
     "What the encoder learns from texts alone. `pretraining: masked_words` is short for the objective."
     shorthand: ClassVar[str] = "objective"
     repeats: ClassVar[bool] = True
-    objective: str = option("none", "none, or masked_words: guess words that are hidden",
-                            choices=("none", "masked_words"))
+    objective: str = option("none", "none; masked_words: guess words that are hidden; replaced_tokens: tell those "
+                            "that a small model put there, for ELECTRA", choices=("none", *OBJECTIVES))
     texts: str = option("all", "all: held-out and test rows too, never their answers; train: training rows alone",
                         choices=("all", "train"))
     num_epochs: int = option(3, "passes over the texts", ge=1)
@@ -41,4 +54,4 @@ class PretrainingConfig(Section):
         for name, value in values(self).items():
             if value != known[name].default:
                 yield (f"pretraining.{name} pretraining.objective",
-                       "does nothing, for pretraining.objective is none; set that to masked_words")
+                       "does nothing, for pretraining.objective is none; set that to masked_words or replaced_tokens")

@@ -25,8 +25,13 @@ class SearchConfig(Section):
     time: str | None = option(None, "how long at most, such as 90s, 30m or 2h; null: any time")
     pruner: str = option("wilcoxon", "wilcoxon: give a trial up after folds that are worse than the best one's",
                          choices=("wilcoxon", "none"))
+    epoch_pruner: str = option("none", "median: give a trial up in its first fold, when it is below the median of the "
+                               "others after as many epochs", choices=("none", "median"))
     prune_below: float = option(0.1, "p value of the signed-rank test at which a trial is given up", gt=0, lt=1)
     name: str = option("search", "of the study, and of its folder")
+    storage: str | None = option(None, "URL of a database that several machines share, such as postgresql://host/name; "
+                                 "null: a file of SQLite in the folder")
+    keep_folds: bool = option(True, "keep models and predictions of each trial's folds; false: its scores only")
     rescore: bool = option(True, "score the best declaration once more, on folds that did not choose it")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:

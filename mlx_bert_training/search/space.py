@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..declaration.options import Unfit, leaves, members
+from ..declaration.options import Unfit, leaves, members, read_value
 from ..declaration.problems import ConfigError
 from ..declaration.whole import find_key, root
 
@@ -53,7 +53,7 @@ def _problems_of(option: Any, part: Mapping[str, Any]) -> Iterator[str]:
         elif part.get("log") and low <= 0: yield f"log needs a low above 0, not {low}"
         elif part.get("log") and part.get("step"): yield "log and step do not go together"
     for value in part.get("choices") or [part["low"], part["high"]]:
-        try: option.read(value)
+        try: read_value(option, value)
         except Unfit as error: yield f"{value!r} does not fit: {error.args[0]} ({option.allowed})"
 
 # %% ../../nbs/search/01_space.ipynb #be7c0a85

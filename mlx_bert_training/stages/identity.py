@@ -7,36 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from ..files import json_safe
-from ..protocols import DataLoader
 
 # %% auto #0
-__all__ = ['array_digest', 'loader_digest', 'describe_object', 'config_hash']
-
-# %% ../../nbs/stages/01_identity.ipynb #4bd6aa1f
-def array_digest(*arrays: Any) -> str:
-    "A hash of arrays, of mappings from names to arrays, and of texts."
-    digest = hashlib.sha256()
-    for item in arrays:
-        for name, array in sorted(item.items()) if isinstance(item, dict) else [("", item)]:
-            values = np.asarray(array.astype(mx.float32) if isinstance(array, mx.array) else array)
-            if values.dtype == object: values = values.astype(str)
-            digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
-            digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-# %% ../../nbs/stages/01_identity.ipynb #4778f38a
-def loader_digest(loader: DataLoader | None) -> str:
-    "A hash of what a loader holds: tokens where it shows them, and labels and ids."
-    encoded = getattr(getattr(loader, "dataset", None), "encoded", None)
-    tokens = [getattr(encoded, name, None) for name in ("ids", "lengths")]
-    return array_digest(*(str(t) if t is None else t for t in
-                          [*tokens, getattr(loader, "labels", None), getattr(loader, "row_ids", None)]))
+__all__ = ['describe_object', 'config_hash', 'named_files']
 
 # %% ../../nbs/stages/01_identity.ipynb #885dfae0
 def describe_object(value: Any) -> str:
@@ -55,3 +35,15 @@ def config_hash(
     "A short name for a configuration: equal for equal settings, whatever their order."
     values = config.to_dict() if hasattr(config, "to_dict") else config
     return hashlib.sha256(json.dumps(json_safe(values), sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+# %% ../../nbs/stages/01_identity.ipynb #6e0e5e60
+def named_files(value: Any) -> dict[str, str]:
+    "Hashes of the files that settings name, by how they are named."
+    if isinstance(value, dict): value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return {name: digest for item in value for name, digest in named_files(item).items()}
+    try: path = Path(value) if isinstance(value, (str, Path)) and value else None
+    except ValueError: path = None
+    if path is None or not os.path.isfile(path): return {}
+    with path.open("rb") as file: return {str(value): hashlib.sha256(file.read()).hexdigest()}
+

@@ -10,10 +10,11 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,7 +32,9 @@ from ..errors import DataError
 from ..files import refusals, replace_folder, write_json
 from ..lease import Lease
 from ..parallel.executor import Shared
+from ..parallel.ranks import run_in_ranks
 from ..protocols import DataLoader
+from ..runtime.ranks import process_ranks
 from .plan import FoldPlan
 from ..tasks.targets import TargetTransform
 from ..tasks.task import TaskError
@@ -58,7 +61,7 @@ def fold_config(
     if kaggle.class_weights is not None: changes["training.class_weights"] = kaggle.class_weights
     if not kaggle.select_epoch:
         changes |= {f"training.{name}": False for name in ("early_stopping", "load_best_at_end", "save_best_only")}
-        changes |= {"training.eval_strategy": "no"}
+        changes |= {"training.eval_strategy": "epoch" if kaggle.score_epochs else "no"}
         if training.save_strategy == "best": changes["training.save_strategy"] = "epoch"
     if training.mixed_precision is True and runtime.bf16_problem(): changes["training.mixed_precision"] = False
     made = config.replace(**changes)
@@ -75,7 +78,7 @@ def forecast_memory(plan: FoldPlan) -> int:
     layer = 2 * (34 + 5 * heads * tokens / hidden) * tokens * hidden * data.batch_size if hidden else 0
     return int((400 << 20) + 4 * weights + layers * layer)
 
-
+# %% ../../nbs/stages/06_jobs.ipynb #463f378d
 class FoldProgress(Callback):
     "Tells whoever asked for a fold how far it is: at each line of the log, and at each evaluation."
     order = 90
@@ -89,7 +92,8 @@ class FoldProgress(Callback):
 
     def on_evaluate_end(self, trainer: Any, state: Any) -> None:
         "Send the metrics."
-        self.report({"step": state.step, "total_steps": state.total_steps, **state.metrics})
+        self.report({"step": state.step, "total_steps": state.total_steps, "epochs": round(trainer.epochs_done(), 3),
+                     **state.metrics})
 
 # %% ../../nbs/stages/06_jobs.ipynb #4cf0dd30
 @dataclass(frozen=True, eq=False)
@@ -116,14 +120,9 @@ class FoldRows:
         return fold_name(self.number, self.plan.folds.n_folds, self.plan.folds.repeats)
 
     @property
-    def rows(self) -> np.ndarray:
-        "Positions of the training rows."
-        return self.plan.folds[self.number][0]
-
+    def rows(self) -> np.ndarray: return self.plan.folds[self.number][0]    # positions of the training rows
     @property
-    def held(self) -> np.ndarray:
-        "Positions of the rows that judge the fold."
-        return self.plan.folds[self.number][1]
+    def held(self) -> np.ndarray: return self.plan.folds[self.number][1]    # of the rows that judge the fold
 
     @property
     def seed(self) -> int:
@@ -152,6 +151,8 @@ class FoldJob(FoldRows):
 
     def run(self, control: RunControl | None = None) -> FoldRun:
         "Train, predict and keep the fold, unless that is done already. Raises `RunStopped` if it is stopped by hand."
+        ranks = self.plan.config.parallel.ranks or 1
+        if ranks > 1 and process_ranks().alone: return cast(FoldRun, run_in_ranks(self, ranks, control))
         return run_fold(self, control)
 
 # %% ../../nbs/stages/06_jobs.ipynb #e1d08c8d
@@ -241,11 +242,12 @@ def train_fold(job: FoldJob, control: RunControl | None = None) -> tuple[Trainer
     trainer = Trainer(plan.model.build(), config, callbacks=callbacks, data=plan.data,
                           transform=transform, control=control, **deepcopy(dict(plan.options)))
     newest = latest_checkpoint(job.folder.checkpoints)
-    if newest is None: empty_folder(job.folder)     # a fold that never came to a checkpoint
-    else: log.info("%s goes on from %s", job.name, newest.name)
+    if newest is None and process_ranks().first: empty_folder(job.folder)   # a fold that never came to a checkpoint
+    elif newest is not None: log.info("%s goes on from %s", job.name, newest.name)
     trainer.output_dir = job.folder.path
     judge = None
-    if plan.config.kaggle.select_epoch: judge = _part(plan.train, job.held, shuffle=False)
+    kaggle = plan.config.kaggle
+    if kaggle.select_epoch or kaggle.score_epochs: judge = _part(plan.train, job.held, shuffle=False)
     trainer.val_loader = None       # of the declared data: it has no place in a fold
     result = trainer.train(part, judge, resume_from=newest, dashboard=job.dashboard)
     if trainer.steering.stopped:
@@ -297,7 +299,7 @@ def kept_trainer(job: FoldJob) -> Trainer | None:
 # %% ../../nbs/stages/06_jobs.ipynb #2d8dd193
 def run_fold(job: FoldJob, control: RunControl | None = None) -> FoldRun:
     "Train, predict and keep one fold, unless that is done already. Raises `LeaseError` where another process does it."
-    with Lease(job.folder): return _run_fold(job, control)
+    with Lease(job.folder) if process_ranks().first else nullcontext(): return _run_fold(job, control)
 
 
 def _run_fold(job: FoldJob, control: RunControl | None) -> FoldRun:
@@ -314,8 +316,9 @@ def _run_fold(job: FoldJob, control: RunControl | None) -> FoldRun:
     facts = {"train": len(job.rows), "validation": len(job.held), "updates": result.steps,
              "epochs": round(result.epochs, 2), "loss": trainer.state.loss, "seconds": round(result.seconds, 2),
              "total_seconds": round(time.perf_counter() - began, 2), "score": oofs[0].score().pooled}
-    keep_model(job, trainer)
-    write_json(job.folder.fold_facts, facts)
-    for oof, path in zip(oofs[::-1], files[::-1], strict=True): oof.save(path)    # predictions.npz last
-    shutil.rmtree(job.folder.checkpoints, ignore_errors=True)       # a finished fold is never continued
+    if process_ranks().first:
+        keep_model(job, trainer)
+        write_json(job.folder.fold_facts, facts)
+        for oof, path in zip(oofs[::-1], files[::-1], strict=True): oof.save(path)      # predictions.npz last
+        shutil.rmtree(job.folder.checkpoints, ignore_errors=True)       # a finished fold is never continued
     return FoldRun(*job.place, oofs, facts)

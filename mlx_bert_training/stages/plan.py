@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..core.checkpoint import array_digest, loader_digest
 from ..core.config import KaggleTrainerConfig
 from ..core.evaluator import task_of
 from ..data.files import resolve_path
@@ -27,7 +28,7 @@ from ..declaration.kinds import split_kind
 from ..declaration.problems import ConfigError, Problem
 from ..errors import DataError
 from ..protocols import CallbackProtocol, DataLoader, Model
-from .identity import array_digest, config_hash, describe_object, loader_digest
+from .identity import config_hash, describe_object, named_files
 from .model_source import ModelSource
 from .variants import Variants, make_all_variants
 from ..tasks.metrics import check_metrics, get_metric, metric_direction
@@ -41,7 +42,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'FoldCallbacks', 'all_rows', 'competition_metric', 'check_ratings', 'text_among', 'look_for_leaks',
-           'look_for_shift', 'choose_folds', 'check_folds', 'no_callbacks', 'FoldPlan', 'plan_identity', 'plan_folds']
+           'look_for_shift', 'choose_folds', 'check_folds', 'no_callbacks', 'FoldPlan', 'plan_identity', 'plan_folds',
+           'plan_member']
 
 # %% ../../nbs/stages/04_plan.ipynb #62a11492
 def all_rows(
@@ -114,13 +116,14 @@ def look_for_leaks(
     task: Task,                     # what the targets mean
 ) -> LeakReport:
     "Look for leaks. Raises `LeakError` for one that has no reason in `allow_leak`."
-    groups = _column(data, config.kaggle.group_column)
+    same = config.kaggle.group_column or (config.data.group_column if task.grouped else None)
+    groups = _column(data, same)
     train, test = _readable(data, "train"), _readable(data, "test") if "test" in data.frames else None
-    same = config.kaggle.group_column
     test_groups = data.frames["test"][same] if test is not None and same in data.frames["test"] else None
     text = text_among(train) if isinstance(train, pd.DataFrame) else None
-    report = check_leaks(train, np.asarray(data.train.labels), test, text_column=text,  # type: ignore[union-attr]
-                         groups=groups, test_groups=test_groups, task=task)
+    known = task.spread(np.asarray(data.train.labels))      # type: ignore[union-attr]
+    report = check_leaks(train, None if isinstance(known, int) else known, test, text_column=text, groups=groups,
+                         test_groups=test_groups, task=task)
     report.raise_if_leak(config.kaggle.allow_leak)
     return report
 
@@ -149,8 +152,9 @@ def choose_folds(
         copies = None
     strategy, options = split_kind(kaggle.cv_strategy)
     if strategy == "auto" and (kaggle.competition_type == "time_series" or kaggle.time_column): strategy = "time_series"
-    return make_folds(labels, strategy, kaggle.cv_folds, config.environment.seed, repeats=kaggle.cv_repeats,
-                      task=task, groups=_column(data, kaggle.group_column), duplicates=copies,
+    together = _column(data, kaggle.group_column) if kaggle.group_column is not None else task.groups(labels)
+    return make_folds(task.spread(labels), strategy, kaggle.cv_folds, config.environment.seed,
+                      repeats=kaggle.cv_repeats, task=task, groups=together, duplicates=copies,
                       order=_column(data, kaggle.time_column), row_ids=ids, options=options,
                       class_names=getattr(getattr(data, "labels", None), "classes", None))
 
@@ -188,7 +192,7 @@ def check_folds(
 
 def _scored(task: Task, metric: str, targets: np.ndarray, classes: int) -> bool:
     "Whether perfect predictions of these rows have a score."
-    perfect = np.eye(classes)[targets] if task.targets == "classes" else targets.astype(np.float64)
+    perfect = task.perfect(targets, classes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return bool(np.isfinite(score_predictions(metric, task, perfect, targets)))
@@ -226,6 +230,7 @@ class FoldPlan:
     round: str = "plain"            # which training rows are added to those of a fold
     leaks: LeakReport | None = None
     adversarial: AdversarialReport | None = None
+    members: Sequence[FoldPlan] = ()    # other pretrained models on the same folds; `round` is what each is called
 
     @cached_property
     def identity(self) -> str:
@@ -261,9 +266,10 @@ def plan_identity(plan: FoldPlan) -> str:
     values = plan.config.to_dict()
     kept = {name: {key: value for key, value in section.items() if key not in _NO_MATTER.get(name, ())}
             if isinstance(section, dict) else section for name, section in values.items() if name not in _APART}
-    kaggle = plan.config.kaggle
+    kaggle, files = plan.config.kaggle, named_files(values.get("callbacks"))
     return config_hash({
-        **kept, "seed": plan.config.environment.seed, "transform": plan.scaling, "select_epoch": kaggle.select_epoch,
+        **kept, **({"files": files} if files else {}),
+        "seed": plan.config.environment.seed, "transform": plan.scaling, "select_epoch": kaggle.select_epoch,
         "class_weights": kaggle.class_weights, "folds": plan.folds.hash, "initial": array_digest(plan.model.weights),
         "train": loader_digest(plan.train), "test": loader_digest(plan.test), "what": plan.round,
         "options": {name: describe_object(value) for name, value in sorted(plan.options.items())}})
@@ -327,3 +333,17 @@ def plan_folds(
     return FoldPlan(config, source, loader, test, folds, metric, task,
                     task.scaling(setting, metric), callbacks, data, options or {}, variants,
                     leaks=leaks, adversarial=shift)
+
+# %% ../../nbs/stages/04_plan.ipynb #b903f982
+def plan_member(
+    plan: FoldPlan,
+    name: str,              # of the member
+    config: KaggleTrainerConfig,    # the declaration with the other model
+    model: ModelSource,
+    data: PreparedData,     # the same rows in its tokens
+) -> FoldPlan:
+    "The plan of a member of the ensemble. Raises `DataError` where its rows are others."
+    member = replace(plan, config=config, model=model, data=data, train=_usable(data.train), test=data.test,
+                     variants=None, members=(), round=name)
+    if not np.array_equal(member.targets, plan.targets): raise DataError(f"{name}: its training rows are others")
+    return member

@@ -152,12 +152,15 @@ def run_folds(
     name: str | None = None,            # of the predictions; None: that of the folder
     round: str = FIRST_ROUND,           # where in the folder the folds are kept
     added: Sequence[PseudoLabels] | None = None,    # test rows that each fold trains on too
+    reseed: int = 0,                    # another seed of the same declaration
 ) -> CVRun:
     """Run every fold that is not finished, or as many as there is time for. Raises `RunStopped` if stopped by hand, and
     what a fold raises."""
-    listener, name, shared = listener or CVListener(), name or folder.path.name, Shared(plan, folder.path)
+    listener, name = listener or CVListener(), name or folder.path.name
+    shared = Shared(replace(plan, members=()), folder.path)
     jobs = [FoldJob(shared, i, folder.fold(*divmod(i, plan.folds.n_folds), round),
-                    added[i] if added is not None else None, listener.dashboard) for i in range(len(plan.folds))]
+                    added[i] if added is not None else None, listener.dashboard, reseed)
+            for i in range(len(plan.folds))]
     progress = _Progress(FoldReport(plan, name, listener.shows_folds), listener)
     try: runs = (executor or Here()).run(jobs, progress)
     except TimeIsUp: runs = sorted(progress.runs, key=lambda run: (run.repeat, run.fold))

@@ -17,7 +17,7 @@ from ..tasks.task import Task, known_task, task_place
 __all__ = ['FRAMES', 'TARGET_TRANSFORMS', 'CompetitionOptions']
 
 # %% ../../nbs/stages/00_section.ipynb #9c6630fe
-FRAMES = ("ordinal_regression", "time_series", "ranking")
+FRAMES = ("ordinal_regression", "time_series")
 TARGET_TRANSFORMS = ("auto", "none", "standardize", "log1p")
 
 
@@ -34,11 +34,10 @@ class CompetitionOptions(Section):
     save_fold_models: bool = option(True, "keep the model of every fold")
     save_oof_predictions: bool = option(True, "keep the out-of-fold predictions")
     save_test_predictions: bool = option(True, "keep the test predictions")
-    noise_runs: int = option(0, "train fold 0 so many times more, with other seeds: what a seed does", ge=0, le=50)
+    noise_runs: int = option(0, "train the first fold so many times more: what another seed does", ge=0, le=50)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         wanted, place = self.competition_type, task_place(whole.model.head_type)
-        if wanted == "ranking": yield "kaggle.competition_type", "ranking is not part of this release yet"
         if wanted not in (None, *FRAMES, place):
             yield "kaggle.competition_type model.head_type", f"the model has head_type {place}; set both alike"
         task = known_task(whole.model.head_type)

@@ -108,6 +108,9 @@ def numbers(column: TargetColumn) -> np.ndarray:
         try: number = float(value) if not isinstance(value, str) or _NUMBER.fullmatch(value) else math.nan
         except (TypeError, ValueError): pass
         if not abs(number) <= _LARGEST:
+            if math.isfinite(number):
+                raise column.wrong(i, f"{value!r} is beyond {_LARGEST:g}, the largest number that can be computed with. "
+                                      "Write the column in another unit.")
             raise column.wrong(i, f"{value!r} is not a finite number, which regression needs.{_number_hint(value)}")
         read[i] = number
     return read

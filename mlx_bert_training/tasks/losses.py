@@ -34,7 +34,7 @@ def _check_shapes(logits: mx.array, labels: mx.array, columns: bool) -> None:
     if logits.ndim != 2 or labels.shape != wanted:
         raise LossError(f"logits of shape {logits.shape} need labels of shape {wanted}, not {labels.shape}")
 
-
+# %% ../../nbs/tasks/09_losses.ipynb #f2f1f0d8
 def _is_soft(logits: mx.array, labels: mx.array) -> bool:
     "Whether labels are probabilities (B, C) rather than class numbers (B,). Raises `LossError` for anything else."
     if labels.ndim == 2 and labels.shape == logits.shape and mx.issubdtype(labels.dtype, mx.floating): return True

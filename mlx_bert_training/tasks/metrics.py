@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,14 @@ class MetricError(MLXBertError, ValueError):
 
 class _Undefined(Exception):
     "Why a metric has no value on these labels."
+
+
+_SAID: dict[Any, Any] = {}
+
+
+def _warn(message: str) -> None:
+    "Warn once, without the line of code that `warnings.warn` shows."
+    warnings.warn_explicit(message, RuntimeWarning, "mlx_bert_training", 1, registry=_SAID)
 
 
 NEEDS = ("labels", "probabilities", "values", "tags", "spans", "quantiles", "scores")
@@ -62,8 +71,7 @@ class Metric:
             if not np.isfinite(given).all(): raise _Undefined("some predictions are not finite numbers")
             return float(self.function(targets, given))
         except _Undefined as reason:
-            warnings.warn(f"metric {self.name!r} is undefined here and becomes nan: {reason}", RuntimeWarning,
-                          stacklevel=3)
+            _warn(f"metric {self.name!r} is undefined here and becomes nan: {reason}")
             return float("nan")
 
 # %% ../../nbs/tasks/12_metrics.ipynb #62bdfce6
@@ -75,8 +83,7 @@ def _each_column(function: Callable[..., float], labels: np.ndarray, p: np.ndarr
     if not usable: raise _Undefined("all labels are the same")
     if len(usable) < p.shape[1]:
         left_out = sorted(set(range(p.shape[1])) - set(usable))
-        warnings.warn(f"classes {left_out} are left out of {function.__name__}: their labels are all the same",
-                      RuntimeWarning, stacklevel=2)
+        _warn(f"classes {left_out} are left out of {function.__name__}: their labels are all the same")
     return float(np.mean([function(labels[:, c], p[:, c]) for c in usable]))
 
 
@@ -151,8 +158,7 @@ def _each_value(function: Callable[..., float], values: np.ndarray, predicted: n
     if not usable: raise _Undefined("all targets are the same in every column")
     if len(usable) < values.shape[1]:
         left_out = sorted(set(range(values.shape[1])) - set(usable))
-        warnings.warn(f"columns {left_out} are left out of a mean correlation: their targets are all the same",
-                      RuntimeWarning, stacklevel=2)
+        _warn(f"columns {left_out} are left out of a mean correlation: their targets are all the same")
     return float(np.mean([function(values[:, c], predicted[:, c]) if np.ptp(predicted[:, c]) > 0 else 0.0
                           for c in usable]))
 

@@ -16,7 +16,7 @@ from .columns import TargetColumn, TargetFormat, numbers
 from .decisions import ThresholdError
 from .forms import TargetForm
 from .regression import Regression
-from .task import Rule, Task, TaskError, check_finite, check_numbers
+from .task import Rule, Task, TaskError, check_numbers, finite_table
 
 # %% auto #0
 __all__ = ['ValuesForm', 'SeveralValues', 'MultiRegression']
@@ -94,10 +94,7 @@ class MultiRegression(SeveralValues, Regression):
 
     def check_predictions(self, values: Any, row: Callable[[int], str] = "row {}".format,
                           optional: np.ndarray | None = None, tolerance: float = 1e-3) -> np.ndarray:
-        p = np.array(values, np.float64)
-        if p.ndim != 2: raise DataError(f"predictions of shape {p.shape} do not make a {self.name}")
-        check_finite(p, row, optional)
-        return p
+        return finite_table(values, self.name, row, optional)
 
     def check_targets(self, values: Any, shape: tuple[int, ...], source: str) -> np.ndarray:
         return check_numbers(values, shape, "a finite number", lambda y: np.ones(y.shape, bool), source)

@@ -12,15 +12,20 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import DataError
-from .task import Rule, Task, TaskError, check_finite, check_numbers, check_probabilities
+from mlx_bert_training.tasks.task import (
+    Rule,
+    Task,
+    check_numbers,
+    check_probabilities,
+    finite_table,
+    log_loss,
+    outputs_asked,
+)
 
 # %% auto #0
 __all__ = ['Multiclass']
 
 # %% ../../nbs/tasks/05_multiclass.ipynb #4b5a5199
-_TINY = float(np.finfo(np.float64).eps)     # the least probability that a logarithm is taken of
-
-
 @dataclass(frozen=True)
 class Multiclass(Task):
     "One of C classes."
@@ -32,10 +37,7 @@ class Multiclass(Task):
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
 
     def num_outputs(self, asked: int | None) -> int:
-        if asked is None: raise TaskError(f"{self.name} needs num_labels, the number of its classes")
-        if not isinstance(asked, int) or asked < 2:
-            raise TaskError(f"{self.name} needs num_labels of at least 2, not {asked!r}")
-        return asked
+        return outputs_asked(self, asked, least=2)
 
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         x = np.asarray(logits, np.float64)
@@ -49,13 +51,11 @@ class Multiclass(Task):
         return self.decide(predictions, rule) if need == "labels" else predictions
 
     def row_losses(self, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-        return -np.log(np.clip(predictions[np.arange(len(targets)), targets], _TINY, 1))
+        return log_loss(predictions[np.arange(len(targets)), targets])
 
     def check_predictions(self, values: Any, row: Callable[[int], str] = "row {}".format,
                           optional: np.ndarray | None = None, tolerance: float = 1e-3) -> np.ndarray:
-        p = np.array(values, np.float64)
-        if p.ndim != 2: raise DataError(f"predictions of shape {p.shape} do not make a {self.name}")
-        check_finite(p, row, optional)
+        p = finite_table(values, self.name, row, optional)
         check_probabilities(p, row)
         total = p.sum(1, keepdims=True)
         for i in np.flatnonzero(np.abs(total[:, 0] - 1) > tolerance)[:1]:

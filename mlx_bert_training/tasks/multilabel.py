@@ -11,17 +11,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import DataError
 from .decisions import Threshold
-from .task import Rule, Task, TaskError, check_finite, check_numbers, check_probabilities
+from mlx_bert_training.tasks.task import (
+    Rule,
+    Task,
+    check_numbers,
+    check_probabilities,
+    finite_table,
+    log_loss,
+    outputs_asked,
+)
 
 # %% auto #0
 __all__ = ['Multilabel']
 
 # %% ../../nbs/tasks/07_multilabel.ipynb #b4efebaa
-_TINY = float(np.finfo(np.float64).eps)     # the least probability that a logarithm is taken of
-
-
 @dataclass(frozen=True)
 class Multilabel(Task):
     "Any number of C labels, also none."
@@ -35,10 +39,7 @@ class Multilabel(Task):
     default_metrics: ClassVar[tuple[str, ...]] = ("macro_f1", "micro_f1", "auc")
 
     def num_outputs(self, asked: int | None) -> int:
-        if asked is None: raise TaskError(f"{self.name} needs num_labels, the number of its labels")
-        if not isinstance(asked, int) or asked < 1:
-            raise TaskError(f"{self.name} needs num_labels of at least 1, not {asked!r}")
-        return asked
+        return outputs_asked(self, asked, least=1)
 
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         x = np.asarray(logits, np.float64)
@@ -55,13 +56,11 @@ class Multilabel(Task):
 
     def row_losses(self, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         happened = np.where(targets == 1, predictions, 1 - predictions)
-        return -np.log(np.clip(happened, _TINY, 1)).mean(axis=1)
+        return log_loss(happened).mean(axis=1)
 
     def check_predictions(self, values: Any, row: Callable[[int], str] = "row {}".format,
                           optional: np.ndarray | None = None, tolerance: float = 1e-3) -> np.ndarray:
-        p = np.array(values, np.float64)
-        if p.ndim != 2: raise DataError(f"predictions of shape {p.shape} do not make a {self.name}")
-        check_finite(p, row, optional)
+        p = finite_table(values, self.name, row, optional)
         check_probabilities(p, row)
         return p
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/tasks/17_quantile.ipynb #47938095
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +16,13 @@ import numpy as np
 
 from ..errors import DataError
 from ..protocols import Loss
+from .decisions import ThresholdError
 from .losses import LossError, LossKind
 from .regression import Regression
 from .task import Reported, Rule, Task, TaskError, check_finite
 
 # %% auto #0
-__all__ = ['QUANTILES', 'Intervals', 'pinballs', 'Quantile', 'quantile_loss']
+__all__ = ['QUANTILES', 'Intervals', 'pinballs', 'level_of', 'QuantileTable', 'QuantileColumns', 'Quantile', 'quantile_loss']
 
 # %% ../../nbs/tasks/17_quantile.ipynb #bfe87279
 class Intervals(Regression):
@@ -55,7 +57,7 @@ class Intervals(Regression):
         check_finite(p, row, optional)
         return p
 
-
+# %% ../../nbs/tasks/17_quantile.ipynb #bca160d6
 def pinballs(
     targets: np.ndarray,        # (N,)
     predictions: np.ndarray,    # (N, Q)
@@ -65,14 +67,69 @@ def pinballs(
     above = targets[:, None] - predictions
     return np.maximum(levels * above, (levels - 1) * above)
 
+# %% ../../nbs/tasks/17_quantile.ipynb #5982f71c
+def level_of(
+    column: str,        # of a submission
+) -> float | None:      # None: the name ends in no number
+    "The level that the name of a column ends in; a whole number is a percentage."
+    found = re.search(r"(\d+(?:\.\d+)?|\.\d+)%?$", column)
+    if found is None: return None
+    level = float(found[1])
+    return level if level < 1 else level / 100
+
+# %% ../../nbs/tasks/17_quantile.ipynb #5a40cbb1
+class QuantileTable:
+    "The columns of a table or of a submission: one for each quantile, or the median alone."
+    quantiles: Sequence[float]
+
+    def column_each(self, need: str) -> bool: return need == "quantiles"
+
+    def table_names(self, names: Sequence[Any] | None = None, count: int = 0) -> list[str]:
+        return [f"quantile_{level:g}" for level in self.quantiles]
+
+    def sample_columns(self, need: str, target: Any, names: Sequence[Any] | None) -> list[str]:
+        if self.column_each(need): return self.table_names()
+        return [str(target if isinstance(target, str) else "prediction")]
+
+    def described(self, targets: np.ndarray, predictions: np.ndarray, names: Sequence[Any] | None) -> dict[str, Any]:
+        return {"target": targets, **dict(zip(self.table_names(), predictions.T, strict=True))}
+
+    def value_columns(self, predictions: np.ndarray, columns: Sequence[str]) -> np.ndarray:
+        if len(columns) == 1: return self.decide(predictions)[:, None]      # type: ignore[attr-defined]
+        place = {round(level, 9): i for i, level in enumerate(self.quantiles)}
+        known: list[int] = []
+        for column in columns:
+            found = place.get(round(level_of(column) or 0.0, 9))
+            if found is None:
+                raise TaskError(f"the target column {column!r} names none of the quantiles {list(self.quantiles)}")
+            known.append(found)
+        return np.asarray(predictions)[:, known]
+
+# %% ../../nbs/tasks/17_quantile.ipynb #de2f5df9
+class QuantileColumns(QuantileTable):
+    "What follows from several quantiles a row, for ensembles and folds."
+
+    def columns(self, predictions: np.ndarray) -> np.ndarray: return predictions
+    def from_columns(self, columns: np.ndarray) -> np.ndarray: return np.sort(columns, axis=-1)
+    def logits(self, predictions: np.ndarray) -> np.ndarray: return predictions
+    def judge(self) -> Task: return self        # type: ignore[return-value]
+    def default_rule(self, predictions: np.ndarray, targets: np.ndarray) -> Rule | None: return None
+
+    def check_rule(self, metric: str, targets: np.ndarray, row: Callable[[int], str] = "row {}".format) -> None:
+        raise ThresholdError("quantiles are predicted as they are: there is no threshold to search")
+
+    def perfect(self, targets: np.ndarray, outputs: int) -> np.ndarray:
+        return np.repeat(targets.astype(np.float64)[:, None], len(self.quantiles), axis=1)
+
+    def made_up(self, count: int, outputs: int) -> np.ndarray: return np.zeros((count, len(self.quantiles)))
+
 # %% ../../nbs/tasks/17_quantile.ipynb #8efc856c
 @dataclass(frozen=True)
-class Quantile(Intervals):
+class Quantile(QuantileColumns, Intervals):
     "Q quantiles of one number."
     name: ClassVar[str] = "quantile_regression"
     alias: ClassVar[str] = "quantile"
     needs: ClassVar[tuple[str, ...]] = ("values", "quantiles")
-    in_folds: ClassVar[bool] = False
     own_losses: ClassVar[str] = "quantiles"
     default_loss: ClassVar[str] = "quantiles"
     default_metrics: ClassVar[tuple[str, ...]] = ("pinball_loss", "coverage", "interval_width", "mae")
@@ -97,9 +154,6 @@ class Quantile(Intervals):
 
     def around(self, values: np.ndarray, errors: np.ndarray) -> np.ndarray:
         return values[:, None] + np.quantile(errors, self.quantiles)
-
-    def table_names(self, names: Sequence[Any] | None, count: int) -> list[str]:
-        return [f"quantile_{level:g}" for level in self.quantiles]
 
     def reported(self, targets: Any, predictions: Any) -> Reported | None:
         return Reported(Regression(), np.asarray(targets), self.decide(predictions))

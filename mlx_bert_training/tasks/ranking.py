@@ -21,7 +21,7 @@ from .regression import Regression
 from .task import Reported, Task, TaskError
 
 # %% auto #0
-__all__ = ['PAIRWISE', 'LISTWISE', 'RankForm', 'Ranking', 'pairwise', 'listwise']
+__all__ = ['PAIRWISE', 'LISTWISE', 'RankForm', 'RankedRows', 'Ranking', 'pairwise', 'listwise']
 
 # %% ../../nbs/tasks/19_ranking.ipynb #d30a293c
 class RankForm:
@@ -54,25 +54,37 @@ class RankForm:
         return np.asarray(decided)
 
 # %% ../../nbs/tasks/19_ranking.ipynb #b6b4b799
-@dataclass(frozen=True)
-class Ranking(Regression):
-    "A score a row, to be compared with others of its group."
-    name: ClassVar[str] = "ranking"
-    alias: ClassVar[str] = "rank"
-    needs: ClassVar[tuple[str, ...]] = ("scores",)
-    grouped: ClassVar[bool] = True
-    in_folds: ClassVar[bool] = False
-    own_losses: ClassVar[str] = "groups"
-    default_loss: ClassVar[str] = "listwise"
-    default_metrics: ClassVar[tuple[str, ...]] = ("ndcg", "ndcg_at_10", "mean_average_precision", "mrr")
+class RankedRows(Regression):
+    "Scores (N,) for the relevance and group of each row (N, 2)."
 
     def targets_shape(self, predictions: np.ndarray) -> tuple[int, ...] | None:
         return (len(predictions), 2) if predictions.ndim == 1 else None
 
     def counted(self, labels: np.ndarray) -> np.ndarray: return labels[:, 0]
+    def spread(self, labels: np.ndarray) -> Any: return labels[:, 0]
+    def perfect(self, targets: np.ndarray, outputs: int) -> np.ndarray: return targets[:, 0].astype(np.float64)
+    def judge(self) -> Task: return self
+
+    @property
+    def split(self) -> str: return "group"
+
+    def described(self, targets: np.ndarray, predictions: np.ndarray, names: Sequence[Any] | None) -> dict[str, Any]:
+        return {"target": targets[:, 0], "group": targets[:, 1].astype(np.int64), "prediction": predictions}
 
     def groups(self, labels: np.ndarray | None) -> np.ndarray | None:
         return None if labels is None else labels[:, 1].astype(np.int64)
+
+# %% ../../nbs/tasks/19_ranking.ipynb #d98cb5e4
+@dataclass(frozen=True)
+class Ranking(RankedRows):
+    "A score a row, to be compared with others of its group."
+    name: ClassVar[str] = "ranking"
+    alias: ClassVar[str] = "rank"
+    needs: ClassVar[tuple[str, ...]] = ("scores",)
+    grouped: ClassVar[bool] = True
+    own_losses: ClassVar[str] = "groups"
+    default_loss: ClassVar[str] = "listwise"
+    default_metrics: ClassVar[tuple[str, ...]] = ("ndcg", "ndcg_at_10", "mean_average_precision", "mrr")
 
     def scaling(self, setting: str, metric: str) -> str:
         if setting in ("auto", "none"): return "none"

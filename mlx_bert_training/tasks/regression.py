@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import DataError
-from .task import Rule, Task, TaskError, check_finite, check_numbers
+from .task import Rule, Task, TaskError, check_numbers, finite_table
 
 # %% auto #0
 __all__ = ['Regression']
@@ -50,14 +50,12 @@ class Regression(Task):
     def check_predictions(self, values: Any, row: Callable[[int], str] = "row {}".format,
                           optional: np.ndarray | None = None, tolerance: float = 1e-3) -> np.ndarray:
         p = np.array(values, np.float64)
-        if p.ndim == 2 and p.shape[1] == 1: p = p[:, 0]
-        if p.ndim != 1: raise DataError(f"predictions of shape {p.shape} do not make a {self.name}")
-        check_finite(p[:, None], row, optional)
-        return p
+        p = finite_table(p[:, None] if p.ndim == 1 else p, self.name, row, optional)
+        if p.shape[1] != 1: raise DataError(f"predictions of shape {p.shape} do not make a {self.name}")
+        return p[:, 0]
 
     def check_targets(self, values: Any, shape: tuple[int, ...], source: str) -> np.ndarray:
         return check_numbers(values, shape[:1], "a finite number", lambda y: np.ones(y.shape, bool), source)
 
     def scaling(self, setting: str, metric: str) -> str:
-        if setting != "auto": return setting
-        return "log1p" if metric == "rmsle" else "standardize"
+        return setting if setting != "auto" else "log1p" if metric == "rmsle" else "standardize"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -18,8 +18,9 @@ from .forms import FORMS, TargetForm
 from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['TaskError', 'Rule', 'Combining', 'Deciding', 'Searching', 'Answering', 'Reported', 'Task', 'get_task', 'task_place',
-           'known_task', 'task_in_file', 'check_finite', 'check_probabilities', 'check_numbers']
+__all__ = ['TaskError', 'Rule', 'Kind', 'Combining', 'Deciding', 'Searching', 'Answering', 'Folded', 'Reported', 'Usual', 'Task',
+           'get_task', 'spec_of', 'task_place', 'known_task', 'task_in_file', 'outputs_asked', 'log_loss',
+           'finite_table', 'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/04_task.ipynb #235aa1bf
 class TaskError(MLXBertError, ValueError):
@@ -33,10 +34,51 @@ class Rule(Protocol):
         "Decisions in the form of the targets."
 
 # %% ../../nbs/tasks/04_task.ipynb #945dc09f
-class Combining:
-    "How predictions (..., n, C) or (..., n) of one or several models are put together."
+class Kind:
+    "What is known of a kind of task before there are any numbers."
+    name: ClassVar[str] = ""                        # in declarations and files
+    alias: ClassVar[str] = ""                       # a shorter name that people type
+    problem_type: ClassVar[str] = ""                # Hugging Face's word
     targets: ClassVar[str] = "classes"              # classes (N,), columns (N, C) or values (N,): what a loss is given
+    needs: ClassVar[tuple[str, ...]] = ()           # what a metric may need: labels, probabilities, values
+    judged_as: ClassVar[str] = ""                   # the kind whose metrics fit; "": its own name
+    own_losses: ClassVar[str] = ""                  # what only its losses take; "": the losses for its `targets` fit
+    default_loss: ClassVar[str] = ""
+    default_metrics: ClassVar[tuple[str, ...]] = ()
     positive: ClassVar[int | None] = None           # the column whose probability is asked for; None: there is none
+    most_classes: ClassVar[int | None] = None       # that a file may have; None: any number
+    several: ClassVar[bool] = False                 # a row has several answers, (N, C), each with a column and a name
+    per_word: ClassVar[bool] = False                # whether each word has an answer, and not the text
+    pooling: ClassVar[str | None] = None            # the one that a model must have; None: any
+    hub_class: ClassVar[str] = "SequenceClassification"     # Hugging Face's: the end of ...ForSequenceClassification
+    grouped: ClassVar[bool] = False                 # whether rows are ranked in groups, which a column names
+    in_folds: ClassVar[bool] = True                 # whether cross-validation can take it
+
+    @property
+    def form(self) -> TargetForm:
+        "Reads and writes targets in their form."
+        return FORMS[self.targets]
+
+    @property
+    def answers(self) -> str:
+        "What a picture or a table of answers is chosen by: `targets`, or `value columns`."
+        return "value columns" if self.several and self.targets == "values" else self.targets
+
+    @property
+    def loss_form(self) -> str:
+        "What a loss must take to train it."
+        return self.own_losses or self.targets
+
+    @property
+    def metric_kind(self) -> str:
+        "The kind of task that a metric must be able to judge."
+        return self.judged_as or self.name
+
+    def __str__(self) -> str: return self.name
+
+# %% ../../nbs/tasks/04_task.ipynb #284f5801
+class Combining(Kind):
+    "How predictions (..., n, C) or (..., n) of one or several models are put together."
 
     def columns(self, predictions: np.ndarray) -> np.ndarray:
         "(..., n, F) what says something by itself: of two classes the positive one, else each column or the value."
@@ -71,12 +113,9 @@ class Combining:
         if self.targets == "columns": return (predictions > 0.5).astype(np.float64)
         return (predictions.argmax(-1)[..., None] == np.arange(predictions.shape[-1])).astype(np.float64)
 
-
 # %% ../../nbs/tasks/04_task.ipynb #f6afb363
-class Deciding:
+class Deciding(Kind):
     "How predictions become decisions, and which metrics can judge these."
-    targets: ClassVar[str] = "classes"
-    positive: ClassVar[int | None] = None
 
     def confidence(self, predictions: np.ndarray) -> np.ndarray:
         "(n,) probability of the decision, of the least sure label if there are many; 1 for values."
@@ -103,7 +142,6 @@ class Deciding:
         if self.positive is not None: return Threshold(0.5)
         if self.targets == "columns": return Threshold(np.full(predictions.shape[1], 0.5))
         return rounding(targets) if self.targets == "values" else None
-
 
 # %% ../../nbs/tasks/04_task.ipynb #0d2cf955
 class Searching(Deciding):
@@ -135,12 +173,9 @@ class Searching(Deciding):
         classes = predictions.shape[1]
         return fit_cuts(predictions @ np.arange(classes), targets, metric, (0, classes - 1))
 
-
 # %% ../../nbs/tasks/04_task.ipynb #46d9fb20
-class Answering:
+class Answering(Kind):
     "What the target columns of a submission hold: labels, probabilities, names of labels in one cell, or values."
-    targets: ClassVar[str] = "classes"
-    positive: ClassVar[int | None] = None
 
     def cells(self, asked: str, kinds: Sequence[str]) -> str:
         "For `asked` (auto, labels, probabilities) and columns of these kinds: integer, number, boolean or text."
@@ -163,6 +198,46 @@ class Answering:
         return self.targets == "columns" or (self.targets == "classes" and self.positive is None
                                              and need == "probabilities")
 
+    def sample_columns(self, need: str, target: Any, names: Sequence[Any] | None) -> list[str]:
+        "The target columns of a submission that no sample shows, for the target column and the names of classes."
+        if self.column_each(need): return [str(name) for name in names or []]
+        return [str(target if isinstance(target, str) else "prediction")]
+
+    def value_columns(self, predictions: np.ndarray, columns: Sequence[str]) -> np.ndarray:
+        "(n, K) what stands in the K target columns of a submission of values. Raises `TaskError` for other columns."
+        if len(columns) == 1: return predictions.reshape(len(predictions), 1)
+        raise TaskError(f"{len(columns)} targets, but a regression has one value; head_type: multi_regression has "
+                        "several")
+
+# %% ../../nbs/tasks/04_task.ipynb #c948903e
+class Folded(Kind):
+    "What a cross-validation asks of a task before there are predictions, and how it writes them down."
+    def spread(self, labels: np.ndarray) -> Any:
+        "What is to be the same in every fold: (N,) classes or numbers, (N, C) zeros and ones, or N where nothing is."
+        return labels
+
+    def perfect(self, targets: np.ndarray, outputs: int) -> np.ndarray:
+        "Predictions (n, C) or (n,) that are right about these targets; `outputs` is C."
+        if self.targets == "classes": return np.eye(outputs)[targets.astype(np.int64)]
+        return targets.astype(np.float64)
+
+    def made_up(self, count: int, outputs: int) -> np.ndarray:
+        "Predictions of `count` rows that nobody made, to try a format with."
+        if self.targets == "values" and not self.several: return np.zeros(count)
+        return np.eye(outputs)[np.arange(count) % outputs]
+
+    def described(self, targets: np.ndarray, predictions: np.ndarray, names: Sequence[Any] | None) -> dict[str, Any]:
+        "Targets and predictions of N rows as columns of a table; `names` are those of classes or columns."
+        if names is None: return {"target": targets, "prediction": predictions}
+        if self.several: found: dict[str, Any] = {f"target_{name}": y for name, y in zip(names, targets.T, strict=True)}
+        else: found = {"target": [names[i] for i in targets]}
+        word = "prediction" if self.targets == "values" else "probability"
+        return found | {f"{word}_{name}": p for name, p in zip(names, predictions.T, strict=True)}
+
+    def targets_shape(self, predictions: np.ndarray) -> tuple[int, ...] | None:
+        "The shape of the targets that go with these predictions; None where the predictions are none of this task."
+        if predictions.ndim != (1 if self.targets == "values" and not self.several else 2): return None
+        return predictions.shape if self.several else predictions.shape[:1]
 
 # %% ../../nbs/tasks/04_task.ipynb #f6e60871
 class Reported(NamedTuple):
@@ -173,64 +248,8 @@ class Reported(NamedTuple):
     places: np.ndarray | None = None    # (M, 2) the row and the word of each, where words are shown as rows
 
 # %% ../../nbs/tasks/04_task.ipynb #8af17763
-@dataclass(frozen=True)
-class Task(Combining, Searching, Answering):
-    "What the outputs of a model mean. The facts of a kind are class attributes; its options are fields."
-
-    name: ClassVar[str] = ""                        # in declarations and files
-    alias: ClassVar[str] = ""                       # a shorter name that people type
-    problem_type: ClassVar[str] = ""                # Hugging Face's word
-    targets: ClassVar[str] = "classes"              # classes (N,), columns (N, C) or values (N,): what a loss is given
-    needs: ClassVar[tuple[str, ...]] = ()           # what a metric may need: labels, probabilities, values
-    judged_as: ClassVar[str] = ""                   # the kind whose metrics fit; "": its own name
-    own_losses: ClassVar[str] = ""                  # what only its losses take; "": the losses for its `targets` fit
-    default_loss: ClassVar[str] = ""
-    default_metrics: ClassVar[tuple[str, ...]] = ()
-    positive: ClassVar[int | None] = None           # the column whose probability is asked for; None: there is none
-    most_classes: ClassVar[int | None] = None       # that a file may have; None: any number
-    several: ClassVar[bool] = False                 # a row has several answers, (N, C), each with a column and a name
-    per_word: ClassVar[bool] = False                # whether each word has an answer, and not the text
-    pooling: ClassVar[str | None] = None            # the one that a model must have; None: any
-    hub_class: ClassVar[str] = "SequenceClassification"     # Hugging Face's: the end of ...ForSequenceClassification
-    grouped: ClassVar[bool] = False                 # whether rows are ranked in groups, which a column names
-    in_folds: ClassVar[bool] = True                 # whether cross-validation can take it
-
-    def num_outputs(self, asked: int | None) -> int:
-        "How many logits a model has, of `asked` classes or labels; None: what the kind implies. Raises `TaskError`."
-        raise NotImplementedError
-
-    def predictions(self, logits: np.ndarray) -> np.ndarray:
-        "Probabilities (N, C) or values (N,) in float64 from logits (N, C)."
-        raise NotImplementedError
-
-    def decide(self, predictions: np.ndarray, rule: Rule | None = None) -> np.ndarray:
-        "Decisions in the form of the targets, by a rule or by what is usual for the kind."
-        raise NotImplementedError
-
-    def metric_input(self, need: str, predictions: np.ndarray, rule: Rule | None = None) -> np.ndarray:
-        "What a metric that needs labels, probabilities or values is given."
-        raise NotImplementedError
-
-    def row_losses(self, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-        "(N,) how wrong each row is: cross-entropy in nats, or the absolute error of a value."
-        raise NotImplementedError
-
-    def check_predictions(self, values: Any, row: Callable[[int], str] = "row {}".format,
-                          optional: np.ndarray | None = None, tolerance: float = 1e-3) -> np.ndarray:
-        """Predictions in their one shape; `DataError` names the first bad row, as `row` calls it.
-
-        Rows marked in `optional` (N,) may be all NaN; the sum of probabilities may miss one by `tolerance`.
-        """
-        raise NotImplementedError
-
-    def check_targets(self, values: Any, shape: tuple[int, ...], source: str) -> np.ndarray:
-        "Targets that go with predictions of this shape; `DataError` names `source` and the first bad row."
-        raise NotImplementedError
-
-    def targets_shape(self, predictions: np.ndarray) -> tuple[int, ...] | None:
-        "The shape of the targets that go with these predictions; None where the predictions are none of this task."
-        if predictions.ndim != (1 if self.targets == "values" and not self.several else 2): return None
-        return predictions.shape if self.several else predictions.shape[:1]
+class Usual(Kind):
+    "What a kind says where it differs from a plain answer."
 
     def is_finite(self, predictions: np.ndarray) -> bool:
         "Whether a metric can be computed of these predictions."
@@ -261,45 +280,53 @@ class Task(Combining, Searching, Answering):
         return "none"
 
     @property
-    def form(self) -> TargetForm:
-        "Reads and writes targets in their form."
-        return FORMS[self.targets]
-
-    @property
-    def answers(self) -> str:
-        "What a picture or a table of answers is chosen by: `targets`, or `value columns`."
-        return "value columns" if self.several and self.targets == "values" else self.targets
-
-    @property
     def loss_options(self) -> dict[str, Any]:
         "What a loss is told of the task's own options."
         return {}
+         # type: ignore[return-value]
+
+# %% ../../nbs/tasks/04_task.ipynb #0a8e0761
+@dataclass(frozen=True)
+class Task(Combining, Searching, Answering, Folded, Usual):
+    "What the outputs of a model mean. The facts of a kind are class attributes; its options are fields."
+    def num_outputs(self, asked: int | None) -> int:
+        "How many logits a model has, of `asked` classes or labels; None: what the kind implies. Raises `TaskError`."
+        raise NotImplementedError
+
+    def predictions(self, logits: np.ndarray) -> np.ndarray:
+        "Probabilities (N, C) or values (N,) in float64 from logits (N, C)."
+        raise NotImplementedError
+
+    def decide(self, predictions: np.ndarray, rule: Rule | None = None) -> np.ndarray:
+        "Decisions in the form of the targets, by a rule or by what is usual for the kind."
+        raise NotImplementedError
+
+    def metric_input(self, need: str, predictions: np.ndarray, rule: Rule | None = None) -> np.ndarray:
+        "What a metric that needs labels, probabilities or values is given."
+        raise NotImplementedError
+
+    def row_losses(self, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        "(N,) how wrong each row is: cross-entropy in nats, or the absolute error of a value."
+        raise NotImplementedError
+
+    def check_predictions(self, values: Any, row: Callable[[int], str] = "row {}".format,
+                          optional: np.ndarray | None = None, tolerance: float = 1e-3) -> np.ndarray:
+        "Predictions in their one shape, or a `DataError`; rows marked in `optional` (N,) may be all NaN."
+        raise NotImplementedError
+
+    def check_targets(self, values: Any, shape: tuple[int, ...], source: str) -> np.ndarray:
+        "Targets that go with predictions of this shape; `DataError` names `source` and the first bad row."
+        raise NotImplementedError
+
+    @property
+    def spec(self) -> str | dict[str, Any]:
+        "What `get_task` makes this task of again, as JSON can hold it."
+        return spec_of(self)
 
     @property
     def plain(self) -> Task:
         "The task of the simple models that it is compared with."
         return self
-
-    @property
-    def loss_form(self) -> str:
-        "What a loss must take to train it."
-        return self.own_losses or self.targets
-
-    @property
-    def metric_kind(self) -> str:
-        "The kind of task that a metric must be able to judge."
-        return self.judged_as or self.name
-
-    @property
-    def spec(self) -> str | dict[str, Any]:
-        "What `get_task` makes this task of again, as JSON can hold it."
-        kind = type(self)
-        registered = self.name in TASKS and TASKS.get(self.name) is kind
-        place = self.name if registered else f"{kind.__module__}:{kind.__qualname__}"
-        options = asdict(self)
-        return {"type": place, "options": options} if options else place
-
-    def __str__(self) -> str: return self.name
 
 # %% ../../nbs/tasks/04_task.ipynb #bd4b3c67
 def get_task(
@@ -316,6 +343,14 @@ def get_task(
         raise TaskError(f"{name!r} is not a task: a subclass of mlx_bert_training.tasks.task.Task is expected")
     check_arguments(f"task {name}", made, options)
     return made(**options)
+
+
+def spec_of(task: Task) -> str | dict[str, Any]:
+    "A task as `get_task` takes it: its name, or `module:Name` where it is not registered, with its options if any."
+    kind = type(task)
+    registered = task.name in TASKS and TASKS.get(task.name) is kind
+    place = task.name if registered else f"{kind.__module__}:{kind.__qualname__}"
+    return {"type": place, "options": asdict(task)} if fields(task) else place
 
 # %% ../../nbs/tasks/04_task.ipynb #4a056e16
 def task_place(
@@ -349,8 +384,35 @@ def task_in_file(
     raise TaskError(f"{source} is of the task {place!r}, which is code outside this package; where you trust it, "
                     f"name it as the task (head_type) yourself")
 
-
 # %% ../../nbs/tasks/04_task.ipynb #23664205
+def outputs_asked(
+    task: Task,
+    asked: int | None,      # classes or labels; None: nothing was said
+    least: int,             # that it can have
+) -> int:
+    "How many outputs a task with any number of them has. Raises `TaskError`."
+    if isinstance(asked, int) and asked >= least: return asked
+    raise TaskError(f"{task.name} needs num_labels, the number of classes or labels: at least {least}, not {asked!r}")
+
+
+def log_loss(probability: np.ndarray) -> np.ndarray:
+    "How surprising it is, in nats, that something of this probability happened; finite also for 0."
+    return -np.log(np.clip(probability, np.finfo(np.float64).eps, 1))
+
+# %% ../../nbs/tasks/04_task.ipynb #d8904328
+def finite_table(
+    values: Any,                        # what was given
+    name: str,                          # of the task, for the message
+    row: Callable[[int], str],          # how a message calls row i
+    optional: np.ndarray | None,        # (N,) rows that may be all NaN; None: no row may
+) -> np.ndarray:                        # (N, C) float64
+    "Predictions as a table of finite numbers, or `DataError` that names the first bad row."
+    table = np.array(values, np.float64)
+    if table.ndim != 2: raise DataError(f"predictions of shape {table.shape} do not make a {name}")
+    check_finite(table, row, optional)
+    return table
+
+
 def check_finite(
     table: np.ndarray,                  # (N, C)
     row: Callable[[int], str],          # how a message calls row i

@@ -29,7 +29,7 @@ from .folds import make_folds
 from .leaks import normalize_text, rows_as_texts
 
 # %% auto #0
-__all__ = ['delong_variance', 'AdversarialReport', 'adversarial_validation']
+__all__ = ['delong_variance', 'plot_adversarial', 'AdversarialReport', 'adversarial_validation']
 
 # %% ../../nbs/validation/05_adversarial.ipynb #bf77c662
 def delong_variance(
@@ -160,6 +160,25 @@ def _tell_rows(
     return _Told(score, pd.DataFrame(clues, index=[str(frame.columns[i]) for i in best]))
 
 # %% ../../nbs/validation/05_adversarial.ipynb #0aca069d
+def plot_adversarial(
+    report: AdversarialReport,
+) -> Any:   # a matplotlib Figure
+    "The ROC curve and the strongest clues."
+    fig = new_figure(9, 3.2, "Drawing a ROC curve")
+    left, right = fig.subplots(1, 2)
+    score = np.concatenate([report.train_probability, report.test_probability])
+    false, true, _ = roc_curve(np.arange(len(score)) >= len(report.train_probability), score)
+    left.plot(false, true, color="#D55E00")
+    left.plot([0, 1], [0, 1], ":", color="gray")
+    left.set(xlabel="training rows taken for test", ylabel="test rows recognised",
+             title=f"AUC {report.auc:.3f} [{report.low:.3f}, {report.high:.3f}]")
+    top = report.clues.head(10)[::-1]
+    right.barh([name[:25] for name in top.index], top["weight"], color="#2F86D0")
+    right.set(xlabel="what it gives away")
+    right.locator_params(axis="x", nbins=5)
+    return fig
+
+# %% ../../nbs/validation/05_adversarial.ipynb #b3efc383
 @dataclass(frozen=True, eq=False)
 class AdversarialReport:
     "How well training and test rows can be told apart, and by what."
@@ -172,9 +191,7 @@ class AdversarialReport:
     test_probability: np.ndarray    # (M,) the same for the test rows
 
     @property
-    def shifted(self) -> bool:
-        "Whether the interval lies above 0.5."
-        return self.low > 0.5
+    def shifted(self) -> bool: return self.low > 0.5        # the interval lies above what guessing scores
 
     def most_test_like(self, fraction: float = 0.2) -> np.ndarray:
         "Positions of the training rows that look most like the test, the most alike first."
@@ -184,7 +201,7 @@ class AdversarialReport:
 
     def plot(self) -> Any:
         "The ROC curve and the strongest clues, a matplotlib Figure."
-        return _plot(self)
+        return plot_adversarial(self)
 
     def __str__(self) -> str:
         clues = "" if not self.shifted else "\n" + self.clues.head(10).to_string(float_format="{:.4f}".format)
@@ -202,22 +219,6 @@ class AdversarialReport:
     def _repr_html_(self) -> str:
         table = self.clues.head(10).to_html(float_format="{:.4f}".format) if self.shifted else ""
         return f"<p>{html.escape(self._verdict())}</p>{table}"
-
-
-def _plot(report: AdversarialReport) -> Any:
-    fig = new_figure(9, 3.2, "Drawing a ROC curve")
-    left, right = fig.subplots(1, 2)
-    score = np.concatenate([report.train_probability, report.test_probability])
-    false, true, _ = roc_curve(np.arange(len(score)) >= len(report.train_probability), score)
-    left.plot(false, true, color="#D55E00")
-    left.plot([0, 1], [0, 1], ":", color="gray")
-    left.set(xlabel="training rows taken for test", ylabel="test rows recognised",
-             title=f"AUC {report.auc:.3f} [{report.low:.3f}, {report.high:.3f}]")
-    top = report.clues.head(10)[::-1]
-    right.barh([name[:25] for name in top.index], top["weight"], color="#2F86D0")
-    right.set(xlabel="what it gives away")
-    right.locator_params(axis="x", nbins=5)
-    return fig
 
 # %% ../../nbs/validation/05_adversarial.ipynb #165052df
 def _apart(texts: Sequence[str], is_test: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -18,8 +18,8 @@ from ..tasks import metrics
 from ..tasks.metrics import Metric
 
 # %% auto #0
-__all__ = ['INFLUENCES', 'DRAWS', 'LEVEL', 'auc_influence', 'f1_influence', 'Judged', 'bootstrap_variance', 'row_variances',
-           'corrected_error', 'GainErrors', 'Interval', 'Gain', 'interval', 'take', 'gain_columns']
+__all__ = ['INFLUENCES', 'DRAWS', 'LEVEL', 'auc_influence', 'f1_influence', 'Judged', 'bootstrap_variance', 'group_variance',
+           'row_variances', 'corrected_error', 'GainErrors', 'Interval', 'Gain', 'interval', 'take', 'gain_columns']
 
 # %% ../../nbs/validation/06_comparison.ipynb #611282d5
 def auc_influence(
@@ -107,6 +107,7 @@ class Judged:
     targets: np.ndarray     # (N,) or (N, C)
     given: np.ndarray       # (N,) or (N, C): labels, probabilities or values
     folds: np.ndarray       # (N,) -1: never validated
+    groups: np.ndarray | None = None    # (N,) rows of one number are judged together; None: each by itself
 
     def influence(self, rows: np.ndarray) -> np.ndarray | None:
         "Of the rows that a mask selects; None for a metric that is no smooth function of means."
@@ -139,6 +140,24 @@ def bootstrap_variance(
     return float(kept.var(ddof=1)) if len(kept) > draws / 2 else math.nan
 
 
+def group_variance(
+    one: Judged,
+    other: Judged,          # on the same rows
+    rows: np.ndarray,       # (n,) which ones
+) -> float:                 # nan for fewer than two groups
+    "Variance of the difference of a metric that is a mean over groups, if other groups had been drawn."
+    assert one.groups is not None
+    differences = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for group in np.unique(one.groups[rows]):
+            i = rows & (one.groups == group)
+            differences.append(one.metric.score(one.targets[i], one.given[i])
+                               - other.metric.score(other.targets[i], other.given[i]))
+    kept = np.array(differences)[np.isfinite(differences)]
+    return float(kept.var(ddof=1) / len(kept)) if len(kept) > 1 else math.nan
+
+# %% ../../nbs/validation/06_comparison.ipynb #b07db7b3
 def row_variances(
     one: Judged,
     other: Judged,          # on the same rows and folds
@@ -147,6 +166,9 @@ def row_variances(
     out: list[float] = []
     for fold in (k for k in np.unique(one.folds) if k >= 0):
         rows = one.folds == fold
+        if one.groups is not None:
+            out.append(group_variance(one, other, rows))
+            continue
         mine, theirs, n = one.influence(rows), other.influence(rows), int(rows.sum())
         if mine is None or theirs is None: out.append(bootstrap_variance(one, other, rows))
         else: out.append(float(((mine - theirs) ** 2).sum()) * n / max(n - 1, 1))

@@ -31,7 +31,7 @@ from .folds import target_columns
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'normalize_text', 'NearDuplicates', 'near_duplicates', 'Finding', 'LeakError', 'LeakReport',
+__all__ = ['log', 'normalize_text', 'NearDuplicates', 'near_duplicates', 'Finding', 'LeakError', 'findings_html', 'LeakReport',
            'single_column_score', 'rows_as_texts', 'check_leaks']
 
 # %% ../../nbs/validation/04_leaks.ipynb #bb17dcc4
@@ -162,6 +162,20 @@ class LeakError(DataError):
         super().__init__(f"{leaks}\nIf this is meant to be, say why: allow_leak: \"reason\".")
 
 # %% ../../nbs/validation/04_leaks.ipynb #f26cff58
+def findings_html(
+    findings: Sequence[Finding],
+) -> str:
+    "A table with a row a finding, errors in red."
+    rows = []
+    for f in findings:
+        color = "#B3261E" if f.severity == "error" else "#8A6100"
+        cells = [f"<b style='color:{color}'>{f.severity}</b>",
+                 *map(html.escape, (f.kind, f"{len(f.rows):,}", f.message, f.example, f.advice))]
+        rows.append("<tr>" + "".join(f"<td style='text-align:left'>{c}</td>" for c in cells) + "</tr>")
+    head = "".join(f"<th>{h}</th>" for h in ("", "kind", "rows", "found", "example", "what to do"))
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+# %% ../../nbs/validation/04_leaks.ipynb #86a2acd8
 @dataclass(frozen=True, eq=False)
 class LeakReport:
     "What `check_leaks` found, errors first."
@@ -200,16 +214,7 @@ class LeakReport:
 
     def __repr__(self) -> str: return f"LeakReport({self._counts()}, {_count(len(self.clusters), 'row')})"
 
-    def _repr_html_(self) -> str:
-        if not self.findings: return f"<p>{self}</p>"
-        rows = []
-        for f in self.findings:
-            color = "#B3261E" if f.severity == "error" else "#8A6100"
-            cells = [f"<b style='color:{color}'>{f.severity}</b>",
-                     *map(html.escape, (f.kind, f"{len(f.rows):,}", f.message, f.example, f.advice))]
-            rows.append("<tr>" + "".join(f"<td style='text-align:left'>{c}</td>" for c in cells) + "</tr>")
-        head = "".join(f"<th>{h}</th>" for h in ("", "kind", "rows", "found", "example", "what to do"))
-        return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    def _repr_html_(self) -> str: return findings_html(self.findings) if self.findings else f"<p>{self}</p>"
 
 # %% ../../nbs/validation/04_leaks.ipynb #83fc43fc
 class _Texts(NamedTuple):
@@ -442,6 +447,31 @@ def _columns(
     return [str(c) for c in train.columns if c not in {*named, *ignore} and (test is None or c in test.columns)]
 
 # %% ../../nbs/validation/04_leaks.ipynb #24aa6108
+def _texts_of(frame: pd.DataFrame, text_column: str | None, columns: Sequence[str]) -> list[str]:
+    "The texts of a frame, a missing one being empty; its rows written out, where there is no text column."
+    if text_column is None: return rows_as_texts(frame[list(columns)])
+    return frame[text_column].fillna("").astype(str).tolist()
+
+
+def _answers(train: pd.DataFrame | Sequence[str], targets: Any, task: str | Task | None) -> pd.DataFrame | None:
+    "The targets as a table; None where there are none. Raises `DataError` for a column that is not there."
+    if isinstance(train, pd.DataFrame) and isinstance(targets, str):
+        require_columns(train, [targets])
+        targets = train[targets]
+    return None if targets is None else _target_table(targets, len(train), task)
+
+
+def _read_tables(
+    train: pd.DataFrame, test: pd.DataFrame | None, columns: Sequence[str], text_column: str | None,
+    answers: pd.DataFrame | None,
+) -> tuple[list[Finding], list[str], list[str]]:
+    "What single columns give away, and the texts of training and test rows, or the rows themselves as texts."
+    found = _column_findings(train[list(columns)], answers)
+    kept = [c for c in columns if not _is_id(train[c])]
+    texts, test_texts = ([] if f is None else _texts_of(f, text_column, kept) for f in (train, test))
+    return found, texts, test_texts
+
+# %% ../../nbs/validation/04_leaks.ipynb #ac46e715
 def check_leaks(
     train: pd.DataFrame | Sequence[str],            # training rows or texts
     targets: Any = None,                            # (N,) or (N, C), or the name of a column of the frame
@@ -461,26 +491,18 @@ def check_leaks(
     for columns that are not there, and for targets that are missing or of another number.
     """
     if not len(train): raise DataError("there are no training rows to check.")
-    tables = isinstance(train, pd.DataFrame)
-    if test is not None and isinstance(test, pd.DataFrame) != tables:
+    if test is not None and isinstance(test, pd.DataFrame) != isinstance(train, pd.DataFrame):
         raise DataError("train and test must both be frames, or both be texts.")
-    found: list[Finding] = []
+    answers = _answers(train, targets, task)
     if isinstance(train, pd.DataFrame):
         other = test if isinstance(test, pd.DataFrame) else None
-        named = [name for name in (targets, groups, text_column) if isinstance(name, str)]
-        columns = _columns(train, other, named, ignore)
-        if isinstance(targets, str): targets = train[targets]
+        columns = _columns(train, other, [n for n in (targets, groups, text_column) if isinstance(n, str)], ignore)
         if isinstance(groups, str):
             test_groups = other[groups] if other is not None and groups in other else None
             groups = train[groups]
-        answers = None if targets is None else _target_table(targets, len(train), task)
-        found += _column_findings(train[columns], answers)
-        kept = [c for c in columns if not _is_id(train[c])]
-        texts, test_texts = ([] if f is None else _texts_of(f, text_column, kept) for f in (train, other))
-    else:
-        answers = None if targets is None else _target_table(targets, len(train), task)
-        texts, test_texts = [*map(str, train)], [*map(str, test if test is not None else ())]
-    reads_text = not tables or text_column is not None
+        found, texts, test_texts = _read_tables(train, other, columns, text_column, answers)
+    else: found, texts, test_texts = [], [*map(str, train)], [*map(str, test if test is not None else ())]
+    reads_text = not isinstance(train, pd.DataFrame) or text_column is not None
     compared = _compare(texts, test_texts, near if reads_text else None, exactly=not reads_text)
     found += _exact_findings(compared, answers)
     near_found, clusters = _near_findings(compared)
@@ -489,9 +511,3 @@ def check_leaks(
     if reads_text and answers is not None and len(train) >= _FEWEST:
         found += _token_findings(texts, answers) or _label_findings(texts, answers)
     return LeakReport(tuple(sorted(found, key=lambda f: f.severity)), clusters)
-
-
-def _texts_of(frame: pd.DataFrame, text_column: str | None, columns: Sequence[str]) -> list[str]:
-    "The texts of a frame, a missing one being empty; its rows written out, where there is no text column."
-    if text_column is None: return rows_as_texts(frame[list(columns)])
-    return frame[text_column].fillna("").astype(str).tolist()

@@ -44,46 +44,6 @@ def check_ids(
         raise DataError(f"{source}: {ids[i].item()!r} occurs twice, again in row {i}")
     return ids
 
-# %% ../../nbs/validation/08_oof.ipynb #93c73820
-@dataclass(eq=False, kw_only=True)
-class OOFRecord:
-    """What a file of out-of-fold predictions holds. Raises `DataError` for what cannot be what it claims to be.
-
-    Binary predictions may be given as (N,) probabilities of the second class.
-    """
-    name: str                               # the model's
-    task: Task                              # or its name, which becomes the task
-    row_ids: np.ndarray                     # (N,)
-    predictions: np.ndarray                 # (N, C) probabilities, or (N,) values
-    targets: np.ndarray                     # (N,) class numbers or values, (N, C) of 0 and 1
-    folds: np.ndarray                       # (N,) -1: never validated
-    folds_hash: str                         # which rows, in which folds
-    class_names: list[Any] | None = None    # (C,) as they stand in the data; None: their numbers
-    test_ids: np.ndarray | None = None      # (M,)
-    test_predictions: np.ndarray | None = None      # (M, C) or (M,)
-    metric: str | None = None               # what `score` reports; None: the task's first
-    config_hash: str = ""                   # of the configuration that trained the model
-    source: str = ""                        # where predictions made elsewhere came from
-    id_column: str = "id"                   # what data files call the ids
-
-    def __post_init__(self) -> None:
-        self.task = get_task(self.task)
-        _check_rows(self)
-        _check_classes(self)
-        _check_test(self)
-
-    def __len__(self) -> int: return len(self.row_ids)
-
-    @property
-    def head_type(self) -> str:
-        "The name of the task."
-        return self.task.name
-
-    @property
-    def fold_numbers(self) -> list[int]:
-        "The folds that were validated."
-        return [int(k) for k in np.unique(self.folds) if k >= 0]
-
 # %% ../../nbs/validation/08_oof.ipynb #35984f96
 def _check_rows(oof: OOFRecord) -> None:
     "Bring ids, folds, predictions and targets of the training rows into their form, or say what is wrong."
@@ -126,6 +86,46 @@ def _check_test(oof: OOFRecord) -> None:
                         f"{oof.predictions.shape}")
     oof.test_predictions = found
 
+# %% ../../nbs/validation/08_oof.ipynb #93c73820
+@dataclass(eq=False, kw_only=True)
+class OOFRecord:
+    """What a file of out-of-fold predictions holds. Raises `DataError` for what cannot be what it claims to be.
+
+    Binary predictions may be given as (N,) probabilities of the second class.
+    """
+    name: str                               # the model's
+    task: Task                              # or its name, which becomes the task
+    row_ids: np.ndarray                     # (N,)
+    predictions: np.ndarray                 # (N, C) probabilities, or (N,) values
+    targets: np.ndarray                     # (N,) class numbers or values, (N, C) of 0 and 1
+    folds: np.ndarray                       # (N,) -1: never validated
+    folds_hash: str                         # which rows, in which folds
+    class_names: list[Any] | None = None    # (C,) as they stand in the data; None: their numbers
+    test_ids: np.ndarray | None = None      # (M,)
+    test_predictions: np.ndarray | None = None      # (M, C) or (M,)
+    metric: str | None = None               # what `score` reports; None: the task's first
+    config_hash: str = ""                   # of the configuration that trained the model
+    source: str = ""                        # where predictions made elsewhere came from
+    id_column: str = "id"                   # what data files call the ids
+
+    def __post_init__(self) -> None:
+        self.task = get_task(self.task)
+        _check_rows(self)
+        _check_classes(self)
+        _check_test(self)
+
+    def __len__(self) -> int: return len(self.row_ids)
+
+    @property
+    def head_type(self) -> str:
+        "The name of the task."
+        return self.task.name
+
+    @property
+    def fold_numbers(self) -> list[int]:
+        "The folds that were validated."
+        return [int(k) for k in np.unique(self.folds) if k >= 0]
+
 # %% ../../nbs/validation/08_oof.ipynb #4c38951c
 class OOF(OOFRecord):
     "Out-of-fold predictions of one model on one set of folds, with its test predictions if there are any."
@@ -162,13 +162,7 @@ class OOF(OOFRecord):
 def oof_frame(oof: OOFRecord) -> pd.DataFrame:
     "One row a training row: id, fold, target, and a column for each class or the predicted value."
     frame = pd.DataFrame({oof.id_column: oof.row_ids, "fold": oof.folds})
-    if oof.class_names is None: return frame.assign(target=oof.targets, prediction=oof.predictions)
-    names = [str(name) for name in oof.class_names]
-    if oof.task.several:
-        frame = frame.join(pd.DataFrame(oof.targets, columns=[f"target_{name}" for name in names]))
-    else: frame["target"] = [oof.class_names[i] for i in oof.targets]
-    said = "prediction" if oof.task.targets == "values" else "probability"
-    return frame.join(pd.DataFrame(oof.predictions, columns=[f"{said}_{name}" for name in names]))
+    return frame.assign(**oof.task.described(oof.targets, oof.predictions, oof.class_names))
 
 # %% ../../nbs/validation/08_oof.ipynb #5a991719
 FORMAT, VERSION = "mlx-bert-oof", 1

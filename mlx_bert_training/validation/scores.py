@@ -115,7 +115,7 @@ def score_folds(
     return CVScore(name, metric, tuple(numbers), tuple(int((folds == k).sum()) for k in numbers),
                    tuple(function(folds == k) for k in numbers), function(folds >= 0), judged)
 
-
+# %% ../../nbs/validation/07_scores.ipynb #7d0bc2d4
 def judge(
     metric: str,                # a metric's name
     task: str | Task,           # what the predictions mean
@@ -126,7 +126,8 @@ def judge(
     "Targets and what the metric is given, row by row."
     kind, entry, used = get_task(task), get_metric(metric), folds >= 0
     p, y = np.asarray(predictions, np.float64)[used], np.asarray(targets)[used]
-    if not _rated(entry, kind): return Judged(entry, y, kind.metric_input(entry.needs, p), folds[used])
+    if not _rated(entry, kind):
+        return Judged(entry, y, kind.metric_input(entry.needs, p), folds[used], kind.groups(y))
     return Judged(entry, y.astype(np.int64), kind.decide(p, kind.default_rule(p, y)), folds[used])
 
 # %% ../../nbs/validation/07_scores.ipynb #30f2516d

@@ -28,6 +28,7 @@ class FoldOptions(Section):
     time_column: str | None = option(None, "when a row was made, for cv_strategy time_series; null: none")
     folds_path: str | None = option(None, "folds.csv of another run, to use its folds; null: new ones", path=True)
     select_epoch: bool = option(False, "a fold stops and keeps the best epoch by the rows that score it")
+    score_epochs: bool = option(False, "score the rows of each fold after every epoch too; the fold trains as without")
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         if split_kind(self.cv_strategy)[0] == "time_series" and self.time_column is None and self.folds_path is None:

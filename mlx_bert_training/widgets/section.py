@@ -20,8 +20,8 @@ from ..declaration.yaml_io import write_text
 from ..errors import MissingExtraError
 
 # %% auto #0
-__all__ = ['cell_text', 'table_html', 'table_text', 'shorten', 'axis_names', 'few_ticks', 'picture_html', 'Section', 'show',
-           'folding_html', 'show_folding', 'page_html', 'save_page']
+__all__ = ['cell_text', 'table_html', 'table_text', 'shorten', 'axis_names', 'few_ticks', 'picture_html', 'Section', 'show_words',
+           'show_pictures', 'show', 'folding_html', 'show_folding', 'page_html', 'save_page']
 
 # %% ../../nbs/widgets/00_section.ipynb #f8751559
 def cell_text(value: Any, percent: bool = False) -> str:
@@ -148,20 +148,31 @@ class Section:
     def _ipython_display_(self) -> None: show(self)
 
 # %% ../../nbs/widgets/00_section.ipynb #6dc27380
+def show_words(section: Section, before: str = "") -> None:
+    "Show sentences and tables, and before them some HTML; a terminal gets the text."
+    from IPython.display import display
+    display({"text/html": before + section.html(), "text/plain": str(section)}, raw=True)
+
+
+def show_pictures(section: Section) -> None:
+    "Show the pictures as PNG; without matplotlib, a sentence."
+    from IPython.display import display
+    for alt, draw in section.pictures.items():
+        try: png = draw()._repr_png_()
+        except MissingExtraError as error:
+            display({"text/plain": str(error)}, raw=True)
+            return
+        display({"image/png": base64.b64encode(png).decode(), "text/plain": f"[picture: {alt}]"},
+                metadata={"image/png": {"alt": alt}}, raw=True)
+
+
 def show(
     *sections: Section,
 ) -> None:
     "Show sections in a notebook: tables as HTML, pictures as PNG. A terminal gets the text."
-    from IPython.display import display
     for section in sections:
-        display({"text/html": section.html(), "text/plain": str(section)}, raw=True)
-        for alt, draw in section.pictures.items():
-            try: png = draw()._repr_png_()
-            except MissingExtraError as error:
-                display({"text/plain": str(error)}, raw=True)
-                break
-            display({"image/png": base64.b64encode(png).decode(), "text/plain": f"[picture: {alt}]"},
-                    metadata={"image/png": {"alt": alt}}, raw=True)
+        show_words(section)
+        show_pictures(section)
 
 # %% ../../nbs/widgets/00_section.ipynb #88dce8d1
 def folding_html(

@@ -12,7 +12,7 @@ from toys import ToyLoader, ToyModel, toy_config
 from mlx_bert_training import create_model
 from mlx_bert_training.callbacks import ModelCheckpoint
 from mlx_bert_training.core.base import Trainer
-from mlx_bert_training.core.batch_parts import PartsInference, PartsStep, row_parts
+from mlx_bert_training.core.batch_parts import PartsInference, PartsStep, inference_step_of, row_parts
 from mlx_bert_training.core.config import OptimizerConfig
 from mlx_bert_training.core.optimization import create_optimizer
 from mlx_bert_training.core.step import InferenceStep, TrainingStep
@@ -94,6 +94,23 @@ def test_logits_follow_the_weights_and_the_mode_of_the_model():
         model.update(weights)
         assert np.allclose(np.array(step(batch_of(6))[0]), np.array(InferenceStep(model)(batch_of(6))[0]), rtol=1e-5)
     step.close()
+
+
+@pytest.mark.parametrize(("rows", "cut"), [(127, False), (128, True)])      # of 8 tokens
+def test_large_batches_alone_are_cut_for_inference(rows, cut):
+    model = create_model(config=SMALL, seed=1)
+    model.eval()
+    step, plain = inference_step_of(1, model, of_large=2), InferenceStep(model)
+    logits = np.array(step(batch_of(rows))[0])
+    assert bool(step.crew.threads) is cut
+    step.close()
+    expected = np.array(plain(batch_of(rows))[0])
+    assert np.allclose(logits, expected, rtol=1e-5, atol=1e-6) if cut else np.array_equal(logits, expected)
+
+
+def test_a_declaration_may_keep_batches_whole():
+    assert type(inference_step_of(1, ToyModel(), of_large=1)) is InferenceStep
+    assert inference_step_of(3, ToyModel(), of_large=2).least_tokens == 0
 
 
 def test_a_window_of_several_batches_in_parts():

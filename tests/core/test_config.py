@@ -22,7 +22,7 @@ from mlx_bert_training.core.config import (
     TrackingConfig,
     TrainingSection,
 )
-from mlx_bert_training.declaration.options import is_section, leaves, options
+from mlx_bert_training.declaration.options import is_section, leaves, options, read_value
 from mlx_bert_training.declaration.problems import ConfigError, Problem, show
 from mlx_bert_training.errors import MLXBertError
 
@@ -70,7 +70,7 @@ def test_every_option_has_help_and_a_default_that_it_accepts(cls):
     for option in options(cls).values():
         assert option.help
         if not is_section(option.hint):
-            option.read(option.default() if isinstance(option.default, type) else option.default)
+            read_value(option, option.default() if isinstance(option.default, type) else option.default)
 
 
 def test_none_is_explained_wherever_it_is_allowed():

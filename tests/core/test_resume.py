@@ -3,17 +3,21 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
+from hashlib import sha256
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from toys import ToyLoader, ToyModel, toy_config
 
-from mlx_bert_training.callbacks import Callback, LearningRateScheduler, ModelCheckpoint
+from mlx_bert_training.callbacks import Callback, LearningRateScheduler, MetricsLogger, ModelCheckpoint
 from mlx_bert_training.core.base import Trainer
-from mlx_bert_training.core.checkpoint import read_checkpoint
+from mlx_bert_training.core.checkpoint import latest_checkpoint, read_checkpoint
 from mlx_bert_training.core.weights import check_finite, model_weights
 from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.errors import CheckpointError, TrainingError
+from mlx_bert_training.tasks.metrics import MetricError, compute_metrics
 
 
 def same_bits(a, b) -> bool:
@@ -154,3 +158,79 @@ def test_nothing_is_predicted_with_weights_that_are_not_finite(tmp_path):
     model.out.bias = mx.array([0.0, math.nan])
     with pytest.raises(TrainingError, match="out.bias"): Trainer(model, toy_config(tmp_path)).predict(ToyLoader())
     check_finite(model_weights(ToyModel()), "at the beginning")
+
+
+@pytest.mark.parametrize(("part", "changed"), [
+    ("training", lambda train, held: (train.labels.__setitem__(0, 1 - train.labels[0]), held)),
+    ("validation", lambda train, held: (train, held.labels.__setitem__(3, 1 - held.labels[3])))])
+def test_rows_that_changed_under_the_same_name_are_refused(tmp_path, part, changed):
+    def run(epochs):
+        return Trainer(ToyModel(), toy_config(tmp_path, num_epochs=epochs), callbacks=[ModelCheckpoint("epoch")])
+
+    train, held = ToyLoader(), ToyLoader(seed=1)
+    run(2).train(train, held)
+    changed(train, held)
+    with pytest.raises(CheckpointError, match=f"rows of the {part} part are no longer those"):
+        run(3).train(train, held, resume_from="latest")
+
+
+def test_a_checkpoint_without_hashes_of_rows_goes_on(tmp_path):
+    def run(epochs):
+        return Trainer(ToyModel(), toy_config(tmp_path, num_epochs=epochs), callbacks=[ModelCheckpoint("epoch")])
+
+    run(2).train(ToyLoader(), ToyLoader(seed=1))
+    newest = latest_checkpoint(tmp_path / "toy" / "checkpoints")
+    values = json.loads((newest / "state.json").read_text())
+    del values["rows"]
+    (newest / "state.json").write_text(json.dumps(values))
+    sums = json.loads((newest / "manifest.json").read_text())
+    sums["state.json"] = sha256((newest / "state.json").read_bytes()).hexdigest()
+    (newest / "manifest.json").write_text(json.dumps(sums))
+    assert run(3).train(ToyLoader(), ToyLoader(seed=1), resume_from="latest").steps == 15
+
+
+@pytest.mark.parametrize(("metric", "labels", "said"), [
+    ("auc", [0] * 40, True), ("eval_auc", [1] * 40, True), ("auc", [0, 1] * 20, False), ("f1", [0] * 40, False),
+    ("eval_loss", [0] * 40, False)])
+def test_a_best_metric_that_has_no_value_is_known_before_the_first_update(tmp_path, caplog, metric, labels, said):
+    class First(Callback):
+        def on_train_begin(self, trainer, state):
+            assert ("has no value on the 40 rows of the validation part" in caplog.text) is said
+            raise KeyboardInterrupt
+
+    held = ToyLoader(seed=1)
+    held.labels = np.array(labels, np.int32)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(ToyModel(), toy_config(tmp_path, best_metric=metric), callbacks=[First()]).train(ToyLoader(), held)
+
+
+def test_a_best_metric_of_another_task_names_those_that_fit(tmp_path):
+    with pytest.raises(MetricError, match="does not fit a binary_classification head; these do: accuracy"):
+        Trainer(ToyModel(), toy_config(tmp_path, best_metric="rmse")).train(ToyLoader(), ToyLoader(seed=1))
+
+
+def test_a_metric_without_a_value_is_said_without_a_line_of_code():
+    with pytest.warns(RuntimeWarning, match="all labels are the same") as said:
+        compute_metrics(["auc"], "binary", np.array([[0.5, 0.5]] * 3), np.array([1, 1, 1]))
+    shown = warnings.formatwarning(said[0].message, said[0].category, said[0].filename, said[0].lineno)
+    assert len(shown.splitlines()) == 1 and "mlx_bert_training:1" in shown
+
+
+def test_a_trainer_that_trains_again_says_so_and_leaves_the_first_record(tmp_path, caplog):
+    trainer = Trainer(ToyModel(), toy_config(tmp_path), callbacks=[ModelCheckpoint("epoch"), MetricsLogger()])
+    first = trainer.train(ToyLoader(), ToyLoader(seed=1))
+    record = {path: path.read_bytes() for path in first.output_dir.rglob("*") if path.is_file()}
+    assert "trained before" not in caplog.text
+    second = trainer.train(ToyLoader(), ToyLoader(seed=1))
+    assert "this trainer has trained before" in caplog.text
+    assert second.output_dir.name == "toy-2" and second.metrics["eval_loss"] < first.metrics["eval_loss"]
+    assert {path: path.read_bytes() for path in first.output_dir.rglob("*") if path.is_file()} == record
+    third = trainer.train(ToyLoader(), ToyLoader(seed=1), resume_from=second.output_dir)    # this is no other run
+    assert third.output_dir == second.output_dir
+
+
+@pytest.mark.parametrize(("steps", "said"), [(1000, True), (15, True), (14, False), (0, False)])
+def test_a_warm_up_longer_than_the_run_is_said(tmp_path, caplog, steps, said):
+    config = toy_config(tmp_path, **{"scheduler.type": "linear", "scheduler.warmup_steps": steps})
+    Trainer(ToyModel(), config).train(ToyLoader(), ToyLoader(seed=1))
+    assert ("the warm-up takes" in caplog.text) is said

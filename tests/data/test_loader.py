@@ -9,7 +9,7 @@ from itertools import combinations, islice
 import numpy as np
 import pytest
 
-from mlx_bert_training.data.loader import BucketedLoader, TextDataset, bucket_widths, collate
+from mlx_bert_training.data.loader import BucketedLoader, TextDataset, bucket_widths, collate, padding_of
 from mlx_bert_training.data.tokenization import Encoded
 from mlx_bert_training.errors import DataError
 from mlx_bert_training.protocols import DataLoader
@@ -49,7 +49,7 @@ def test_every_row_once_in_full_batches_of_few_shapes(shuffle):
     assert len(batches) == 13 and sorted(rows(batches)) == list(range(203))
     shapes = {batch["input_ids"].shape for batch in batches}
     assert len(shapes) <= 4 and all(b == 16 and t % 8 == 0 for b, t in shapes)
-    assert shapes == set(loader.padding_summary().shapes)
+    assert shapes == set(padding_of(loader).shapes)
     for batch in batches:
         lengths = batch["attention_mask"].sum(axis=1)
         real = batch["row"] >= 0
@@ -146,7 +146,7 @@ def test_unshuffled_is_widest_first_and_rows_put_predictions_back():
 def test_bucketed_batches_are_padded_less_than_random_ones():
     data = varied(2000)
     lengths = data.encoded.lengths
-    summary = BucketedLoader(data, 32, shuffle=True).padding_summary()
+    summary = padding_of(BucketedLoader(data, 32, shuffle=True))
     order = np.random.default_rng(0).permutation(2000)
     random = sum(len(part) * lengths[part].max() for part in np.array_split(order, 63))
     assert summary.padded_tokens < 0.7 * random and summary.real_tokens == lengths.sum()

@@ -157,3 +157,22 @@ def test_each_task_has_students_in_a_cross_validation(tmp_path, head):
     if head != "regression" and head != "ordinal": return
     with pytest.raises(CallbackError, match="leave it at 1"):
         trained("hot", {**taught, "temperature": 2.0})
+
+
+def test_finished_folds_are_run_again_where_the_teacher_changed(tmp_path):
+    write_files(tmp_path)
+
+    def trained(*callbacks, name="student"):
+        return create_kaggle_trainer(config=dict(callbacks=list(callbacks), **declaration(
+            tmp_path, environment={"run_name": name}, kaggle={"allow_leak": "made up"}))).train_with_cv()
+    path = tmp_path / "teacher.npz"
+    teacher = trained(name="teacher").oof
+    teacher.save(path)
+    taught = {"type": "distillation", "teacher": str(path), "weight": 0.9}
+    first = trained(taught)
+    assert all(run.skipped for run in trained(taught).run.runs)     # the same teacher: all of it is there
+    teacher.predictions = teacher.predictions[:, ::-1].copy()
+    teacher.save(path)
+    again = trained(taught)
+    assert not any(run.skipped for run in again.run.runs)
+    assert not np.array_equal(first.oof.predictions, again.oof.predictions)

@@ -22,7 +22,7 @@ from mlx_bert_training.models import create_model  # noqa: E402
 
 def wide(case, kind="with_head", **options):
     "A model with wide weights, so that a mistake shows."
-    options = options if kind == "core" else dict(head_type="multiclass", num_labels=3, **options)
+    options = options if kind == "core" else {"head_type": "multiclass", "num_labels": 3, **options}
     model = create_model(kind, config={"model_type": architecture(case).name, **CASES[case][1]}, **options)
     model.update(tree_unflatten([(name, mx.array(weight(name, value.shape)))
                                  for name, value in tree_flatten(model.parameters())]))
@@ -91,3 +91,12 @@ def test_the_check_sees_a_small_change(tmp_path):
     file = export_onnx(model, tmp_path).file
     model.update({"classifier": {"out_proj": {"bias": model.classifier.out_proj.bias + 0.01}}})
     assert largest_difference(model, file) > 1e-3 and np.isfinite(largest_difference(model, file))
+
+
+@pytest.mark.parametrize("case", ["roberta", "electra", "deberta-v2", "modernbert"])
+def test_a_head_for_words_answers_at_each_token(case, tmp_path):
+    exported = export_onnx(wide(case, head_type="token_classification"), tmp_path)
+    print(f"\n{case:16}onnx, words {exported.difference:.1e}", end="")
+    shape = onnx.load(str(tmp_path / "model.onnx")).graph.output[0].type.tensor_type.shape.dim
+    assert exported.difference < 1e-4 and [d.dim_param or d.dim_value for d in shape] == ["batch", "tokens", 3]
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"][0].endswith("ForTokenClassification")

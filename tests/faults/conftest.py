@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from faults.disturb import home
 
 KILLS = int(os.environ.get("FAULTS", "1"))
 LONG = KILLS > 1
@@ -26,9 +27,8 @@ def count(request):
 
 @pytest.fixture
 def place():
-    "A folder in memory where there is one: a disk that is forced to write a thousand times is slow."
-    shared = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="faults-", dir=shared if os.access(shared, os.W_OK) else None))
+    "A folder in memory where there is one."
+    folder = Path(tempfile.mkdtemp(prefix="faults-", dir=home()))
     yield folder
     shutil.rmtree(folder)
 

@@ -1,14 +1,25 @@
-"""A toy run and a toy competition in a process of their own, to be hurt from outside: python trial.py KIND FOLDER."""
+"""A toy run and a toy competition in a process of their own, to be hurt there or from outside.
+
+`python trial.py` imports all that they need and then forks a process for each line of JSON that it reads, for the
+imports take longer than the runs; see `disturb.Trial`.
+"""
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import json
 import os
 import resource
+import signal
 import sys
+import traceback
+from functools import wraps
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -19,7 +30,11 @@ from mlx_bert_training import create_kaggle_trainer  # noqa: E402
 from mlx_bert_training.callbacks import MetricsLogger, ModelCheckpoint  # noqa: E402
 from mlx_bert_training.core.base import Trainer  # noqa: E402
 from mlx_bert_training.core.checkpoint import latest_checkpoint  # noqa: E402
+from mlx_bert_training.core.evaluator import Evaluator  # noqa: E402
+from mlx_bert_training.core.step import TrainingStep  # noqa: E402
 from mlx_bert_training.core.weights import model_weights  # noqa: E402
+from mlx_bert_training.parallel.executor import Here  # noqa: E402
+from mlx_bert_training.stages import jobs  # noqa: E402
 from mlx_bert_training.stages.identity import array_digest  # noqa: E402
 
 
@@ -54,8 +69,90 @@ def compete(folder: Path) -> dict[str, str]:
 def digest(value: object) -> str: return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-if __name__ == "__main__":
-    limit = int(os.environ.get("FAULT_FILE_SIZE", 0))
-    if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))     # every write beyond it is refused
-    print("begun", flush=True)
-    print(json.dumps({"train": train, "compete": compete}[sys.argv[1]](Path(sys.argv[2]))))
+class Doom:
+    "Counts what happens in this process, and kills it when something has happened so often."
+
+    def __init__(self, kind: str, number: int):
+        self.kind, self.number, self.seen, self.lock = kind, number, {}, Lock()
+
+    def note(self, kind: str) -> None:
+        with self.lock:
+            self.seen[kind] = self.seen.get(kind, 0) + 1
+            if kind == self.kind and self.seen[kind] == self.number: os.kill(os.getpid(), signal.SIGKILL)
+
+    def after(self, owner: object, name: str, kind: str) -> None:
+        "Note a moment each time that a function has done its work."
+        function = getattr(owner, name)
+
+        @wraps(function)
+        def noted(*args, **options):
+            value = function(*args, **options)
+            self.note(kind)
+            return value
+
+        setattr(owner, name, noted)
+
+    def watch(self, folder: Path) -> None:
+        "A change is a file below the folder that is opened to be written, flushed, renamed or removed."
+        self.after(TrainingStep, "accumulate", "window")            # between two batches of one update
+        self.after(Evaluator, "run", "evaluation")        # before its scores are anywhere
+        self.after(jobs, "train_fold", "fold trained")              # before its predictions are anywhere
+        self.after(jobs.FoldJob, "run", "between folds")
+        self.after(Here, "run", "between rounds")
+        flush, home = os.fsync, str(folder)
+
+        def watched(handle: int) -> None:
+            doomed = self.kind == "change" and self.seen.get("change", 0) + 1 == self.number
+            with contextlib.suppress(OSError):          # as when only half of it was written; folders cannot be cut
+                if doomed and self.number % 2: os.truncate(f"/proc/self/fd/{handle}", os.fstat(handle).st_size // 2)
+            flush(handle)
+            self.note("change")
+
+        def hear(event: str, args: tuple) -> None:
+            if event == "open":
+                if not (isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)): return
+            elif event not in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.utime"): return
+            if str(args[0]).startswith(home): self.note("change")
+
+        os.fsync = watched
+        sys.addaudithook(hear)
+
+
+def lead(request: dict) -> None:
+    "One trial in a fork of its own; its last line says what came of it and what could have been hurt."
+    for number, path in ((1, request["out"]), (2, request["err"])):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    folder = Path(request["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    doom = Doom(request.get("doom", ""), request.get("number", 0))
+    doom.watch(folder)
+    limit = request.get("file_size", 0)
+    if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))  # more is refused
+    try: result = {"train": train, "compete": compete}[request["kind"]](folder)
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(json.dumps({"result": result, "seen": doom.seen, "modules": sorted(sys.modules)}), flush=True)
+
+
+def main() -> None:
+    Figure.savefig = lambda _, target, **options: target.write(b"no picture: drawing takes longer than the runs")
+    for line in sys.stdin:
+        request = json.loads(line)
+        for name in request.get("imports", ()):
+            with contextlib.suppress(BaseException): importlib.import_module(name)
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                lead(request)
+                code = 0
+            except SystemExit as left: code = left.code if isinstance(left.code, int) else 1
+            except BaseException: traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__": main()

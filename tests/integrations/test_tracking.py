@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,14 @@ from mlx_bert_training.errors import DataError, MissingExtraError, UnknownNameEr
 from mlx_bert_training.integrations import facts
 from mlx_bert_training.integrations import spool as spooling
 from mlx_bert_training.integrations.facts import frame_digest, redact, run_params
-from mlx_bert_training.integrations.mlflow_model import RowPredictor, check_rows, input_columns, save_served
+from mlx_bert_training.integrations.mlflow import log_scores
+from mlx_bert_training.integrations.mlflow_model import (
+    RowPredictor,
+    check_rows,
+    input_columns,
+    save_model,
+    save_served,
+)
 from mlx_bert_training.integrations.mlflow_store import (
     SPOOL,
     Store,
@@ -58,7 +66,7 @@ DECLARATION = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(spooling.Outbox, "linger", 0.02)
-    monkeypatch.setattr(spooling.Outbox, "pauses", (0.05, 0.2))
+    monkeypatch.setattr(spooling.Attempts, "pauses", (0.05, 0.2))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
@@ -226,14 +234,14 @@ def test_a_cross_validation_is_one_run_with_its_folds_below_it(validated):
     trainer, client, _ = validated
     runs, result = runs_of(client), trainer.cv
     whole = runs.pop("run")
-    assert sorted(runs) == ["fold-0-0", "fold-0-1", "fold-0-2"]
+    assert sorted(runs) == ["fold 1", "fold 2", "fold 3"]
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {whole.info.run_id}
     assert {run.info.status for run in [whole, *runs.values()]} == {"FINISHED"}
     assert whole.data.metrics["cv_auc"] == result.mean and whole.data.metrics["cv_auc_error"] == result.standard_error
     folds = client.get_metric_history(whole.info.run_id, "fold_auc")
-    assert tuple(p.value for p in folds) == result.score.values
+    assert tuple(p.value for p in folds) == result.score.values and [p.step for p in folds] == [1, 2, 3]
     for part in result.run.runs:
-        fold = runs[f"fold-{part.repeat}-{part.fold}"]
+        fold = runs[f"fold {part.fold + 1}"]
         assert fold.data.metrics["cv_auc"] == part.oofs[0].score("auc").pooled
         assert len(client.get_metric_history(fold.info.run_id, "loss")) == part.facts["updates"]
     assert whole.data.tags["folds_hash"] == result.folds.hash
@@ -253,12 +261,21 @@ def test_folds_that_are_finished_and_an_ensemble_go_into_the_same_run(validated,
     again = create_kaggle_trainer(config=trainer.config, **{"kaggle.enable_ensemble": True})
     again.train_with_cv()
     runs = runs_of(client)
-    assert sorted(runs) == ["ensemble", "fold-0-0", "fold-0-1", "fold-0-2", "run"]
+    assert sorted(runs) == ["ensemble", "fold 1", "fold 2", "fold 3", "run"]
     assert runs["run"].info.run_id == before and runs["run"].data.metrics["cv_auc"] == again.cv.mean
     assert runs["ensemble"].data.tags["mlflow.parentRunId"] == before
     assert runs["ensemble"].data.metrics["cv_auc"] == again.cv.mean
     assert runs["run"].data.tags["changed.kaggle.enable_ensemble"] == "true"
     assert len(client.search_model_versions("name = 'credit'")) == 2
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_run_that_counts_its_folds_from_0_goes_on_doing_so(validated, first):
+    noted, older = [], {("fold_auc", 0): 0.5} if first == 0 else {("cv_auc", 0): 0.5}
+    run = SimpleNamespace(key="whole", parent=None, to=SimpleNamespace(known_points=lambda key, after: older),
+                          points=lambda step, values: noted.append((step, *values)), tags=lambda values: None)
+    log_scores(run, validated[0].cv, {})
+    assert [step for step, name, *_ in noted if name == "fold_auc"] == [first, first + 1, first + 2]
 
 
 class Bang(Callback):
@@ -275,12 +292,12 @@ def test_an_interrupted_cross_validation_ends_fold_and_whole_as_killed_and_goes_
         create_kaggle_trainer(config=DECLARATION, callbacks=[Bang()], **options).train_with_cv()
     first = runs_of(client_of(place))
     assert {name: run.info.status for name, run in first.items()} == {
-        "run": "KILLED", "fold-0-0": "FINISHED", "fold-0-1": "KILLED"}
+        "run": "KILLED", "fold 1": "FINISHED", "fold 2": "KILLED"}
     assert first["run"].data.tags.keys() >= {"env.mlx"}
     create_kaggle_trainer(config=DECLARATION, **options).train_with_cv()
     found = client_of(place).search_runs([first["run"].info.experiment_id], order_by=["attributes.start_time ASC"])
     assert [(run.info.run_name, run.info.status) for run in found] == [
-        ("run", "FINISHED"), ("fold-0-0", "FINISHED"), ("fold-0-1", "KILLED"), ("fold-0-1", "FINISHED")]
+        ("run", "FINISHED"), ("fold 1", "FINISHED"), ("fold 2", "KILLED"), ("fold 2", "FINISHED")]
 
 
 # ---- settings
@@ -520,6 +537,25 @@ def test_a_model_of_one_text_column_takes_a_list_and_any_length(tmp_path):
     answers = predictor(["fine", "word " * 200])
     assert list(answers) == ["label", "probability_no", "probability_yes"] and set(answers["label"]) <= {"yes", "no"}
     with pytest.raises(DataError, match="no rows"): predictor([])
+
+
+def test_a_model_of_words_gives_a_row_for_each_word(tmp_path):
+    rows = [{"tokens": ["we", "are", "in", "ulm"], "tags": ["O", "O", "O", "B-place"]},
+            {"tokens": ["hello"], "tags": ["O"]}] * 8
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trainer = create_trainer(config={**DECLARATION, "tracking": "none", "training": {}, "model": {
+        "config": DECLARATION["model"]["config"], "head_type": "token_classification"}, "data": {
+        "train_path": str(tmp_path / "train.jsonl"), "text_column": "tokens", "target_column": "tags",
+        "num_workers": 0, "validation_fraction": 0.5, "template": None}})
+    kept = tmp_path / "kept"
+    trainer.model.save_pretrained(kept), trainer.data.tokenizer.save(kept), trainer.data.labels.save(kept)
+    path = save_model(tmp_path / "model", trainer.config, trainer.data, [[kept]])
+    loaded = import_mlflow().pyfunc.load_model(str(path))
+    given = [["in", "ulm"], ["hello"]]
+    found, expected = loaded.predict(pd.DataFrame({"tokens": given})), trainer.predict(given)
+    assert found["word"].tolist() == ["in", "ulm", "hello"] and found["place"].tolist() == [0, 1, 0]
+    assert found["tags"].tolist() == [tag for tags in expected.labels() for tag in tags]
+    assert np.allclose(found["probability_B-place"], expected.to_frame()["probability_B-place"], atol=1e-6)
 
 
 # ---- runs side by side

@@ -47,7 +47,7 @@ def proxy(server):
 def quick(monkeypatch):
     "Short pauses: what is tested is the order of events, not how long they take."
     monkeypatch.setattr(spooling.Outbox, "linger", 0.02)
-    monkeypatch.setattr(spooling.Outbox, "pauses", (0.05, 0.2))
+    monkeypatch.setattr(spooling.Attempts, "pauses", (0.05, 0.2))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
 
 
@@ -94,9 +94,9 @@ class Faults(Callback):
         else: self.proxy.mode = fault
         tracker = trainer.callbacks.find(MLflowCallback)
         outbox = tracker.run.to.outbox()
-        failed = outbox.failed
-        outbox._hurry.set()
-        def met(): return outbox.failed > failed if fault != "slow" else self.proxy.met[counted] > before
+        failed = outbox.attempts.failed
+        outbox._bell.ring(hurry=True)
+        def met(): return outbox.attempts.failed > failed if fault != "slow" else self.proxy.met[counted] > before
         while not met() and time.monotonic() < deadline: time.sleep(0.01)
         assert met(), f"{fault} was not met"
         if fault != "slow": self.failed_points += [waits(outbox)["op"] == "points"]
@@ -169,13 +169,13 @@ class Witness(Callback):
 
     def on_train_end(self, trainer, state):
         outbox = trainer.callbacks.find(MLflowCallback).run.to.outbox()
-        self.steps, self.attempts, self.failed = state.step, outbox.attempts, outbox.failed
+        self.steps, self.attempts, self.failed = state.step, outbox.attempts.begun, outbox.attempts.failed
 
 
 def test_training_does_not_wait_for_a_server_that_hangs(tmp_path, proxy, monkeypatch):
     "All updates are done while the very first request still waits for its answer, and the end waits only so long."
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-    monkeypatch.setattr(spooling.Outbox, "patience", 0.1)
+    monkeypatch.setattr(spooling.Attempts, "patience", 0.1)
     proxy.mode, witness = "hang", Witness()
     trainer, tracker = make_trainer(tmp_path, proxy.url, witness)
     trainer.train(ToyLoader())

@@ -22,6 +22,7 @@ from mlx_bert_training.models import (
     resolve_pretrained,
     weights,
 )
+from mlx_bert_training.models.architecture import plain_name
 from mlx_bert_training.models.architectures.bert import ARCHITECTURE as BERT
 from mlx_bert_training.models.registry import POOLINGS
 from mlx_bert_training.models.weights import load_weights, read_tensors, weight_files
@@ -134,7 +135,7 @@ def test_old_names_and_missing_prefixes(folder):
     rewrite(folder, old)
     assert "encoder.layer.0.output.LayerNorm.gamma" in tensors_of(folder)
     assert mx.array_equal(logits(create_model(pretrained=folder)), expected)
-    assert BERT.plain_name("bert.pooler.dense.weight") == "pooler.dense.weight"
+    assert plain_name(BERT, "bert.pooler.dense.weight") == "pooler.dense.weight"
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(mx.float16, 0.02), (mx.bfloat16, 0.2)])

@@ -13,7 +13,7 @@ import pytest
 from jobs_of_ranks import Several, ToyRun
 from tiny_competition import declaration, write_files
 
-from mlx_bert_training import create_kaggle_trainer, create_trainer, load
+from mlx_bert_training import create_kaggle_trainer, create_trainer, factory, load
 from mlx_bert_training.core.checkpoint import latest_checkpoint, verify_checkpoint
 from mlx_bert_training.core.control import RunControl
 from mlx_bert_training.declaration.load import load_config
@@ -42,6 +42,8 @@ CASES = {
     "fewer rows than ranks": {"batch": 1, "rows": 5},
     "windows": {"training.gradient_accumulation_steps": 3, "optimizer.max_grad_norm": 0.05},
     "compiled": {"environment.compile": True, "optimizer.gradient_clip_val": 0.01},
+    "fgm": {"technique": {"type": "fgm", "parameters": "embedding"}, "rows": 29},
+    "awp": {"technique": {"type": "awp", "lr": 0.1, "eps": 0.1, "start": 0}, "training.gradient_accumulation_steps": 2},
     "stopped early": {"training.num_epochs": 12, "training.early_stopping": True},
 }
 
@@ -124,6 +126,19 @@ def test_a_declaration_in_two_processes(files):
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)     # written once
 
 
+@pytest.mark.parametrize("executor", [{}, {"executor": "processes", "workers": 1}], ids=["here", "processes"])
+def test_folds_whose_batches_two_ranks_share(files, executor):
+    one = create_kaggle_trainer(config=declaration(files, environment={"run_name": "one"})).train_with_cv()
+    config = declaration(files, parallel={"ranks": 2, **executor}, kaggle={"save_fold_models": True, "cv_folds": 3})
+    two = create_kaggle_trainer(config=config).train_with_cv()
+    assert np.allclose(one.oof.predictions, two.oof.predictions, atol=1e-5)
+    assert np.allclose(one.test_predictions, two.test_predictions, atol=1e-5)
+    folder = files / "runs" / "run" / "folds" / "fold-0-1"
+    assert (folder / "model").is_dir() and not (folder / "checkpoints").exists()
+    again = create_kaggle_trainer(config=config).train_with_cv()
+    assert all(run.skipped for run in again.run.runs)
+
+
 def test_sigterm_reaches_all_ranks(files):
     config = load_config(config_of(files, training={"num_epochs": 2000, "eval_strategy": "no"}))
     config.save(files / "run.yaml")
@@ -141,11 +156,13 @@ def test_sigterm_reaches_all_ranks(files):
     verify_checkpoint(latest_checkpoint(checkpoints / "checkpoints"))
 
 
-def test_what_does_not_fit_is_refused(files):
+def test_what_does_not_fit_is_refused(files, monkeypatch):
     config = config_of(files, parallel={"ranks": 2})
     with pytest.raises(RankError, match="parallel.ranks is 2, and this process is alone"): create_trainer(config=config)
-    with pytest.raises(ConfigError, match="folds are trained one in a process"):
-        create_kaggle_trainer(config=declaration(files, parallel={"ranks": 2}))
+    with monkeypatch.context() as patch:
+        patch.setattr(factory, "process_ranks", lambda: Ranks(1, 2))
+        with pytest.raises(ConfigError, match="each fold starts the ranks"):
+            create_kaggle_trainer(config=declaration(files, parallel={"ranks": 2}))
     with pytest.raises(ConfigError, match="more processes than rows in a batch, 16"):
         load_config(config_of(files, parallel={"ranks": 17}))
     with pytest.raises(ConfigError, match="parallel.ranks"): load_config(config_of(files, parallel={"ranks": 0}))

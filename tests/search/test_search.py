@@ -6,15 +6,26 @@ import sys
 import textwrap
 import time
 
+import numpy as np
 import pytest
 import yaml
 from tiny_competition import declaration, write_files
 
-from mlx_bert_training import get_trainer_config
+from mlx_bert_training import create_kaggle_trainer, get_trainer_config
 from mlx_bert_training.cli import main
 from mlx_bert_training.declaration.durations import seconds_of
 from mlx_bert_training.declaration.problems import ConfigError
-from mlx_bert_training.search.study import Objective, SearchError, StudyFolder, load_search, open_study, run_search
+from mlx_bert_training.lease import LeaseError
+from mlx_bert_training.search.study import (
+    Objective,
+    SearchError,
+    StudyFolder,
+    load_search,
+    open_study,
+    run_search,
+    trial_config,
+)
+from mlx_bert_training.search.trials import FOLDS
 
 optuna = pytest.importorskip("optuna", reason="the extra [search] is not installed")
 RATES = {"low": 1e-3, "high": 3e-2, "log": True}
@@ -91,6 +102,77 @@ def test_a_trial_that_falls_behind_is_given_up_with_its_mean_so_far(source):
     study.enqueue_trial({"learning_rate": 1e-3})
     study.optimize(Worse(config, folder, None), n_trials=1)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_trial_behind_the_others_after_its_first_epoch_is_given_up_in_its_first_fold(source):
+    source["training"]["num_epochs"] = 3
+    source["search"] = {"space": {"learning_rate": RATES}, "pruner": "none", "epoch_pruner": "median"}
+    config = load_search(source)
+    folder = StudyFolder.of(config)
+    study = open_study(config, folder, "max")
+    rates = [1.5e-2, 2e-2, 2.5e-2, 3e-2, 1e-3]
+    for rate in rates: study.enqueue_trial({"learning_rate": rate})
+    study.optimize(Objective(config, folder, None), n_trials=5)
+    *whole, behind = study.trials
+    for trial in whole:     # nobody is given up before there are four to compare with
+        assert [step for step in trial.intermediate_values if step < FOLDS] == [1, 2, 3]
+        assert "folds" not in trial.user_attrs and trial.value == pytest.approx(
+            sum(value for step, value in trial.intermediate_values.items() if step >= FOLDS) / 3, abs=1e-6)
+    assert behind.user_attrs["folds"] == 0 and behind.value == list(behind.intermediate_values.values())[-1]
+    assert behind.state.name == "COMPLETE" and len(behind.intermediate_values) < 3
+
+
+def test_scoring_epochs_changes_nothing_else(source):
+    one, two = (create_kaggle_trainer(config={**source, "search": {}}, **{"run_name": name, "score_epochs": scores})
+                .train_with_cv() for name, scores in (("plain", False), ("scored", True)))
+    assert np.array_equal(one.oof.predictions, two.oof.predictions)
+
+
+def test_a_search_may_keep_scores_only(source, tmp_path):
+    source["search"] |= {"trials": 2, "keep_folds": False}
+    source["kaggle"]["save_fold_models"] = True
+    result = run_search(source)
+    folder = result.folder.path
+    trials = list(folder.glob("trial-*"))
+    assert len(trials) == 2 and all((trial / "config.yaml").is_file() for trial in trials)
+    assert not list(folder.glob("trial-*/folds")) and not list(folder.glob("trial-*/oof"))
+    assert list(folder.glob("best-on-fresh-folds/folds/*/model"))      # the best one is whole
+
+
+def test_two_processes_share_a_search(source, tmp_path):
+    source["search"] |= {"trials": 6, "rescore": False}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(source))
+    script = f"from mlx_bert_training.search.study import run_search\nrun_search({str(path)!r})"
+    both = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    config = load_search(path)
+    trials = open_study(config, StudyFolder.of(config), "max").trials
+    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    assert len(done) in (6, 7)      # the other one may have begun a last trial
+    assert len({str(trial.params) for trial in trials}) == len(trials) and StudyFolder.of(config).result.is_file()
+    assert all(out.count("trial ") for out, _ in said)      # both took part
+
+
+def test_a_trial_that_another_process_makes_is_left_to_it(source, tmp_path):
+    source["search"] = {"trials": 2, "space": {"model.pooling": {"choices": ["mean"]}}, "rescore": False}
+    config = load_search(source)
+    folder = StudyFolder.of(config)
+    study = open_study(config, folder, "max")
+    study.optimize(Objective(config, folder, None), 1)
+    held = folder.path / trial_config(config, {"model.pooling": "mean"}, folder.path).environment.run_name
+    script = ("import sys, time\nfrom mlx_bert_training.lease import Lease\n"
+              "with Lease(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(600)")
+    process = subprocess.Popen([sys.executable, "-c", script, str(held)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    try:
+        study.optimize(Objective(config, folder, None), 1, catch=(LeaseError,))
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL"]
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_search_that_was_killed_goes_on_and_its_dead_trial_is_tried_again(source, tmp_path):

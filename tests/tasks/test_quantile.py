@@ -8,8 +8,6 @@ import pytest
 from sklearn.metrics import mean_pinball_loss
 
 from mlx_bert_training.core.results import Predictions
-from mlx_bert_training.declaration.load import load_config
-from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.errors import DataError
 from mlx_bert_training.models import create_model
 from mlx_bert_training.run import load, run_training
@@ -55,8 +53,6 @@ def test_only_its_loss_and_its_metrics_fit():
     with pytest.raises(LossError, match="3 quantiles need logits"):
         create_loss(task="quantile")(mx.zeros((2, 4)), mx.zeros(2))
     with pytest.raises(DataError, match="do not make 3 quantiles"): Quantile().check_predictions(np.zeros((2, 4)))
-    with pytest.raises(ConfigError, match="cross-validation cannot take a quantile_regression"):
-        load_config({"model": {"head_type": "quantile"}, "kaggle": {"cv_folds": 3}})
     assert get_task(json.loads(json.dumps(Quantile(quantiles=LEVELS).spec))) == Quantile(quantiles=LEVELS)
 
 

@@ -98,7 +98,6 @@ def test_rows_of_a_group_are_together():
 @pytest.mark.parametrize(("settings", "message"), [
     ({"model": {"head_type": "ranking"}, "data": {"train_path": "a.csv"}}, "needs the column that says which rows"),
     ({"data": {"group_column": "query"}}, "does not read it: set it to null"),
-    ({"model": {"head_type": "ranking"}, "kaggle": {"cv_folds": 3}}, "cross-validation cannot take a ranking"),
     ({"model": {"head_type": "ranking"}, "training": {"loss": "mse"}}, "which has auto, pairwise, listwise"),
 ])
 def test_what_does_not_suit_is_refused(settings, message):

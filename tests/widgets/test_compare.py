@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,3 +136,10 @@ def test_the_filter_is_a_widget(runs):
     assert "fast" in out.value and "slow" not in out.value
     words.value = "zzz"
     assert out.value == "<p>No run matches.</p>"
+
+
+def test_what_a_seed_does_is_within_noise():
+    best, other = record("a", (0.80, 0.801, 0.80)), record("b", (0.79, 0.791, 0.79))
+    assert rank([best, other], "auc")[1].verdict == "behind"
+    assert rank([replace(best, noise=0.02), other], "auc")[1].verdict == "within noise"
+    assert rank([best, replace(other, noise=0.005)], "auc")[1].verdict == "behind"

@@ -19,9 +19,10 @@ from mlx_bert_training.core.state import TrainerState
 from mlx_bert_training.core.steering import Intervention
 from mlx_bert_training.errors import MissingExtraError, TrainingError
 from mlx_bert_training.tasks.task import get_task
-from mlx_bert_training.widgets import DashboardCallback, board, controls, dashboard, folds
+from mlx_bert_training.widgets import DashboardCallback, board, dashboard, folds, live
 from mlx_bert_training.widgets.charts import Chart, Line, chart_svg, decimate, log_ticks, round_ticks, tick_text
-from mlx_bert_training.widgets.controls import ControlPanel, clicks_are_heard, someone_may_look
+from mlx_bert_training.widgets.controls import ControlPanel
+from mlx_bert_training.widgets.live import clicks_are_heard, someone_may_look
 from mlx_bert_training.widgets.recorder import Recorder, Track
 
 
@@ -309,7 +310,7 @@ def test_buttons_are_only_where_a_click_is_heard(monkeypatch):
     assert not someone_may_look() and not clicks_are_heard()        # no kernel at all
     kernel = SimpleNamespace(_supports_kernel_subshells=False)
     shell = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=kernel))
-    monkeypatch.setitem(controls.sys.modules, "IPython", shell)
+    monkeypatch.setitem(live.sys.modules, "IPython", shell)
     for name in ("JPY_SESSION_NAME", "KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG"): monkeypatch.delenv(name, False)
     assert not someone_may_look()                                   # a kernel of nbclient
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")

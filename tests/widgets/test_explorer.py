@@ -11,6 +11,7 @@ import pytest
 from mlx_bert_training import CompetitionExplorer, create_kaggle_trainer, create_trainer
 from mlx_bert_training.cli import main
 from mlx_bert_training.data.frames import read_frame
+from mlx_bert_training.data.loader import padding_of
 from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.errors import DataError, MLXBertError
 from mlx_bert_training.kaggle.ledger import Ledger, LedgerEntry
@@ -122,7 +123,7 @@ def test_lengths_are_those_of_the_whole_texts(files):
 
 def test_buckets_add_up_to_what_the_loader_computes(files):
     loader = CompetitionExplorer(declaration(files)).data.train
-    table, padding = bucket_table(loader), loader.padding_summary()
+    table, padding = bucket_table(loader), padding_of(loader)
     assert table["rows"].sum() == 90 and table["tokens"].sum() == padding.real_tokens
     assert (table["tokens"] + table["padding"]).sum() == padding.padded_tokens
     assert table["batches"].sum() == len(loader)

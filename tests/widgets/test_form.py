@@ -16,7 +16,7 @@ from mlx_bert_training import ConfigEditor, create_trainer
 from mlx_bert_training.core.config import BaseTrainerConfig, KaggleTrainerConfig, SearchTrainerConfig
 from mlx_bert_training.declaration.editing import settings as read_settings
 from mlx_bert_training.declaration.load import load_config, preset_paths
-from mlx_bert_training.declaration.options import is_section, members, options
+from mlx_bert_training.declaration.options import is_section, members, options, read_value
 from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.declaration.whole import ABSENT, optional_sections
 from mlx_bert_training.errors import MissingExtraError
@@ -50,7 +50,7 @@ def test_defaults_and_words_survive_the_way_through_a_text(key):
     option = OPTIONS[key]
     default = read_settings({"kaggle": {}, "search": {}})[key]
     for value in [default, *(from_text(key, word) for word in words(option))]:
-        assert from_text(key, to_text(key, value)) == value == option.read(value)
+        assert from_text(key, to_text(key, value)) == value == read_value(option, value)
 
 
 @settings(max_examples=200)

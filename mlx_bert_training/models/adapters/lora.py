@@ -26,8 +26,8 @@ from ..weights import WeightsError, read_safetensors
 
 # %% auto #0
 __all__ = ['PRESETS', 'PEFT_PREFIX', 'LoraLinear', 'LoraOptions', 'lora_options', 'matches', 'chosen_modules', 'freeze',
-           'trained', 'new_parts', 'lora', 'dora', 'add_lora', 'save_adapter', 'adapted', 'adapter_weights',
-           'neutral_adapter', 'load_adapter']
+           'trained', 'new_parts', 'lora', 'dora', 'add_lora', 'adapted', 'adapter_weights', 'neutral_adapter',
+           'save_adapter', 'load_adapter']
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #46dd3e90
 class LoraLinear(nn.Linear):
@@ -208,32 +208,6 @@ def add_lora(
     model.adapter = settings
     mx.eval(model.parameters())
 
-# %% ../../../nbs/models/adapters/01_lora.ipynb #0843443e
-PEFT_PREFIX = "base_model.model."
-
-
-def save_adapter(
-    model: TextModel,               # with an adapter
-    folder: str | Path,             # created where needed
-) -> Path:                          # the folder; raises `ModelError` where there is no adapter
-    "Write `adapter_config.json` and `adapter_model.safetensors`: small matrices, and what was trained in full."
-    settings, layers = getattr(model, "adapter", None), adapted(model)
-    if not isinstance(settings, LoraOptions) or not layers: raise ModelError("the model has no adapter to save")
-    folder, base = Path(folder).expanduser(), model.report.folder
-    task = "SEQ_CLS" if model.head_spec else "FEATURE_EXTRACTION"
-    config = {"peft_type": "LORA", "task_type": task, "r": settings.rank, "lora_alpha": settings.alpha,
-              "lora_dropout": settings.dropout, "use_dora": settings.use_dora,
-              "target_modules": list(layers), "modules_to_save": new_parts(model), "bias": "none",
-              "fan_in_fan_out": False, "inference_mode": True, "base_model_name_or_path": str(base) if base else None}
-    described = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    write_text(folder / "adapter_config.json", described)
-    tensors = {_peft_name(name): value for name, value in adapter_weights(model).items()}
-    with refusals(folder):
-        part = folder / ".adapter_model.draft.safetensors"      # MLX adds the ending where another one stands
-        mx.save_safetensors(str(part), tensors, metadata={"format": "pt"})
-        part.replace(folder / "adapter_model.safetensors")
-    return folder
-
 # %% ../../../nbs/models/adapters/01_lora.ipynb #7947b168
 def adapted(
     model: nn.Module,
@@ -266,6 +240,32 @@ def neutral_adapter(
 def _peft_name(name: str) -> str:
     "PEFT's name of a parameter: its A and B are layers."
     return PEFT_PREFIX + (f"{name}.weight" if name.endswith((".lora_A", ".lora_B")) else name)
+
+# %% ../../../nbs/models/adapters/01_lora.ipynb #0843443e
+PEFT_PREFIX = "base_model.model."
+
+
+def save_adapter(
+    model: TextModel,               # with an adapter
+    folder: str | Path,             # created where needed
+) -> Path:                          # the folder; raises `ModelError` where there is no adapter
+    "Write `adapter_config.json` and `adapter_model.safetensors`: small matrices, and what was trained in full."
+    settings, layers = getattr(model, "adapter", None), adapted(model)
+    if not isinstance(settings, LoraOptions) or not layers: raise ModelError("the model has no adapter to save")
+    folder, base = Path(folder).expanduser(), model.report.folder
+    task = "SEQ_CLS" if model.head_spec else "FEATURE_EXTRACTION"
+    config = {"peft_type": "LORA", "task_type": task, "r": settings.rank, "lora_alpha": settings.alpha,
+              "lora_dropout": settings.dropout, "use_dora": settings.use_dora,
+              "target_modules": list(layers), "modules_to_save": new_parts(model), "bias": "none",
+              "fan_in_fan_out": False, "inference_mode": True, "base_model_name_or_path": str(base) if base else None}
+    described = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    write_text(folder / "adapter_config.json", described)
+    tensors = {_peft_name(name): value for name, value in adapter_weights(model).items()}
+    with refusals(folder):
+        part = folder / ".adapter_model.draft.safetensors"      # MLX adds the ending where another one stands
+        mx.save_safetensors(str(part), tensors, metadata={"format": "pt"})
+        part.replace(folder / "adapter_model.safetensors")
+    return folder
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #19b4f4f8
 def load_adapter(

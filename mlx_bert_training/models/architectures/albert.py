@@ -5,7 +5,7 @@
 # %% ../../../nbs/models/architectures/05_albert.ipynb #01788763
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -29,6 +29,27 @@ __all__ = ['ARCHITECTURE', 'AlbertConfig', 'AlbertAttention', 'AlbertLayer', 'Al
            'AlbertPooler']
 
 # %% ../../../nbs/models/architectures/05_albert.ipynb #64c6f584
+_SIZES = ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_hidden_groups",
+          "num_attention_heads", "intermediate_size", "inner_group_num", "max_position_embeddings", "type_vocab_size")
+_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob")
+
+
+def _problems(config: AlbertConfig) -> list[str]:
+    "What is wrong with a configuration, or asks for what this encoder does not compute."
+    values = vars(config)
+    problems = [f"{name} must be a whole number above 0, not {values[name]!r}" for name in _SIZES
+                if not isinstance(values[name], int) or values[name] < 1]
+    if not problems and config.hidden_size % config.num_attention_heads:
+        problems.append(f"hidden_size {config.hidden_size} is no multiple of its {config.num_attention_heads} heads")
+    if not problems and config.num_hidden_groups > config.num_hidden_layers:
+        problems.append(f"num_hidden_groups {config.num_hidden_groups} is more than the {config.num_hidden_layers} "
+                        "layers, so some would never be used")
+    if config.hidden_act not in ACTIVATIONS:
+        problems.append(f"hidden_act {config.hidden_act!r} is not supported; known: {', '.join(ACTIVATIONS)}")
+    problems += [f"{name} must be in [0, 1), not {values[name]!r}" for name in _RATES if not 0 <= values[name] < 1]
+    return problems
+
+# %% ../../../nbs/models/architectures/05_albert.ipynb #edda38dc
 @dataclass
 class AlbertConfig:
     "Sizes and rates of an ALBERT encoder, under Hugging Face's names and with its defaults (ALBERT-xxlarge)."
@@ -51,28 +72,7 @@ class AlbertConfig:
     pad_token_id: int = 0
 
     def __post_init__(self) -> None:
-        problems = [f"{name} must be a whole number above 0, not {value!r}" for name, value in self.sizes().items()
-                    if not isinstance(value, int) or value < 1]
-        if not problems and self.hidden_size % self.num_attention_heads:
-            problems.append(f"hidden_size {self.hidden_size} is no multiple of its {self.num_attention_heads} heads")
-        if not problems and self.num_hidden_groups > self.num_hidden_layers:
-            problems.append(f"num_hidden_groups {self.num_hidden_groups} is more than the {self.num_hidden_layers} "
-                            "layers, so some would never be used")
-        if self.hidden_act not in ACTIVATIONS:
-            problems.append(f"hidden_act {self.hidden_act!r} is not supported; known: {', '.join(ACTIVATIONS)}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"):
-            if not 0 <= (rate := getattr(self, name)) < 1: problems.append(f"{name} must be in [0, 1), not {rate!r}")
-        if problems: raise ModelError("model configuration: " + "; ".join(problems))
-
-    def sizes(self) -> dict[str, Any]:
-        "The fields that decide the shapes of the parameters."
-        return {name: value for name, value in asdict(self).items()
-                if name.endswith("_size") or name.startswith("num_")
-                or name in ("inner_group_num", "max_position_embeddings")}
-
-    def to_dict(self) -> dict[str, Any]:
-        "Plain values, as `config.json` holds them."
-        return asdict(self)
+        if problems := _problems(self): raise ModelError("model configuration: " + "; ".join(problems))
 
 # %% ../../../nbs/models/architectures/05_albert.ipynb #8d7a4896
 class AlbertAttention(BertSelfAttention):

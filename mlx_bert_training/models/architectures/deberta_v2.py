@@ -26,8 +26,8 @@ from mlx_bert_training.models.layers import (
 from ..ops import attention, dropout
 
 # %% auto #0
-__all__ = ['TANH_TOO', 'ARCHITECTURE', 'DebertaV2Config', 'log_bucket', 'Distances', 'distances_for', 'shifted',
-           'relative_scores', 'DisentangledSelfAttention', 'DebertaV2Output', 'DebertaV2Attention',
+__all__ = ['TANH_TOO', 'ARCHITECTURE', 'relative_range', 'span_of', 'DebertaV2Config', 'log_bucket', 'Distances', 'distances_for',
+           'shifted', 'relative_scores', 'biased', 'DisentangledSelfAttention', 'DebertaV2Output', 'DebertaV2Attention',
            'DebertaV2Intermediate', 'DebertaV2Layer', 'recomputed', 'Conv1d', 'ConvLayer', 'DebertaV2Embeddings',
            'DebertaV2Stack', 'DebertaV2Encoder', 'DebertaV2Pooler', 'longest_text', 'rate_before_classifier']
 
@@ -38,6 +38,22 @@ _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads
 TANH_TOO: dict[str, Callable[[mx.array], mx.array]] = {"tanh": mx.tanh, **ACTIVATIONS}
 
 # %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #4eceaa8c
+def relative_range(config: DebertaV2Config) -> int:
+    "The furthest distance that has a row or bucket of its own."
+    return config.max_relative_positions if config.max_relative_positions > 0 else config.max_position_embeddings
+
+
+def span_of(config: DebertaV2Config) -> int:
+    "Rows of the table of distances, in each direction."
+    return config.position_buckets if config.position_buckets > 0 else relative_range(config)
+
+
+def _parts(value: str | list[str] | None) -> list[str]:
+    "What `a|b` lists."
+    if not isinstance(value, str): return value or []
+    return [part.strip() for part in value.lower().split("|") if part.strip()]
+
+# %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #9ec78f5a
 def _problems(config: DebertaV2Config) -> list[str]:
     "What is wrong with a configuration, or asks for what this encoder does not compute."
     values = vars(config)
@@ -60,9 +76,9 @@ def _problems(config: DebertaV2Config) -> list[str]:
         problems.append(f"conv_kernel_size must be odd, not {config.conv_kernel_size}: the length must not change")
     if config.conv_groups < 1 or not problems and config.hidden_size % config.conv_groups:
         problems.append(f"conv_groups {config.conv_groups!r} does not divide hidden_size {config.hidden_size!r}")
-    if config.position_buckets > 0 and not 4 <= config.position_buckets < 2 * config.relative_range:
+    if config.position_buckets > 0 and not 4 <= config.position_buckets < 2 * relative_range(config):
         problems.append(f"position_buckets {config.position_buckets} must be at least 4 and below twice the "
-                        f"{config.relative_range} relative positions")
+                        f"{relative_range(config)} relative positions")
     problems += [f"{name} must be in [0, 1), not {values[name]!r}" for name in _RATES
                  if values[name] is not None and not 0 <= values[name] < 1]
     return problems
@@ -105,22 +121,6 @@ class DebertaV2Config:
         self.pos_att_type = _parts(self.pos_att_type)
         if problems := _problems(self): raise ModelError("model configuration: " + "; ".join(problems))
 
-    @property
-    def relative_range(self) -> int:
-        "The furthest distance that has a row or bucket of its own."
-        return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
-
-    @property
-    def span(self) -> int:
-        "Rows of the table of distances, in each direction."
-        return self.position_buckets if self.position_buckets > 0 else self.relative_range
-
-
-def _parts(value: str | list[str] | None) -> list[str]:
-    "What `a|b` lists."
-    if not isinstance(value, str): return value or []
-    return [part.strip() for part in value.lower().split("|") if part.strip()]
-
 # %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #e1a0f0be
 def log_bucket(
     distance: np.ndarray,       # whole numbers
@@ -148,8 +148,8 @@ def distances_for(
 ) -> Distances:                 # for `relative_scores`
     "Rows of the table of distances, in the order in which the attention meets them."
     def row(distance: np.ndarray) -> np.ndarray:
-        if config.position_buckets > 0: distance = log_bucket(distance, config.position_buckets, config.relative_range)
-        return np.clip(distance + config.span, 0, 2 * config.span - 1)
+        if config.position_buckets > 0: distance = log_bucket(distance, config.position_buckets, relative_range(config))
+        return np.clip(distance + span_of(config), 0, 2 * span_of(config) - 1)
     ascending = row(np.arange(1 - length, length + 1))
     descending = row(np.arange(length - 1, -length - 1, -1))
     first, last = int(descending.min()), int(ascending.max())
@@ -196,9 +196,20 @@ def _times(x: mx.array, rows: mx.array) -> mx.array:
     return (x.reshape(heads, batch * length, size) @ rows.swapaxes(-1, -2)).reshape(heads, batch, length, -1)
 
 # %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #333964c4
+def biased(
+    bias: mx.array | None,      # (heads, B, Tq, T) scores by distance; None: there are none
+    mask: mx.array | None,      # (..., T, T) or (..., 1, T), True where attention may go; None: everywhere
+    queries: int,               # Tq: all tokens, or the first alone
+    dtype: mx.Dtype,            # of the scores
+) -> mx.array | None:
+    "What is added to the scores by content; where attention may not go, half the most negative number."
+    if mask is None: return bias
+    lowest = mx.finfo(dtype).min / 2
+    return mx.where(mask[:, :, :queries], 0.0 if bias is None else bias, lowest).astype(dtype)
+
+# %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #df7db500
 class DisentangledSelfAttention(nn.Module):
     "Multi-head attention by content and by distance."
-
     def __init__(self, config: DebertaV2Config):
         super().__init__()
         size, kinds = config.hidden_size, config.pos_att_type or []
@@ -230,15 +241,12 @@ class DisentangledSelfAttention(nn.Module):
     def __call__(self, x: mx.array, context: mx.array, mask: mx.array | None, table: mx.array | None,
                  distances: Distances | None, key: mx.array | None) -> mx.array:
         key_table, key_weights = split_key(key, 2)
-        q, k = self.split(self.query_proj(x)), self.split(self.key_proj(context))
-        v = self.split(self.value_proj(context))
+        q = self.split(self.query_proj(x))
+        k, v = self.split(self.key_proj(context)), self.split(self.value_proj(context))
         bias = None
         if table is not None and distances is not None and (self.c2p or self.p2c):
             bias = self.position_scores(q, k, table, distances, key_table)
-        if mask is not None:
-            mask = mask[:, :, : q.shape[2]]
-            lowest = mx.finfo(q.dtype).min / 2
-            bias = mx.where(mask, 0.0 if bias is None else bias, lowest).astype(q.dtype)
+        bias = biased(bias, mask, q.shape[2], q.dtype)
         out = attention(q, k, v, bias, self.scale, dropout_rate=self.rate, training=self.training, key=key_weights)
         return out.transpose(1, 2, 0, 3).reshape(x.shape)
 
@@ -373,7 +381,7 @@ class DebertaV2Stack(nn.Module):
     def __init__(self, config: DebertaV2Config):
         super().__init__()
         self.layer = [DebertaV2Layer(config) for _ in range(config.num_hidden_layers)]
-        if config.relative_attention: self.rel_embeddings = Embedding(2 * config.span, config.hidden_size)
+        if config.relative_attention: self.rel_embeddings = Embedding(2 * span_of(config), config.hidden_size)
         if "layer_norm" in _parts(config.norm_rel_ebd):
             self.LayerNorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         if config.conv_kernel_size > 0: self.conv = ConvLayer(config)
@@ -445,7 +453,7 @@ class DebertaV2Pooler(nn.Module):
 def longest_text(config: DebertaV2Config) -> int:
     "Tokens that a text may have."
     if config.position_biased_input or not config.relative_attention: return config.max_position_embeddings
-    return (2 * config.span - 1) * config.num_hidden_layers
+    return (2 * span_of(config) - 1) * config.num_hidden_layers
 
 
 def rate_before_classifier(config: DebertaV2Config) -> float:

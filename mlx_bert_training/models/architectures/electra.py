@@ -82,4 +82,4 @@ ARCHITECTURE = Architecture(
     pooler=ElectraPooler, pooler_path="classifier", output_path="classifier.out_proj",
     refused={"position_embedding_type": ("absolute",)},
     word_head=WordHead("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias",
-                       activation=lambda config: "gelu"))
+                       activation=lambda config: "gelu", detector="discriminator_predictions"))

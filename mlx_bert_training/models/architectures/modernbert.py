@@ -27,10 +27,10 @@ from ..ops import attention, dropout, layer_norm
 from ...runtime.device import on_cpu
 
 # %% auto #0
-__all__ = ['GLOBAL', 'LOCAL', 'ARCHITECTURE', 'ModernBertConfig', 'rotations', 'rotated', 'windows', 'View', 'additive',
-           'view_of', 'linear', 'Norm', 'ModernBertAttention', 'ModernBertMLP', 'ModernBertLayer',
-           'ModernBertEmbeddings', 'ModernBertEncoder', 'ModernBertTokenPooler', 'ModernBertPooler', 'no_segments',
-           'rate_before_classifier']
+__all__ = ['GLOBAL', 'LOCAL', 'ARCHITECTURE', 'ModernBertConfig', 'reach_of', 'theta_of', 'rotations', 'rotated', 'windows',
+           'View', 'additive', 'view_of', 'linear', 'Norm', 'attend', 'attend_by_blocks', 'attend_first',
+           'ModernBertAttention', 'ModernBertMLP', 'ModernBertLayer', 'ModernBertEmbeddings', 'ModernBertEncoder',
+           'ModernBertTokenPooler', 'ModernBertPooler', 'no_segments', 'rate_before_classifier']
 
 # %% ../../../nbs/models/architectures/07_modernbert.ipynb #c58816cf
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
@@ -106,15 +106,16 @@ class ModernBertConfig:
         every = self.global_attn_every_n_layers
         return self.layer_types or [LOCAL if i % every else GLOBAL for i in range(self.num_hidden_layers)]
 
-    @property
-    def reach(self) -> int:
-        "How far a local layer attends to each side."
-        return self.local_attention // 2
+# %% ../../../nbs/models/architectures/07_modernbert.ipynb #6b286a5b
+def reach_of(config: ModernBertConfig) -> int:
+    "How far a local layer attends to each side."
+    return config.local_attention // 2
 
-    def theta(self, layer_type: str) -> float:
-        "The base of the rotary frequencies."
-        default = self.global_rope_theta if layer_type == GLOBAL else self.local_rope_theta
-        return float(((self.rope_parameters or {}).get(layer_type) or {}).get("rope_theta", default))
+
+def theta_of(config: ModernBertConfig, layer_type: str) -> float:
+    "The base of the rotary frequencies."
+    default = config.global_rope_theta if layer_type == GLOBAL else config.local_rope_theta
+    return float(((config.rope_parameters or {}).get(layer_type) or {}).get("rope_theta", default))
 
 # %% ../../../nbs/models/architectures/07_modernbert.ipynb #10469794
 def rotations(
@@ -180,12 +181,12 @@ def view_of(
 ) -> View:
     "Mask and positions for the layers of one kind."
     batch, length = shape
-    theta = config.theta(layer_type)
+    theta = theta_of(config, layer_type)
     angles = rotations(length, config.hidden_size // config.num_attention_heads, theta)
     real = None if attention_mask is None else attention_mask > 0
     if layer_type == GLOBAL:
         return View(None if real is None else additive(real[:, None, None], dtype), theta, angles, None, None)
-    reach = config.reach
+    reach = reach_of(config)
     if length <= 3 * reach:
         near = mx.array(np.abs(np.arange(length)[:, None] - np.arange(length)) <= reach)[None, None]
         allowed = near if real is None else near & real[:, None, None]
@@ -216,6 +217,39 @@ class Norm(nn.Module):
         return layer_norm(x, self.weight, bias, self.eps)
 
 # %% ../../../nbs/models/architectures/07_modernbert.ipynb #1c68ebe8
+def attend(
+    q: mx.array,                # (B, Tq, heads, D)
+    k: mx.array,                # (B, Tk, heads, D)
+    v: mx.array,                # the same
+    mask: mx.array | None,      # added to the scores
+    rate: float,                # of dropout; 0: none
+    key: mx.array | None,       # of its random numbers
+) -> mx.array:                  # (B, Tq, heads, D)
+    "Attention of all queries on all keys."
+    q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
+    out = attention(q, k, v, mask, q.shape[-1] ** -0.5, dropout_rate=rate, training=rate > 0, key=key)
+    return out.swapaxes(1, 2)
+
+
+def attend_by_blocks(q: mx.array, k: mx.array, v: mx.array, view: View, rate: float, key: mx.array | None) -> mx.array:
+    "Each block of queries on three blocks of keys."
+    batch, length, heads, size = q.shape
+    block = view.block or length
+    q, k, v = (mx.pad(x, [(0, 0), (0, -length % block), (0, 0), (0, 0)]) for x in (q, k, v))
+    k, v = (windows(x, block).reshape(-1, 3 * block, heads, size) for x in (k, v))
+    out = attend(q.reshape(-1, block, heads, size), k, v, view.mask, rate, key)
+    return out.reshape(batch, -1, heads, size)[:, :length]
+
+
+def attend_first(q: mx.array, k: mx.array, v: mx.array, view: View, rate: float, key: mx.array | None) -> mx.array:
+    "The first token on all that it can see."
+    mask = view.mask
+    if mask is not None and view.block:     # the first block of each text, without the block before it
+        mask = mask.reshape(len(q), -1, *mask.shape[1:])[:, 0, :, :1, view.block:]
+    elif mask is not None: mask = mask[:, :, :1]
+    return attend(q, k, v, None if mask is None else mask[..., : k.shape[1]], rate, key)
+
+# %% ../../../nbs/models/architectures/07_modernbert.ipynb #e763cdbb
 class ModernBertAttention(nn.Module):
     "Multi-head attention with rotary positions, on the whole text or on a window."
 
@@ -232,35 +266,12 @@ class ModernBertAttention(nn.Module):
         qkv = self.Wqkv(x).reshape(batch, length, 3 * self.heads, size // self.heads)
         qk = rotated(qkv[:, :, : 2 * self.heads], view.theta, view.angles[:, :length])
         q, k, v = qk[:, :, : self.heads], qk[:, :, self.heads:], qkv[:, :, 2 * self.heads:]
-        if first_token_only: out = self.first_row(q[:, :1], k, v, view, key_weights)
-        elif view.block: out = self.by_blocks(q, k, v, view.mask, view.block, key_weights)
-        else: out = self.attend(q, k, v, view.mask, key_weights)
+        rate = self.rate if self.training else 0.0
+        if first_token_only: out = attend_first(q[:, :1], k, v, view, rate, key_weights)
+        elif view.block: out = attend_by_blocks(q, k, v, view, rate, key_weights)
+        else: out = attend(q, k, v, view.mask, rate, key_weights)
         out = self.Wo(out.reshape(batch, -1, size))
         return dropout(out, self.rate, key=key_output) if self.training else out
-
-    def attend(self, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, key: mx.array | None) -> mx.array:
-        "Attention of (B, Tq, heads, D) on (B, Tk, heads, D)."
-        q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
-        rate = self.rate if self.training else 0.0
-        out = attention(q, k, v, mask, q.shape[-1] ** -0.5, dropout_rate=rate, training=self.training, key=key)
-        return out.swapaxes(1, 2)
-
-    def by_blocks(self, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, block: int,
-                  key: mx.array | None) -> mx.array:
-        "Each block of queries on three blocks of keys."
-        batch, length, heads, size = q.shape
-        q, k, v = (mx.pad(x, [(0, 0), (0, -length % block), (0, 0), (0, 0)]) for x in (q, k, v))
-        k, v = (windows(x, block).reshape(-1, 3 * block, heads, size) for x in (k, v))
-        out = self.attend(q.reshape(-1, block, heads, size), k, v, mask, key)
-        return out.reshape(batch, -1, heads, size)[:, :length]
-
-    def first_row(self, q: mx.array, k: mx.array, v: mx.array, view: View, key: mx.array | None) -> mx.array:
-        "The first token on all that it can see."
-        mask = view.mask
-        if mask is not None and view.block:     # the first block of each text, without the block before it
-            mask = mask.reshape(len(q), -1, *mask.shape[1:])[:, 0, :, :1, view.block:]
-        elif mask is not None: mask = mask[:, :, :1]
-        return self.attend(q, k, v, None if mask is None else mask[..., : k.shape[1]], key)
 
 # %% ../../../nbs/models/architectures/07_modernbert.ipynb #befa3198
 class ModernBertMLP(nn.Module):

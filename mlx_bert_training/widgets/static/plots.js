@@ -17,10 +17,14 @@ const number = (value, digits = 4) => {
   return value.toFixed(Math.max(0, digits - Math.max(0, Math.floor(Math.log10(size || 1)))));
 };
 
-const distinct = values => {    // as few digits as tell the ticks apart
+const distinct = values => {    // as few digits as say where the ticks are: 0.725 is not 0.72
+  const gap = Math.min(...values.slice(1).map((value, i) => Math.abs(value - values[i])));
   for (let digits = 1; digits < 9; digits++) {
     const texts = values.map(value => number(value, digits));
-    if (new Set(texts).size === texts.length) return texts;
+    const near = texts.every((text, i) => Math.abs(Number(text.replaceAll(",", "")) - values[i]) <= 0.05 * gap);
+    const short = texts.filter(text => text.includes("e")).length, decimals = Math.ceil(-Math.log10(gap));
+    if (short && short < texts.length && decimals < 7) return values.map(value => value.toFixed(decimals));
+    if (near && new Set(texts).size === texts.length) return texts;
   }
   return values.map(String);
 };
