@@ -54,7 +54,7 @@ def ours(data: Path, rows: int, epochs: int, seed: int) -> float:
             batch_size=BATCH, eval_batch_size=64, num_workers=0, learning_rate=RATE, weight_decay=DECAY, seed=seed,
             num_epochs=epochs, output_dir=folder, eval_strategy="no", save_strategy="no", early_stopping=False,
             load_best_at_end=False, mixed_precision=False, metrics=["mcc"], logging_steps=1000,
-            **{"scheduler.type": "linear", "scheduler.warmup_ratio": WARM_UP, "training.max_grad_norm": 1.0})
+            **{"scheduler.type": "linear", "scheduler.warmup_ratio": WARM_UP, "optimizer.max_grad_norm": 1.0})
         trainer.train()
         return float(trainer.evaluate()["eval_mcc"])
 
