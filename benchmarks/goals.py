@@ -159,7 +159,7 @@ def sst2(args: argparse.Namespace) -> dict[str, Any]:
     result = trainer.train()
     scores = {name.removeprefix("eval_"): round(value, 4) for name, value in trainer.evaluate().items()}
     rows = trainer.val_loader.num_examples
-    return {"goal": SST2, "metric": "accuracy", "score": scores["accuracy"], "updates": result.global_step,
+    return {"goal": SST2, "metric": "accuracy", "score": scores["accuracy"], "updates": result.steps,
             "error": round((scores["accuracy"] * (1 - scores["accuracy"]) / rows) ** 0.5, 4),
             "rows": trainer.train_loader.num_examples, "test_rows": rows, "unseen": {"MiniLM": scores}}
 

@@ -106,7 +106,7 @@ def _json_columns(records: list[dict[str, Any]], names: Iterable[str], as_text: 
             else: columns[name][i] = float(value) if isinstance(value, _Written) else value
     return iter(columns.values())
 
-
+# %% ../../nbs/data/04_frames.ipynb #003178cc
 MOST_PARTS = 1000       # of the objects of one column; more are data, not a form
 
 
@@ -128,7 +128,7 @@ def with_parts(
         frame = frame.join(with_parts(parts, as_text))
     return frame
 
-
+# %% ../../nbs/data/04_frames.ipynb #60156fb5
 def _with_text(frame: pd.DataFrame, as_text: Collection[str]) -> pd.DataFrame:
     "The frame with some columns as text."
     wanted = [name for name in as_text if name in frame.columns and not pd.api.types.is_string_dtype(frame[name])]

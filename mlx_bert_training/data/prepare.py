@@ -202,7 +202,7 @@ def wrong_id(frame: pd.DataFrame, column: str) -> str | None:
         return f"{where(frame, position, column)}: the id{value} {what}."
     return None
 
-
+# %% ../../nbs/data/12_prepare.ipynb #c711c8bc
 def _read_frames(config: BaseTrainerConfig) -> dict[str, pd.DataFrame]:
     "The frames that a declaration names, with the columns it names."
     data, frames = config.data, {}

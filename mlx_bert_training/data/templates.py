@@ -105,7 +105,7 @@ def written_cell(
         raise DataError(f"{place()}: a list where a text is needed, {value!r:.60}. Join it to one text in the file.")
     return value
 
-
+# %% ../../nbs/data/05_templates.ipynb #049e086c
 def column_texts(
     frame: pd.DataFrame,    # its rows
     column: str,

@@ -42,7 +42,7 @@ def _warn(message: str) -> None:
     "Warn once, without the line of code that `warnings.warn` shows."
     warnings.warn_explicit(message, RuntimeWarning, "mlx_bert_training", 1, registry=_SAID)
 
-
+# %% ../../nbs/tasks/12_metrics.ipynb #ca9760b3
 NEEDS = ("labels", "probabilities", "values", "tags", "spans", "quantiles", "scores")
 
 
