@@ -29,13 +29,15 @@ from toys import ToyLoader, ToyModel, toy_config  # noqa: E402
 from mlx_bert_training import create_kaggle_trainer  # noqa: E402
 from mlx_bert_training.callbacks import MetricsLogger, ModelCheckpoint  # noqa: E402
 from mlx_bert_training.core.base import Trainer  # noqa: E402
-from mlx_bert_training.core.checkpoint import latest_checkpoint  # noqa: E402
+from mlx_bert_training.core.checkpoint import (
+    array_digest,  # noqa: E402
+    latest_checkpoint,  # noqa: E402
+)
 from mlx_bert_training.core.evaluator import Evaluator  # noqa: E402
 from mlx_bert_training.core.step import TrainingStep  # noqa: E402
 from mlx_bert_training.core.weights import model_weights  # noqa: E402
 from mlx_bert_training.parallel.executor import Here  # noqa: E402
 from mlx_bert_training.stages import jobs  # noqa: E402
-from mlx_bert_training.stages.identity import array_digest  # noqa: E402
 
 
 def train(folder: Path) -> dict[str, str]:

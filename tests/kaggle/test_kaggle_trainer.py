@@ -22,6 +22,7 @@ from tiny_competition import SMALL, WORDS, declaration, write_files
 
 from mlx_bert_training import Callback, KaggleTrainer, create_kaggle_trainer, predict_file, run_training
 from mlx_bert_training.cli import main
+from mlx_bert_training.core.checkpoint import array_digest
 from mlx_bert_training.core.resume import model_weights
 from mlx_bert_training.core.step import TrainingStep
 from mlx_bert_training.declaration.problems import ConfigError
@@ -32,7 +33,6 @@ from mlx_bert_training.kaggle.ledger import Ledger
 from mlx_bert_training.kaggle.submission import SubmissionError
 from mlx_bert_training.run import run_competition
 from mlx_bert_training.stages.combine import choose_member
-from mlx_bert_training.stages.identity import array_digest
 from mlx_bert_training.tasks.decisions import OrdinalCuts
 from mlx_bert_training.tasks.metrics import MetricError, compute_metrics
 from mlx_bert_training.validation.leaks import LeakError

@@ -6,9 +6,9 @@ import pytest
 from tiny_competition import SMALL, declaration, write_files
 
 from mlx_bert_training import Callback, create_kaggle_trainer
+from mlx_bert_training.core.checkpoint import array_digest
 from mlx_bert_training.core.control import RunStopped
 from mlx_bert_training.core.resume import model_weights
-from mlx_bert_training.stages.identity import array_digest
 
 MODEL = {"config": SMALL, "pooling": "mean", "dropout_rate": 0.1}
 
