@@ -161,8 +161,9 @@ def parse_overrides(
             continue
         try: option = leaves(root()).get(find_key(key.strip()))
         except ConfigError: option = None  # load_config will say so
-        literal = option is not None and set(members(option.hint)) <= {str, type(None), list[str]}
-        if literal and text[:1] == "[" and list[str] in members(option.hint): literal = False   # type: ignore[union-attr]
+        kinds: set[Any] = set(members(option.hint)) if option is not None else set()
+        literal = str in kinds and kinds <= {str, type(None), list[str]}
+        if list[str] in kinds and text.lstrip().startswith(("[", "- ")): literal = False    # a list in YAML
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         if literal and not quoted and text not in ("", "~", "null"):
             overrides[key.strip()] = text

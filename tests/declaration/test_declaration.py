@@ -273,6 +273,13 @@ def test_parse_overrides():
     assert load_config(**parse_overrides(["seed=1", "seed=2"])).environment.seed == 2
 
 
+def test_a_list_is_a_list_in_each_way_of_yaml_and_a_name_is_a_text():
+    for text in ("- auc\n- f1", "[auc, f1]"): assert parse_overrides([f"training.metrics={text}"]) == {
+        "training.metrics": ["auc", "f1"]}
+    assert parse_overrides(["target_column=1"]) == {"target_column": "1"}
+    assert parse_overrides(["target_column=[a, b]"]) == parse_overrides(["target_column=- a\n- b"])
+
+
 def test_parse_overrides_refuses_what_is_no_override():
     with pytest.raises(ConfigError) as caught: parse_overrides(["num_epochs", "=3", "metrics=[auc", "seed=!!int 3",
         "config={a: 1, a: 2}"])

@@ -113,7 +113,7 @@ def test_a_threshold_that_is_needed_helps_and_noise_is_optimism():
     for seed in range(12):
         r = np.random.default_rng(seed)
         coin = search_threshold(make(r.integers(0, 2, 100), r.random(100)), "mcc")
-        flattery.append(coin.optimism.mean)
+        flattery.append(coin.naive.mean - coin.score.mean)      # its optimism, without the error that takes long
         gains.append(coin.score.mean)
         assert coin.naive.pooled >= coin.default.pooled - 1e-12     # the best of all is no worse than one half
     assert np.mean(flattery) > 0.1 and abs(np.mean(gains)) < 0.08
