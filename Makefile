@@ -21,8 +21,8 @@ test: $(BIN)/.installed-dev     ## lint, types, notebooks, package: everything t
 	$(BIN)/python tools/docs.py
 
 QUICK := tasks declaration data models core callbacks validation ensemble parallel
-check: $(BIN)/.installed-dev    ## after each change: lint, types, and the tests that train next to nothing
-	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -x -n 2 $(QUICK:%=tests/%)
+check: $(BIN)/.installed-dev    ## after each change, two minutes: lint, types, and the tests that take a moment each
+	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -x -n 2 -m "not slow and not long" $(QUICK:%=tests/%)
 
 faults: $(BIN)/.installed-dev   ## kills, signals, full disks, damage, forgery and memory, many times, and a table of what came of it
 	FAULTS=50 $(BIN)/python -m pytest tests/faults -s

@@ -56,6 +56,7 @@ def test_the_formula_of_khosla_and_others():
     assert np.allclose(np.array(losses), expected, atol=1e-5) and paired.tolist() == [1, 1, 1, 1, 1, 0, 0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("options", [{"epochs": 2}, {"epochs": None, "weight": 0.3, "views": 1}])
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, options, compiled):

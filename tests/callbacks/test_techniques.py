@@ -57,6 +57,7 @@ def run(tmp_path, name, technique=None, breaks=None, resume=None, loader=None, *
 def same(a, b): return a.keys() == b.keys() and all(mx.array_equal(a[name], b[name]).item() for name in a)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("technique", TECHNIQUES, ids=KINDS)
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, technique, compiled):
@@ -71,6 +72,7 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, technique, compiled
     assert same(whole.callbacks.array_state(), resumed.callbacks.array_state())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("technique", [t for t in TECHNIQUES if t["type"] not in ("greedy_soup", "nonfinite")],
                          ids=[kind for kind in KINDS if kind not in ("greedy_soup", "nonfinite")])
 def test_each_changes_what_is_learnt(tmp_path, technique):

@@ -355,6 +355,7 @@ def test_flat_names_prefer_the_outer_section_and_every_run():
     assert config.tracking.mlflow.tracking_uri == "u"
 
 
+@pytest.mark.long
 def test_type_and_options_are_the_only_flat_names_that_are_ambiguous():
     names = {key.rpartition(".")[2] for key in leaves(KaggleTrainerConfig)}
     ambiguous = set()

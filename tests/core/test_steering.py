@@ -268,6 +268,7 @@ FRONT = "print('ready', flush=True); result = trainer.train(ToyLoader())"
 BACK = "run = trainer.start(ToyLoader()); print('ready', flush=True); result = run.result()"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lines", [FRONT, BACK], ids=["train", "start"])
 def test_ctrl_c_in_a_script(tmp_path, lines):
     script = SCRIPT.format(tests=os.path.dirname(os.path.dirname(__file__)), folder=str(tmp_path), lines=lines)
@@ -280,6 +281,7 @@ def test_ctrl_c_in_a_script(tmp_path, lines):
     assert out.startswith("stopped by interrupt after update") and out.endswith("True\n") and process.returncode == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lines", [FRONT, BACK], ids=["train", "start"])
 def test_sigterm_in_a_script_saves_and_ends_with_143(tmp_path, lines):
     script = SCRIPT.format(tests=os.path.dirname(os.path.dirname(__file__)), folder=str(tmp_path), lines=lines)
@@ -308,6 +310,7 @@ def test_a_handler_of_ones_own_decides_about_sigterm(tmp_path):
     assert result.stop_reason == "stopped by SIGTERM after update 7"
 
 
+@pytest.mark.long
 def test_a_finished_thread_does_not_take_the_interpreter_with_it(tmp_path):
     script = SCRIPT.format(tests=os.path.dirname(os.path.dirname(__file__)), folder=str(tmp_path), lines="""
 for _ in range(3):

@@ -322,6 +322,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, step):
     assert result.output_dir == tmp_path / "broken"
 
 
+@pytest.mark.long
 def test_a_killed_process_resumes_with_the_same_bits(tmp_path):
     "SIGKILL in mid-run, several times over, wherever it happens to be."
     script = tmp_path / "job.py"

@@ -51,6 +51,7 @@ def test_the_sweep_finds_a_rate_and_leaves_the_trainer_as_it_was(tmp_path):
     assert LearningRateSweep([1e-3, 1e-2, 1e-1], [1.0, 2.0, 3.0]).suggestion is None
 
 
+@pytest.mark.long
 def test_the_batch_size_follows_the_limit(tmp_path):
     trainer = Trainer(ToyModel(), toy_config(tmp_path))
     trainer.train_loader = ToyLoader()

@@ -30,6 +30,7 @@ class During(Callback):
     def on_epoch_end(self, trainer, state): self.action()
 
 
+@pytest.mark.long
 def test_a_second_resume_of_a_run_that_goes_on_is_refused_and_doubles_nothing(tmp_path):
     trainer(tmp_path).train(ToyLoader(), ToyLoader(seed=1))
     command = [sys.executable, "-c", f"""import sys; sys.path.insert(0, "tests")
@@ -67,6 +68,7 @@ def test_many_starts_of_one_name_each_get_a_folder(tmp_path):
     assert len(names) == len(set(names)) == 60
 
 
+@pytest.mark.long
 def test_two_runs_of_one_declaration_at_once_end_with_one_result(tmp_path):
     write_files(tmp_path)
     sections = declaration(tmp_path, training={"num_epochs": 6})

@@ -137,6 +137,7 @@ def test_an_id_of_parquet_is_written_as_people_do(tmp_path, values, text):
     assert [None if pd.isna(value) else value for value in found] == text
 
 
+@pytest.mark.long
 def test_sparse_json_lines_of_many_keys_are_read_in_seconds(tmp_path):
     import json
     import time

@@ -59,6 +59,7 @@ def test_they_are_found_again(files, monkeypatch):
     with pytest.raises(pytest.fail.Exception, match="made again"): prepare(config.replace(max_length=12))
 
 
+@pytest.mark.long
 def test_a_run_and_folds_in_processes_have_the_same_bits(files):
     runs = [create_trainer(config=config_of(files, tokens, environment={"run_name": tokens}))
             for tokens in ("memory", "disk")]

@@ -178,6 +178,7 @@ def test_bytes_of_one_number_in_vocab_json_are_refused(tmp_path):
     with pytest.raises(DataError): Tokenizer.load(tmp_path)
 
 
+@pytest.mark.long
 def test_a_vocabulary_with_holes_needs_room_for_its_largest_number(tmp_path):
     model = {"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"[UNK]": 0, "a": 10**9}}
     assert Tokenizer.load(saved(tmp_path, model)).vocab_size == 10**9 + 1

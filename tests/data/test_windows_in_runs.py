@@ -33,6 +33,7 @@ def alone(folder, **data):
     return {name: section for name, section in config.items() if name != "kaggle"}
 
 
+@pytest.mark.long
 def test_what_stands_late_is_learnt_and_a_text_has_one_prediction(folder):
     run = run_training(alone(folder))
     head = run_training(alone(folder, long_texts="head", window_overlap=32))
@@ -53,6 +54,7 @@ def test_what_stands_late_is_learnt_and_a_text_has_one_prediction(folder):
     np.testing.assert_allclose(again.values, task.predictions(outputs.logits), atol=1e-5)
 
 
+@pytest.mark.long
 def test_short_texts_are_predicted_as_they_are_without_windows(folder):
     "A text that fits is one window."
     run = run_training(alone(folder))
@@ -65,6 +67,7 @@ def test_short_texts_are_predicted_as_they_are_without_windows(folder):
     np.testing.assert_array_equal(finished.predict(texts).values, one)
 
 
+@pytest.mark.long
 def test_a_competition_is_cross_validated_by_text_and_bundled(folder):
     config = declaration(folder, data=WINDOWS, training={"num_epochs": 4, "save_strategy": "no"},
                          kaggle={"save_fold_models": True, "enable_pseudo_labeling": True, "cv_folds": 2,

@@ -57,6 +57,7 @@ def test_the_arguments_of_a_callback_beside_its_type(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.long
 def test_commands_that_show_import_nothing_of_the_users(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text("raise SystemExit('imported')\n")
     file = tmp_path / "run.yaml"

@@ -522,6 +522,7 @@ def configurations(draw):
     return config.replace(callbacks=[{**callback, "type": "mine"} for callback in callbacks])
 
 
+@pytest.mark.long
 @settings(max_examples=50, suppress_health_check=list(HealthCheck))
 @given(configurations())
 def test_any_configuration_is_read_back_equal(tmp_path_factory, config):
@@ -548,6 +549,7 @@ def test_text_that_looks_like_something_else_stays_text_for_any_reader(text):
     assert parse_yaml(written).value == yaml.safe_load(written) == {text: text}
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(st.binary(max_size=200) | st.text(alphabet="{}[]:,-?&*!|>'\"%@#~ \n\tab01.", max_size=80).map(str.encode))
 def test_any_bytes_are_a_configuration_or_a_config_error(tmp_path_factory, raw):
@@ -609,6 +611,7 @@ def test_an_unknown_preset_names_the_nearest():
     assert "production" in caught.value.problems[0].allowed
 
 
+@pytest.mark.long
 def test_the_presets_of_a_wheel_are_found_away_from_the_checkout(tmp_path):
     source = tmp_path / "source"
     shutil.copytree(CHECKOUT, source, ignore=shutil.ignore_patterns(

@@ -66,6 +66,7 @@ def other_lines(before, after):
     return [line for line in new if line not in old], [line for line in old if line not in new]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", preset_paths())
 @pytest.mark.parametrize("key, value", [("optimizer.learning_rate", 3e-5), ("training.num_epochs", 7),
                                         ("optimizer.beta2", 0.95), ("tracking.mlflow.tags", {"why": "a try, no more"}),

@@ -128,6 +128,7 @@ def other_ids(tmp_path):
     return str(oof.save(tmp_path / "ids.npz"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", ["binary", "multilabel", "regression", "ordinal"])
 def test_each_task_has_students_in_a_cross_validation(tmp_path, head):
     targets = {"binary": None, "regression": lambda rng, kinds, frame: kinds * 10.0 + rng.normal(size=len(kinds)),
@@ -159,6 +160,7 @@ def test_each_task_has_students_in_a_cross_validation(tmp_path, head):
         trained("hot", {**taught, "temperature": 2.0})
 
 
+@pytest.mark.long
 def test_finished_folds_are_run_again_where_the_teacher_changed(tmp_path):
     write_files(tmp_path)
 

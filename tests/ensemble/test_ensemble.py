@@ -77,6 +77,7 @@ def test_other_targets_tasks_and_lone_members_are_refused():
 
 # every method, every task
 
+@pytest.mark.long
 @pytest.mark.parametrize("head, method", [(h, m) for h in HEADS for m in METHODS
                                           if not (h == "regression" and m in ("hard_voting", "rank_average"))])
 def test_every_method_does_every_task(head: str, method: str, tmp_path: Path):
@@ -98,6 +99,7 @@ def test_every_method_does_every_task(head: str, method: str, tmp_path: Path):
 
 # nothing of the held fold is seen
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("method", ["blending", "stacking", "hill_climbing"])
 def test_the_held_fold_has_no_part_in_its_own_predictions(head: str, method: str):
@@ -130,6 +132,7 @@ def test_stacking_fits_on_the_rows_of_the_other_folds_only():
     for k, rows in enumerate(seen[1:]): assert rows == set(logit[members[0].folds != k])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method, options", [("blending", {}), ("hill_climbing", {"rounds": 8})])
 def test_members_that_know_nothing_gain_nothing(method: str, options: dict[str, Any]):
     naive, nested = [], []

@@ -38,6 +38,7 @@ def binary(n: int = 200, share: float = 0.3, offset: float = 1.5, seed: int = 0)
 
 # one threshold
 
+@pytest.mark.long
 @pytest.mark.parametrize("metric", FROM_COUNTS)
 def test_the_sweep_is_an_exhaustive_search_with_the_registered_metric(metric: str):
     for seed in range(6):
@@ -106,6 +107,7 @@ def test_nested_decisions_by_hand():
     assert np.array_equal(result.apply(oof.predictions), oof.predictions[:, 1] >= result.value)
 
 
+@pytest.mark.long
 def test_a_threshold_that_is_needed_helps_and_noise_is_optimism():
     needed = search_threshold(binary(1000, offset=3), "f1")
     assert needed.gain.mean > 0.1 and needed.gain.clear
@@ -135,6 +137,7 @@ def labels(n: int = 200) -> OOF:
     return make(y, 1 / (1 + np.exp(-(2 * y - 2 + rng.normal(0, 1.2, y.shape)))), "multilabel")
 
 
+@pytest.mark.long
 def test_each_column_is_best_by_itself_for_a_mean_over_columns():
     oof = labels()
     result = search_threshold(oof)
@@ -156,6 +159,7 @@ def test_micro_f1_cannot_be_improved_by_one_column():
             assert score_decisions("micro_f1", oof.predictions >= value, oof.targets) <= best + 1e-12
 
 
+@pytest.mark.long
 def test_one_threshold_for_all_columns():
     oof = labels()
     for metric in ("micro_f1", "macro_f1", "accuracy"):
@@ -165,6 +169,7 @@ def test_one_threshold_for_all_columns():
     with pytest.raises(ThresholdError, match="use per_class=False"): search_threshold(oof, "accuracy")
 
 
+@pytest.mark.long
 def test_two_labels_are_not_two_classes():
     oof = labels()
     two = make(oof.targets[:, :2], oof.predictions[:, :2], "multilabel")
@@ -180,6 +185,7 @@ def ratings(low: int = 1, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
     return y, low + 2 + 0.4 * (y - low - 2) + rng.normal(0, 0.3, n)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("low", [0, 1, -2])
 def test_cuts_beat_rounding_of_a_timid_regression(low: int):
     y, values = ratings(low)
@@ -220,6 +226,7 @@ def test_fast_kappa_is_kappa():
     assert _fast_qwk(a, b, 4) == pytest.approx(get_metric("qwk").function(b, a))
 
 
+@pytest.mark.long
 def test_classes_in_an_order_are_cut_by_their_expected_number():
     y, values = ratings(0)
     p = np.exp(-((values[:, None] - np.arange(5)) ** 2))

@@ -66,6 +66,7 @@ def test_a_gated_model_needs_a_token(hub, tmp_path):
     assert ask(hub, tmp_path, HF_TOKEN="hf_right").startswith("found")
 
 
+@pytest.mark.long
 def test_a_broken_download_is_an_error_and_leaves_nothing_that_would_be_taken_for_whole(hub, tmp_path):
     hub.broken.add("model.safetensors")
     assert ask(hub, tmp_path).startswith("refused")
@@ -86,6 +87,7 @@ except TransferError as error: print("given up:", error)
 """
 
 
+@pytest.mark.long
 def test_a_download_that_breaks_again_and_again_says_so_and_ends(hub, tmp_path):
     "Each answer brings a fiftieth of the file. The hub's client alone would go on for ever."
     hub.broken.add("model.safetensors")

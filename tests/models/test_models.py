@@ -47,6 +47,7 @@ def gradients(model, seed=0, first_rows=slice(None)):
     return value.item(), dict(tree_flatten(tree))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("head_type", list(TASKS))
 def test_every_pooling_and_head_goes_forward_and_backward(pooling, head_type):
@@ -242,6 +243,7 @@ def test_checkpointing_runs_each_layer_twice_in_training_only(monkeypatch):
     assert len(runs) == 3 + 6 + 3
 
 
+@pytest.mark.long
 def test_checkpointing_needs_less_memory():
     sizes = SIZES | dict(num_hidden_layers=12, hidden_size=64, intermediate_size=256, max_position_embeddings=64)
     model = make(evaluation=False, config=sizes, pooling="mean", dropout_rate=0.0)

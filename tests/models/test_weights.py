@@ -67,6 +67,7 @@ def set_config(folder, **changes):
 
 # -- saving and loading
 
+@pytest.mark.long
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("head", [
     dict(head_type="binary"), dict(head_type="multiclass", label_names=["x", "y", "ü"]),
@@ -414,6 +415,7 @@ def index(folder, tmp_path, monkeypatch):
     return shelf
 
 
+@pytest.mark.long
 def test_fetching_fills_the_cache_once(index, cache, monkeypatch):
     target = fetch_pretrained("toy")
     assert target == cache / "toy" == resolve_pretrained("toy")

@@ -30,6 +30,7 @@ class Backwards:
         return [results[number] for number in range(len(sent))]
 
 
+@pytest.mark.long
 def test_an_executor_of_ones_own_by_declaration_alone(tmp_path):
     write_files(tmp_path)
     plain = create_kaggle_trainer(config=declaration(tmp_path, environment={"run_name": "plain"})).train_with_cv()

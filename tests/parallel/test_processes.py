@@ -83,6 +83,7 @@ def killed_at_random(executor, listener, kills, spread, seed=0):
     return thread, left
 
 
+@pytest.mark.long
 def test_killed_workers_lose_nothing_and_double_nothing(tmp_path):
     executor, heard = Processes(workers=2, retries=50), Heard()
     thread, left = killed_at_random(executor, heard, kills=3, spread=(0.3, 0.8))
@@ -106,6 +107,7 @@ def config_of(files, **sections):
     return declaration(files, model={"config": SMALL, "pooling": "mean", "dropout_rate": 0.1}, **sections)
 
 
+@pytest.mark.long
 def test_the_same_bits_as_here(files):
     plain = create_kaggle_trainer(config=config_of(files, environment={"run_name": "plain"})).train_with_cv()
     apart = create_kaggle_trainer(config=config_of(files, parallel={"executor": "processes", "workers": 2}))
@@ -118,6 +120,7 @@ def test_the_same_bits_as_here(files):
     assert all(run.skipped for run in again.run.runs)
 
 
+@pytest.mark.long
 def test_a_stop_reaches_folds_elsewhere_and_the_run_goes_on_from_their_checkpoints(files):
     config = config_of(files, training={"num_epochs": 40, "logging_steps": 1},
                        parallel={"executor": "processes", "workers": 1})

@@ -48,6 +48,7 @@ CASES = {
 }
 
 
+@pytest.mark.long
 def test_two_ranks_compute_what_one_process_computes(tmp_path):
     runs = [ToyRun(tmp_path / name.replace(" ", "-"), **options) for name, options in CASES.items()]
     one = [ToyRun(tmp_path / f"one-{number}", **options).run() for number, options in enumerate(CASES.values())]
@@ -59,6 +60,7 @@ def test_two_ranks_compute_what_one_process_computes(tmp_path):
     assert alone["losses"] != first["losses"] and abs(np.mean(alone["losses"]) - np.mean(first["losses"])) < 0.1
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
     whole = ToyRun(tmp_path / "whole").run()
     stopped = run_in_ranks(ToyRun(tmp_path / "two", at=(1, 6, jobs.ask_to_stop), **SAVING), 3)
@@ -78,6 +80,7 @@ def refused(tmp_path, act, count=2, **options):
     return caught.value, checkpoint
 
 
+@pytest.mark.long
 def test_a_dead_rank_ends_the_run_and_its_checkpoint_is_whole(tmp_path):
     error, checkpoint = refused(tmp_path, jobs.die)
     assert isinstance(error, RankError) and "rank 1 of 2 died with code -9" in str(error)
@@ -85,16 +88,19 @@ def test_a_dead_rank_ends_the_run_and_its_checkpoint_is_whole(tmp_path):
     close(ToyRun(tmp_path / "whole").run(), again)
 
 
+@pytest.mark.long
 def test_a_rank_that_is_stopped_ends_the_run(tmp_path):
     error, _ = refused(tmp_path, jobs.freeze, **{"parallel.timeout": 3})
     assert "rank 0 of 2 has waited" in str(error) and "parallel.timeout" in str(error)
 
 
+@pytest.mark.long
 def test_the_error_of_one_rank_is_the_error_of_the_run(tmp_path):
     error, _ = refused(tmp_path, jobs.fail)
     assert isinstance(error, DataError) and str(error) == "row 7 cannot be read"
 
 
+@pytest.mark.long
 def test_weights_that_are_changed_on_one_rank_are_noticed(tmp_path):
     error, _ = refused(tmp_path, jobs.change)
     assert "the ranks have different weights after update 5" in str(error)
@@ -112,6 +118,7 @@ def config_of(files, **sections):
     return config
 
 
+@pytest.mark.long
 def test_a_declaration_in_two_processes(files):
     one = run_training(config_of(files, environment={"run_name": "one"}))
     control = RunControl()
@@ -126,6 +133,7 @@ def test_a_declaration_in_two_processes(files):
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)     # written once
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("executor", [{}, {"executor": "processes", "workers": 1}], ids=["here", "processes"])
 def test_folds_whose_batches_two_ranks_share(files, executor):
     one = create_kaggle_trainer(config=declaration(files, environment={"run_name": "one"})).train_with_cv()
@@ -139,6 +147,7 @@ def test_folds_whose_batches_two_ranks_share(files, executor):
     assert all(run.skipped for run in again.run.runs)
 
 
+@pytest.mark.long
 def test_sigterm_reaches_all_ranks(files):
     config = load_config(config_of(files, training={"num_epochs": 2000, "eval_strategy": "no"}))
     config.save(files / "run.yaml")

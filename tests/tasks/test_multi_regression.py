@@ -128,6 +128,7 @@ def trained(folder, **kaggle):
     return trainer, trainer.train_with_cv(), frame
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["stacking", {"type": "blending", "options": {"per_column": True}}])
 def test_a_competition_with_partners_from_files_to_submission(tmp_path, method):
     trainer, result, frame = trained(
@@ -157,6 +158,7 @@ def test_what_is_kept_shows_itself(tmp_path):
     assert both.score.mean == pytest.approx(oof.score("spearman").mean, abs=1e-9)
 
 
+@pytest.mark.long
 def test_pseudo_labels_of_several_values(tmp_path):
     _, result, _ = trained(tmp_path, enable_pseudo_labeling=True, pseudo_label_max_share=0.5)
     assert np.isfinite(result.mean) and result.pseudo_labels is not None

@@ -3,12 +3,14 @@ import json
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from mlx_bert_training.run import load, run_training
 
 WORDS = ["amber", "birch", "cedar", "delta"]
 
 
+@pytest.mark.long
 def test_a_pair_is_read_as_two_segments_and_scored_by_correlation(tmp_path):
     rng = np.random.default_rng(0)
     first, second = rng.integers(4, size=(2, 240))

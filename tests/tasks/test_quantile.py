@@ -65,6 +65,7 @@ def test_a_saved_model_knows_its_levels(tmp_path):
     assert again.task == Quantile(quantiles=LEVELS) and again.label_names == ["price"]
 
 
+@pytest.mark.long
 def test_intervals_of_a_run_hold_as_often_as_they_say(tmp_path):
     "The spread follows from a word, so that a narrow and a wide interval are right for different rows."
     wide = rng.random(900) < 0.5

@@ -127,6 +127,7 @@ def test_only_its_metrics_and_losses_fit():
     with pytest.raises(TaskError, match="set it to none"): Ranking().scaling("log1p", "ndcg")
 
 
+@pytest.mark.long
 def test_a_run_learns_an_order_within_groups(tmp_path):
     "What a group is about moves all its relevances, so that only the order within it can be read from the text."
     rng, words = np.random.default_rng(0), ["poor", "fair", "good"]

@@ -39,6 +39,7 @@ def test_variance_is_that_of_a_bootstrap():
     assert np.mean(again) == pytest.approx(area, abs=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows", [TEXTS, FRAME])
 def test_rows_drawn_alike_cannot_be_told_apart(rows):
     reports = []
@@ -56,6 +57,7 @@ def test_copies_on_both_sides_do_not_pull_the_area_down():
     assert report.low < 0.5 < report.high
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("column, change", [
     ("number", lambda c: c + 3),
     ("gap", lambda c: c.where(RNG.random(len(c)) < 0.3)),

@@ -65,6 +65,7 @@ def test_rows_never_validated_stay_out():
     assert np.isfinite(choice.predictions[50:]).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("metric", ["qwk", "accuracy"])
 def test_ratings_of_a_regression_are_options_too(metric):
     rng = np.random.default_rng(0)

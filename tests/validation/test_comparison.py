@@ -42,6 +42,7 @@ CASES = [("auc", "binary", 300, 5), ("accuracy", "binary", 200, 5), ("accuracy",
          ("pearson", "regression", 200, 4), ("macro_f1", "multiclass", 300, 5), ("auc", "multilabel", 300, 3)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("metric, task, n, k", CASES)
 def test_at_most_one_gain_in_twenty_is_clear_where_there_is_none(metric, task, n, k):
     rng, clear = np.random.default_rng(7), []
@@ -51,6 +52,7 @@ def test_at_most_one_gain_in_twenty_is_clear_where_there_is_none(metric, task, n
     assert np.mean(clear) <= 0.05
 
 
+@pytest.mark.long
 def test_the_bootstrap_is_as_careful():
     rng, clear = np.random.default_rng(7), []
     for _ in range(60):
@@ -69,6 +71,7 @@ def test_a_difference_that_is_there_is_found():
     assert gain.interval.low < gain.mean < gain.interval.high
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("metric", [m.name for m in INFLUENCES])
 def test_influences_say_what_resampling_says(metric):
     entry, rng = get_metric(metric), np.random.default_rng(0)

@@ -40,6 +40,7 @@ def run(tmp_path_factory):
     return trainer, lines
 
 
+@pytest.mark.long
 def test_messages_count_from_one(run):
     _, lines = run
     said = [line for line in lines if "fold " in line]

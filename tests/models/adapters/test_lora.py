@@ -25,6 +25,7 @@ def shaken(model):
     return model.eval()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -92,6 +93,7 @@ def declaration(folder, name, kind):
         "environment": {"output_dir": str(folder), "run_name": name, "device": "cpu", "compile": True}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_training_changes_the_adapter_alone_and_resumes_with_the_same_bits(tmp_path, kind):
     whole = create_trainer(config=declaration(tmp_path, "whole", kind))
