@@ -41,7 +41,7 @@ from ..tasks.task import Task
 
 # %% auto #0
 __all__ = ['FACTS', 'Member', 'LOADER', 'input_columns', 'check_rows', 'save_served', 'load_member', 'answer_table', 'rows_of',
-           'mean_answer', 'cut_answer', 'RowPredictor', 'make_signature', 'save_model']
+           'mean_answer', 'cut_answer', 'widths_for', 'RowPredictor', 'make_signature', 'save_model']
 
 # %% ../../nbs/integrations/04_mlflow_model.ipynb #9f9af504
 def input_columns(
@@ -132,11 +132,11 @@ def load_member(folder: Path, config: BaseTrainerConfig) -> Member:
 def answer_table(
     predictions: Predictions,
     labels: LabelMap,
-    threshold: float | np.ndarray,      # of the positive class, or (C,) of each label
+    threshold: Any = 0.5,               # of the positive class, or a list of those of the labels
 ) -> pd.DataFrame:                      # one row a prediction
     "Decided labels and probabilities as people read them."
     frame = predictions.to_frame(probabilities=True).iloc[:, 1:]
-    decided = predictions.labels(threshold)     # type: ignore[arg-type]
+    decided = predictions.labels(np.array(threshold) if isinstance(threshold, list) else threshold)     # type: ignore[arg-type]
     if labels.task.answers == "value columns": return pd.DataFrame(decided, columns=frame.columns)
     if labels.task.targets == "columns":
         return pd.DataFrame(decided, columns=frame.columns).join(frame.add_prefix("probability_"))
@@ -168,6 +168,12 @@ def cut_answer(mean: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
     cuts = OrdinalCuts(np.array(facts["cuts"]), facts["low"])
     return np.eye(mean.shape[1])[cuts.apply(mean) - cuts.low]
 
+
+def widths_for(known: Sequence[int], longest: int, most: int) -> list[int]:
+    "Widths of batches in tokens: those of the training, and one more where a text is longer."
+    if longest <= known[-1]: return list(known)
+    return [*known, min(-(-longest // MULTIPLE) * MULTIPLE, most)]
+
 # %% ../../nbs/integrations/04_mlflow_model.ipynb #38b4decf
 class RowPredictor:
     "What a run learned, as a function of raw rows. Safe to call from several threads."
@@ -190,8 +196,7 @@ class RowPredictor:
         per_word = self.labels.task.per_word
         texts = read_texts(check_rows(rows, self.facts["columns"]), self.source, per_word)
         encoded, data = self.tokenizer.encode(*texts, **self.config.data.cut()), self.config.data
-        widths, longest = list(self.facts["widths"]), int(encoded.lengths.max())
-        if longest > widths[-1]: widths.append(min(-(-longest // MULTIPLE) * MULTIPLE, data.max_length))
+        widths = widths_for(self.facts["widths"], int(encoded.lengths.max()), data.max_length)
         known: Any = texts.first if per_word else None
         return BucketedLoader(TextDataset(encoded, pad_id=self.tokenizer.pad_id, texts=known),
                               data.eval_batch_size or data.batch_size, widths=widths)
@@ -210,8 +215,7 @@ class RowPredictor:
         "Decided labels and probabilities, a row for each or for each word; one text column may come as a list."
         predictions = self.predict(rows_of(rows, list(self.facts["columns"])))
         if isinstance(predictions, WordPredictions): return predictions.to_frame()
-        threshold = np.array(self.facts.get("threshold", 0.5))
-        return answer_table(predictions, self.labels, threshold if threshold.ndim else float(threshold))
+        return answer_table(predictions, self.labels, self.facts.get("threshold", 0.5))
 
 # %% ../../nbs/integrations/04_mlflow_model.ipynb #8cc6be53
 LOADER = '''"""Loads a model of mlx_bert_training from the files beside it."""

@@ -32,7 +32,8 @@ from mlx_bert_training.widgets.board import (
 )
 
 # %% auto #0
-__all__ = ['log', 'EMPTY', 'ChartOutput', 'Stage', 'RunView', 'leave_folds', 'CVView', 'RecordingBar', 'DashboardCallback']
+__all__ = ['log', 'EMPTY', 'ChartOutput', 'Stage', 'RunView', 'leave_folds', 'CVView', 'RecordingBar', 'RunDashboard',
+           'DashboardCallback']
 
 # %% ../../nbs/widgets/22_dashboard.ipynb #ad86058a
 from .charts import Chart
@@ -249,20 +250,18 @@ class RecordingBar(ProgressBar):
         self._status = "paused" if trainer.control.paused else "training"
 
 # %% ../../nbs/widgets/22_dashboard.ipynb #ae3b2257
-class DashboardCallback(RecordingBar):
-    """Live curves and controls in a notebook, a progress bar elsewhere.
-
-    `mode` is auto, notebook, terminal, lines or off. Redraws at most every `interval` seconds. `controls`: None shows
-    buttons where a click would be heard. `hardest`: rows in the last table. With `trainer.train(dashboard=False)` it is
-    the plain bar instead.
-    """
+class RunDashboard(RecordingBar):
+    "Live curves and controls of a run in a notebook, a progress bar elsewhere."
     dashboard, share = True, 0.02
 
     def __init__(self, mode: str = "auto", interval: float = 0.5, smoothing: float = 0.95, controls: bool | None = None,
                  hardest: int = 8):
         super().__init__(mode, interval)
         self.smoothing, self.controls, self.hardest = smoothing, controls, hardest
-        self._cv: CVView | None = None
+
+    def place(self, trainer: Any, recorder: Recorder) -> View:
+        "What shows the run."
+        return RunView(trainer, recorder, self.controls, self.hardest)
 
     def view(self, mode: str, progress: Progress, trainer: Any) -> View | None:
         "The board in a notebook, unless the run shall have none."
@@ -270,12 +269,7 @@ class DashboardCallback(RecordingBar):
         if mode != "notebook" or trainer.show_dashboard is False: return super().view(mode, progress, trainer)
         self.recorder = Recorder(self.smoothing)
         self.recorder.recall(trainer.state.history)
-        if self._cv is None: return RunView(trainer, self.recorder, self.controls, self.hardest)
-        self._cv.enter(trainer, self.recorder)
-        return self._cv
-
-    @property
-    def shows_folds(self) -> bool: return self._cv is not None
+        return self.place(trainer, self.recorder)
 
     def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
         "Show the board."
@@ -294,6 +288,25 @@ class DashboardCallback(RecordingBar):
         super()._close(state, status, failed)
         if self.recorder is not None: self._listeners.remove(self._steered)
         self.recorder = None
+
+# %% ../../nbs/widgets/22_dashboard.ipynb #14d7e5a9
+class DashboardCallback(RunDashboard):
+    """Live curves and controls in a notebook, of a run or of all folds; a progress bar elsewhere.
+
+    `mode` is auto, notebook, terminal, lines or off. Redraws at most every `interval` seconds. `controls`: None shows
+    buttons where a click would be heard. `hardest`: rows in the last table. With `trainer.train(dashboard=False)` it is
+    the plain bar instead.
+    """
+    _cv: CVView | None = None       # of the folds, while there are some
+
+    @property
+    def shows_folds(self) -> bool: return self._cv is not None
+
+    def place(self, trainer: Any, recorder: Recorder) -> View:
+        "The board of the folds, or of the one run."
+        if self._cv is None: return super().place(trainer, recorder)
+        self._cv.enter(trainer, recorder)
+        return self._cv
 
     def on_cv_begin(self, trainer: Any, state: TrainerState) -> None:
         "One board for all folds."
