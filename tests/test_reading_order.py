@@ -1,6 +1,8 @@
 """A reader meets nothing before it was explained: imports go from later notebooks to earlier ones, and downward."""
 import ast
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -54,3 +56,8 @@ def test_no_two_folders_import_each_other():
     both = {tuple(sorted((one, other))) for one, others in edges.items() for other in others
             if one in edges.get(other, ())}
     assert not both
+
+
+def test_every_exported_cell_fits_a_screen_and_is_shown_at_work():
+    found = subprocess.run([sys.executable, "tools/check_notebooks.py"], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert (found.stdout, found.returncode) == ("", 0), found.stderr
