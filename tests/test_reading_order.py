@@ -59,5 +59,6 @@ def test_no_two_folders_import_each_other():
 
 
 def test_every_exported_cell_fits_a_screen_and_is_shown_at_work():
-    found = subprocess.run([sys.executable, "tools/check_notebooks.py"], cwd=PACKAGE.parent, capture_output=True, text=True)
+    command = [sys.executable, "tools/check_notebooks.py"]
+    found = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True)
     assert (found.stdout, found.returncode) == ("", 0), found.stderr
