@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,9 +43,9 @@ from ..validation.scores import CVScore
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'SearchError', 'load_search', 'trial_config', 'SharedData', 'StudyFolder', 'open_study', 'finished_trials',
-           'Objective', 'show', 'SearchResult', 'trial_of_best', 'score_again', 'stop_after', 'run_search',
-           'finish_search']
+__all__ = ['log', 'SearchError', 'load_search', 'trial_config', 'SharedData', 'open_storage', 'StudyFolder', 'open_study',
+           'finished_trials', 'Objective', 'show', 'SearchResult', 'trial_of_best', 'score_again', 'stop_after',
+           'run_search', 'finish_search']
 
 # %% ../../nbs/search/05_study.ipynb #c63cc907
 class SearchError(MLXBertError):
@@ -101,6 +102,20 @@ class SharedData:
         if key not in self.made: self.made = {key: declared_data(None, all_rows(config))}     # the last one only
         return self.made[key]
 
+# %% ../../nbs/search/05_study.ipynb #bf4fd877
+def open_storage(
+    make: Callable[[], Any],    # opens the database
+    tries: int = 5,
+    pause: float = 0.5,         # seconds between them
+) -> Any:
+    "A database of Optuna, again where it fails: of two processes that make its tables at once, one gets an error."
+    from sqlalchemy.exc import SQLAlchemyError
+    for left in reversed(range(tries)):
+        try: return make()
+        except SQLAlchemyError:
+            if not left: raise
+            time.sleep(pause)
+
 # %% ../../nbs/search/05_study.ipynb #d920b6e8
 @dataclass(frozen=True)
 class StudyFolder:
@@ -125,10 +140,10 @@ def open_study(config: SearchTrainerConfig, folder: StudyFolder, direction: str,
     optuna, search = import_optuna(), config.search
     make_folder(folder.path)
     waits = {} if search.storage else {"connect_args": {"timeout": 120}}     # seconds for the lock of a file
+    url = search.storage or f"sqlite:///{folder.database.resolve()}"
     again = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=3)
-    storage = optuna.storages.RDBStorage(
-        search.storage or f"sqlite:///{folder.database.resolve()}", waits, heartbeat_interval=beat,
-        grace_period=3 * beat, heartbeat_stale_trial_callback=again)
+    storage = open_storage(lambda: optuna.storages.RDBStorage(
+        url, waits, heartbeat_interval=beat, grace_period=3 * beat, heartbeat_stale_trial_callback=again))
     return optuna.create_study(
         storage=storage, study_name=search.name, load_if_exists=True, pruner=make_pruner(search),
         sampler=make_sampler(config.environment.seed), direction="maximize" if direction == "max" else "minimize")

@@ -196,3 +196,17 @@ def test_a_search_that_was_killed_goes_on_and_its_dead_trial_is_tried_again(sour
     states = [trial.state.name for trial in result.study.trials]
     assert states.count("COMPLETE") == 3 and states.count("FAIL") == 1 and "RUNNING" not in states
     assert any(trial.params == dead for trial in result.study.trials if trial.state.name == "COMPLETE")
+
+
+def test_tables_that_another_process_makes_at_the_same_time_are_waited_for():
+    from sqlalchemy.exc import IntegrityError
+
+    from mlx_bert_training.search.study import open_storage
+    asked = []
+
+    def make(succeeds_at):
+        asked.append(1)
+        if len(asked) < succeeds_at: raise IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed"))
+        return "open"
+    assert open_storage(lambda: make(3), pause=0) == "open" and len(asked) == 3
+    with pytest.raises(IntegrityError): open_storage(lambda: make(99), tries=2, pause=0)
