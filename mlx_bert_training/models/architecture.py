@@ -20,9 +20,9 @@ from .registry import ARCHITECTURES
 from ..runtime.device import total_memory
 
 # %% auto #0
-__all__ = ['RENAMED', 'IGNORED', 'REFUSED', 'LAYER_OBJECTS', 'usual_head_dropout', 'position_count', 'segment_count', 'WordHead',
-           'Architecture', 'parameter_depths', 'plain_name', 'why_ignored', 'architecture_of', 'check_rates',
-           'config_from_file', 'config_with', 'memory_needed', 'check_memory']
+__all__ = ['RENAMED', 'IGNORED', 'REFUSED', 'LAYER_OBJECTS', 'usual_head_dropout', 'position_count', 'segment_count',
+           'size_problems', 'WordHead', 'Architecture', 'parameter_depths', 'plain_name', 'why_ignored',
+           'architecture_of', 'check_rates', 'config_from_file', 'config_with', 'memory_needed', 'check_memory']
 
 # %% ../../nbs/models/04_architecture.ipynb #461b474f
 def usual_head_dropout(
@@ -45,6 +45,12 @@ def segment_count(
 ) -> int:               # segments; 0: token types are not looked at
     "As many segments as the table of token types has rows."
     return int(getattr(config, "type_vocab_size", 0))
+
+# %% ../../nbs/models/04_architecture.ipynb #b9ede33e
+def size_problems(sizes: Mapping[str, Any]) -> list[str]:
+    "What is wrong with the sizes of a configuration, by name."
+    return [f"{name} must be a whole number above 0, not {value!r}" for name, value in sizes.items()
+            if not isinstance(value, int) or value < 1]
 
 # %% ../../nbs/models/04_architecture.ipynb #c5900335
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -32,8 +32,9 @@ from .section import Objective
 from ..tasks.task import get_task
 
 # %% auto #0
-__all__ = ['HEAD', 'TASK', 'MASKED_WORDS', 'HeadNorm', 'WordScores', 'head_of', 'MaskedWordModel', 'with_head_names',
-           'file_names', 'create_masked_model', 'check_tied', 'pooler_tensors', 'save_masked_model', 'fill_mask']
+__all__ = ['HEAD', 'TASK', 'AnyModel', 'MASKED_WORDS', 'HeadNorm', 'WordScores', 'head_of', 'MaskedWordModel', 'with_head_names',
+           'file_names', 'new_model', 'create_masked_model', 'check_tied', 'pooler_tensors', 'save_masked_model',
+           'fill_mask']
 
 # %% ../../nbs/pretraining/02_model.ipynb #42ba630b
 class HeadNorm(nn.Module):
@@ -138,6 +139,29 @@ def file_names(
         return name
     return {named(name): value for name, value in tensors.items()}
 
+# %% ../../nbs/pretraining/02_model.ipynb #c7d1155c
+AnyModel = TypeVar("AnyModel")
+
+
+def new_model(
+    kind: Callable[..., AnyModel],      # makes a model of an architecture, a configuration and a pooling
+    pretrained: str | os.PathLike[str] | None,
+    model_type: str,
+    config: Mapping[str, Any] | None,
+    dropout_rate: float | None,
+    seed: int,
+) -> tuple[AnyModel, Path | None]:      # with new weights, and the folder of those that there are
+    "What every model that learns from texts alone begins as; see `create_masked_model` for what it is given."
+    changes = dict(config or {})
+    named = changes.pop("model_type", None)
+    folder = resolve_pretrained(pretrained) if pretrained is not None else None
+    saved = choose_architecture(model_type, folder, named)
+    rates = dict.fromkeys(saved.architecture.dropouts, dropout_rate) if dropout_rate is not None else {}
+    settings = config_with(saved.architecture, saved.config, {**rates, **changes})
+    model: Any = kind(saved.architecture, settings, PoolingSpec(saved.pooling or "cls", saved.pooling_options))
+    initialize(model, model.config.initializer_range, seed)
+    return model, folder
+
 # %% ../../nbs/pretraining/02_model.ipynb #e2019639
 @runtime.prepared()
 def create_masked_model(
@@ -153,17 +177,10 @@ def create_masked_model(
     Raises `ModelError` and `WeightsError` as `create_model`, and `PretrainingError` for a file whose head does not
     share the encoder's table.
     """
-    changes = dict(config or {})
-    named = changes.pop("model_type", None)
-    folder = resolve_pretrained(pretrained) if pretrained is not None else None
-    saved = choose_architecture(model_type, folder, named)
-    rates = dict.fromkeys(saved.architecture.dropouts, dropout_rate) if dropout_rate is not None else {}
-    settings = config_with(saved.architecture, saved.config, {**rates, **changes})
-    model = MaskedWordModel(saved.architecture, settings, PoolingSpec(saved.pooling or "cls", saved.pooling_options))
-    initialize(model, model.config.initializer_range, seed)
+    model, folder = new_model(MaskedWordModel, pretrained, model_type, config, dropout_rate, seed)
     if folder:
         check_tied(folder)
-        model.report = load_weights(model, folder, with_head_names(saved.architecture), [f"{HEAD}."],
+        model.report = load_weights(model, folder, with_head_names(model.architecture), [f"{HEAD}."],
                                     ["classifier.", "pooling."])
     mx.eval(model.parameters())
     return model

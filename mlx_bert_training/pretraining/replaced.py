@@ -19,17 +19,17 @@ from mlx.utils import tree_flatten
 
 from .. import runtime
 from ..models.architecture import Architecture, config_with
-from ..models.create import choose_architecture
-from ..models.layers import Linear, initialize
+from ..models.layers import Linear
 from ..models.ops import gelu
 from ..models.text_model import ModelFacts, PoolingSpec, described, place, summary
-from ..models.weights import load_weights, resolve_pretrained, write_model_folder
+from ..models.weights import load_weights, write_model_folder
 from .masking import PretrainingError
-from .model import MaskedWordModel
+from .model import MaskedWordModel, new_model
 from .section import Objective
+from .task import FromTexts, perplexity_of
 from ..tasks.losses import LossKind
 from ..tasks.metrics import Metric
-from ..tasks.task import Rule, Task, TaskError, get_task
+from ..tasks.task import get_task
 
 # %% auto #0
 __all__ = ['DETECTION_WEIGHT', 'OUTPUTS', 'REPLACED', 'replaced_f1', 'perplexity', 'PLACE', 'REPLACED_TOKENS', 'replaced_tokens',
@@ -60,41 +60,25 @@ def _found(counts: np.ndarray, outputs: np.ndarray) -> float:
     return float(2 * found / max(2 * found + false + missed, 1))
 
 
-def _perplexity(counts: np.ndarray, outputs: np.ndarray) -> float:
-    "exp of the mean of -log p of the generator's answers."
-    return float(np.exp(-outputs[:, 0].sum() / max(counts.sum(), 1)))
-
-
 replaced_f1 = Metric("replaced_f1", _found, True, "replaced tokens", ("replaced_tokens",))
-perplexity = Metric("perplexity", _perplexity, False, "replaced tokens", ("replaced_tokens",))
+perplexity = Metric("perplexity", perplexity_of, False, "replaced tokens", ("replaced_tokens",))
 
 # %% ../../nbs/pretraining/04_replaced.ipynb #52c87f64
 PLACE = "mlx_bert_training.pretraining.replaced"
 
 
 @dataclass(frozen=True)
-class ReplacedTokens(Task):
+class ReplacedTokens(FromTexts):
     "Which tokens were replaced. It trains an encoder; no file is predicted with it."
     name: ClassVar[str] = "replaced_tokens"
     needs: ClassVar[tuple[str, ...]] = ("replaced tokens",)
     own_losses: ClassVar[str] = "replaced tokens"
+    outputs: ClassVar[int] = len(OUTPUTS)
     default_loss: ClassVar[str] = f"{PLACE}:REPLACED"
     default_metrics: ClassVar[tuple[str, ...]] = (f"{PLACE}:replaced_f1", f"{PLACE}:perplexity")
 
-    def num_outputs(self, asked: int | None) -> int:
-        if asked in (None, len(OUTPUTS)): return len(OUTPUTS)
-        raise TaskError(f"{self.name} has {len(OUTPUTS)} outputs a text, so num_labels cannot be {asked!r}")
-
-    def predictions(self, logits: np.ndarray) -> np.ndarray: return np.asarray(logits, np.float64)
-
-    def metric_input(self, need: str, predictions: np.ndarray, rule: Rule | None = None) -> np.ndarray:
-        return predictions
-
     def row_losses(self, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         return -predictions[:, 1] / np.maximum(predictions[:, 2], 1)
-
-    def decide(self, predictions: np.ndarray, rule: Rule | None = None) -> Any:
-        raise TaskError(f"{self.name} decides nothing; it trains an encoder")
 
 # %% ../../nbs/pretraining/04_replaced.ipynb #32f21e15
 class Detector(nn.Module):
@@ -187,16 +171,9 @@ def create_replaced_model(
     seed: int = 42,                                     # of what no file has
 ) -> ReplacedTokenModel:
     "An encoder with a detector and a new generator. Raises `PretrainingError`, `ModelError` and `WeightsError`."
-    changes = dict(config or {})
-    named = changes.pop("model_type", None)
-    folder = resolve_pretrained(pretrained) if pretrained is not None else None
-    saved = choose_architecture(model_type, folder, named)
-    rates = dict.fromkeys(saved.architecture.dropouts, dropout_rate) if dropout_rate is not None else {}
-    settings = config_with(saved.architecture, saved.config, {**rates, **changes})
-    model = ReplacedTokenModel(saved.architecture, settings, PoolingSpec(saved.pooling or "cls", saved.pooling_options))
-    initialize(model, model.config.initializer_range, seed)
+    model, folder = new_model(ReplacedTokenModel, pretrained, model_type, config, dropout_rate, seed)
     if folder:
-        model.report = load_weights(model, folder, with_detector_names(saved.architecture), ["detector.", "generator."],
+        model.report = load_weights(model, folder, with_detector_names(model.architecture), ["detector.", "generator."],
                                     ["classifier.", "pooling."])
     mx.eval(model.parameters())
     return model

@@ -16,7 +16,7 @@ from ..tasks.metrics import Metric
 from ..tasks.task import Rule, Task, TaskError
 
 # %% auto #0
-__all__ = ['MASKED_WORDS', 'perplexity', 'guessed', 'masked_words', 'MaskedWords']
+__all__ = ['MASKED_WORDS', 'perplexity', 'guessed', 'masked_words', 'perplexity_of', 'FromTexts', 'MaskedWords']
 
 # %% ../../nbs/pretraining/03_task.ipynb #eb4ed27c
 def masked_words(
@@ -31,7 +31,7 @@ def masked_words(
 MASKED_WORDS = LossKind(lambda: masked_words, "hidden tokens")
 
 # %% ../../nbs/pretraining/03_task.ipynb #65c16144
-def _perplexity(counts: np.ndarray, outputs: np.ndarray) -> float:
+def perplexity_of(counts: np.ndarray, outputs: np.ndarray) -> float:
     "exp of the mean of -log p over all hidden tokens."
     return float(np.exp(-outputs[:, 0].sum() / max(counts.sum(), 1)))
 
@@ -41,34 +41,40 @@ def _guessed(counts: np.ndarray, outputs: np.ndarray) -> float:
     return float(outputs[:, 1].sum() / max(counts.sum(), 1))
 
 
-perplexity = Metric("perplexity", _perplexity, False, "hidden tokens", ("masked_words",))
+perplexity = Metric("perplexity", perplexity_of, False, "hidden tokens", ("masked_words",))
 guessed = Metric("guessed", _guessed, True, "hidden tokens", ("masked_words",))
 
-# %% ../../nbs/pretraining/03_task.ipynb #1f7d0f84
-_HERE = "mlx_bert_training.pretraining.task"
-
-
+# %% ../../nbs/pretraining/03_task.ipynb #0c14595a
 @dataclass(frozen=True)
-class MaskedWords(Task):
-    "How likely hidden tokens seem. It trains an encoder; no file is predicted with it."
-    name: ClassVar[str] = "masked_words"
-    targets: ClassVar[str] = "classes"
-    needs: ClassVar[tuple[str, ...]] = ("hidden tokens",)
-    own_losses: ClassVar[str] = "hidden tokens"
-    default_loss: ClassVar[str] = f"{_HERE}:MASKED_WORDS"
-    default_metrics: ClassVar[tuple[str, ...]] = (f"{_HERE}:perplexity", f"{_HERE}:guessed")
+class FromTexts(Task):
+    "What texts alone can teach: its outputs are sums over a text's tokens, and no file is predicted with it."
+    outputs: ClassVar[int] = 0      # of a text
 
     def num_outputs(self, asked: int | None) -> int:
-        if asked in (None, 2): return 2
-        raise TaskError(f"{self.name} has two outputs a text, so num_labels cannot be {asked!r}")
+        if asked in (None, self.outputs): return self.outputs
+        raise TaskError(f"{self.name} has {self.outputs} outputs a text, so num_labels cannot be {asked!r}")
 
     def predictions(self, logits: np.ndarray) -> np.ndarray: return np.asarray(logits, np.float64)
 
     def metric_input(self, need: str, predictions: np.ndarray, rule: Rule | None = None) -> np.ndarray:
         return predictions
 
-    def row_losses(self, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-        return -predictions[:, 0] / np.maximum(targets, 1)
-
     def decide(self, predictions: np.ndarray, rule: Rule | None = None) -> Any:
         raise TaskError(f"{self.name} decides nothing; it trains an encoder")
+
+# %% ../../nbs/pretraining/03_task.ipynb #1f7d0f84
+_HERE = "mlx_bert_training.pretraining.task"
+
+
+@dataclass(frozen=True)
+class MaskedWords(FromTexts):
+    "How likely hidden tokens seem. It trains an encoder; no file is predicted with it."
+    name: ClassVar[str] = "masked_words"
+    needs: ClassVar[tuple[str, ...]] = ("hidden tokens",)
+    own_losses: ClassVar[str] = "hidden tokens"
+    outputs: ClassVar[int] = 2
+    default_loss: ClassVar[str] = f"{_HERE}:MASKED_WORDS"
+    default_metrics: ClassVar[tuple[str, ...]] = (f"{_HERE}:perplexity", f"{_HERE}:guessed")
+
+    def row_losses(self, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        return -predictions[:, 0] / np.maximum(targets, 1)

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..architecture import Architecture, WordHead
+from ..architecture import Architecture, WordHead, size_problems
 from .bert import BertSelfAttention
 from .electra import NarrowEmbeddings
 from mlx_bert_training.models.layers import (
@@ -37,8 +37,7 @@ _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dro
 def _problems(config: AlbertConfig) -> list[str]:
     "What is wrong with a configuration, or asks for what this encoder does not compute."
     values = vars(config)
-    problems = [f"{name} must be a whole number above 0, not {values[name]!r}" for name in _SIZES
-                if not isinstance(values[name], int) or values[name] < 1]
+    problems = size_problems({name: values[name] for name in _SIZES})
     if not problems and config.hidden_size % config.num_attention_heads:
         problems.append(f"hidden_size {config.hidden_size} is no multiple of its {config.num_attention_heads} heads")
     if not problems and config.num_hidden_groups > config.num_hidden_layers:

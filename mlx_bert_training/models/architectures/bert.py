@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..architecture import Architecture, WordHead
+from ..architecture import Architecture, WordHead, size_problems
 from mlx_bert_training.models.layers import (
     ACTIVATIONS,
     Embedding,
@@ -47,8 +47,7 @@ class BertConfig:
     classifier_dropout: float | None = None     # of the head; None: hidden_dropout_prob
 
     def __post_init__(self) -> None:
-        problems = [f"{name} must be a whole number above 0, not {value!r}" for name, value in self.sizes().items()
-                    if not isinstance(value, int) or value < 1]
+        problems = size_problems(self.sizes())
         if not problems and self.hidden_size % self.num_attention_heads:
             problems.append(f"hidden_size {self.hidden_size} is no multiple of its {self.num_attention_heads} heads")
         if self.hidden_act not in ACTIVATIONS:

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..architecture import Architecture, WordHead
+from ..architecture import Architecture, WordHead, size_problems
 from mlx_bert_training.models.layers import (
     ACTIVATIONS,
     Embedding,
@@ -57,8 +57,7 @@ def _parts(value: str | list[str] | None) -> list[str]:
 def _problems(config: DebertaV2Config) -> list[str]:
     "What is wrong with a configuration, or asks for what this encoder does not compute."
     values = vars(config)
-    problems = [f"{name} must be a whole number above 0, not {values[name]!r}" for name in _SIZES
-                if not isinstance(values[name], int) or values[name] < 1]
+    problems = size_problems({name: values[name] for name in _SIZES})
     if not problems and config.hidden_size % config.num_attention_heads:
         problems.append(f"hidden_size {config.hidden_size} is no multiple of its {config.num_attention_heads} heads")
     elif not problems and config.attention_head_size not in (None, config.hidden_size // config.num_attention_heads):

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..architecture import Architecture, WordHead
+from ..architecture import Architecture, WordHead, size_problems
 from mlx_bert_training.models.layers import (
     ACTIVATIONS,
     Embedding,
@@ -45,8 +45,7 @@ class DistilBertConfig:
     pad_token_id: int = 0
 
     def __post_init__(self) -> None:
-        problems = [f"{name} must be a whole number above 0, not {value!r}" for name, value in self.sizes().items()
-                    if not isinstance(value, int) or value < 1]
+        problems = size_problems(self.sizes())
         if not problems and self.dim % self.n_heads:
             problems.append(f"dim {self.dim} is no multiple of its {self.n_heads} heads")
         if self.activation not in ACTIVATIONS:

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..architecture import Architecture, WordHead
+from ..architecture import Architecture, WordHead, size_problems
 from mlx_bert_training.models.layers import (
     ACTIVATIONS,
     Embedding,
@@ -42,8 +42,7 @@ _RATES = ("attention_dropout", "embedding_dropout", "mlp_dropout", "classifier_d
 def _problems(config: ModernBertConfig) -> list[str]:
     "What is wrong with a configuration, or asks for what this encoder does not compute."
     values = vars(config)
-    problems = [f"{name} must be a whole number above 0, not {values[name]!r}" for name in _SIZES
-                if not isinstance(values[name], int) or values[name] < 1]
+    problems = size_problems({name: values[name] for name in _SIZES})
     if not problems and config.hidden_size % (2 * config.num_attention_heads):
         problems.append(f"hidden_size {config.hidden_size} gives its {config.num_attention_heads} heads no even size, "
                         "as rotary positions need")
