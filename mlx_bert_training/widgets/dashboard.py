@@ -133,14 +133,16 @@ class RunView:
 
     def status(self, progress: Progress) -> Status:
         trainer, notes = self.trainer, worries(self.recorder, self.trainer.state)
+        progress = replace(progress, loss=self.recorder.train_loss(progress.step))
         return run_status(progress, trainer.output_dir.name, trainer.best.metric, trainer.state.best_metric,
                           mx.get_peak_memory(), " ".join(notes))
 
     def draw(self, progress: Progress, fresh: Sequence[Any] = ()) -> None:
         self.recorder.collect()
         state = self.trainer.state
-        self.stage.show(self.status(progress), self.charts(), evaluations_html(state.history, state.best_step),
-                        self.trainer.steering.interventions, state.learning_rate)
+        table = evaluations_html(state.history, state.best_step, self.recorder)
+        self.stage.show(self.status(progress), self.charts(), table, self.trainer.steering.interventions,
+                        state.learning_rate)
 
     def close(self, progress: Progress) -> None:
         "Leave what stays in the saved notebook."
@@ -150,7 +152,7 @@ class RunView:
         except MLXBertError as error: log.info("no report of errors: %s", error)
         try: figure = final_figure(charts, report)
         except MissingExtraError as error: log.info("%s", error)
-        tables = final_html(progress, self.trainer.state.history, report, self.hardest)
+        tables = final_html(progress, self.trainer.state.history, report, self.hardest, self.recorder)
         self.stage.finish(self.status(progress), run_card(progress, self.trainer), figure, charts, tables)
 
 # %% ../../nbs/widgets/22_dashboard.ipynb #0742d8c0
@@ -198,6 +200,7 @@ class CVView:
         self.progress, trainer, book = progress, self.fold_trainer, self.book
         begun = [fold for fold in book.folds if fold.began]
         for fold in begun: fold.recorder.collect()
+        self.progress = progress = replace(progress, loss=begun[-1].recorder.train_loss(progress.step))
         marks = trainer.steering.interventions
         metrics = [] if trainer is self.trainer else shown_metrics(trainer)     # which no fold has evaluated yet
         charts = run_charts(begun[-1].recorder, trainer.state, metrics, marks)

@@ -8,23 +8,32 @@ const make = (tag, attributes = {}, ...inside) => {
   return node;
 };
 
-const number = (value, digits = 4) => {
-  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-  const size = Math.abs(value);
-  if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(digits - 3 > 0 ? digits - 3 : 1);
-  if (size >= 100 && size < 1000 && digits >= 4) return value.toFixed(1);
-  if (size >= 1000) return Math.round(value).toLocaleString("en");
-  return value.toFixed(Math.max(0, digits - Math.max(0, Math.floor(Math.log10(size || 1)))));
+const padded = text => text.replace(/e([+-])(\d)$/, (_, sign, digit) => `e${sign}0${digit}`);     // as Python does
+
+const short = value => {        // three digits, without zeros at the end
+  const power = value ? Math.floor(Math.log10(Math.abs(value))) : 0;
+  if (power >= -4 && power < 6) return String(Number(value.toPrecision(3)));
+  return padded(value.toExponential(2).replace(/\.?0+e/, "e"));
 };
 
-const distinct = values => {    // as few digits as say where the ticks are: 0.725 is not 0.72
-  const gap = Math.min(...values.slice(1).map((value, i) => Math.abs(value - values[i])));
-  for (let digits = 1; digits < 9; digits++) {
-    const texts = values.map(value => number(value, digits));
-    const near = texts.every((text, i) => Math.abs(Number(text.replaceAll(",", "")) - values[i]) <= 0.05 * gap);
-    const short = texts.filter(text => text.includes("e")).length, decimals = Math.ceil(-Math.log10(gap));
-    if (short && short < texts.length && decimals < 7) return values.map(value => value.toFixed(decimals));
-    if (near && new Set(texts).size === texts.length) return texts;
+const number = (value, form) => {       // as the figures above the charts are written
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  const size = Math.abs(value);
+  if (form === "short") return short(value);
+  if (form === "whole" || size >= 1e4) return Math.round(value).toLocaleString("en");
+  return size > 0 && size < 1e-3 ? padded(value.toExponential(2)) : value.toFixed(4);
+};
+
+const distinct = values => {    // all written in one way, with as few digits as say where the ticks are
+  const sizes = values.filter(Boolean).map(Math.abs), top = Math.max(...sizes), least = Math.min(...sizes);
+  const gap = Math.min(...values.slice(1).map((value, i) => Math.abs(value - values[i])), top);
+  const one = sizes.length && top >= 1e-3 && top < 1e6 && top <= 1e4 * least;
+  const odd = value => value && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6);
+  for (let digits = 0; digits < 9; digits++) {
+    const form = {minimumFractionDigits: digits, maximumFractionDigits: digits};
+    const alone = value => odd(value) ? value.toExponential(digits).replace("e+", "e") : String(Number(value.toPrecision(6)));
+    const texts = values.map(value => one ? value.toLocaleString("en", form) : alone(value));
+    if (values.every((value, i) => Math.abs(Number(texts[i].replaceAll(",", "")) - value) <= 0.01 * gap)) return texts;
   }
   return values.map(String);
 };
@@ -61,7 +70,8 @@ class Plot {
     this.panel = panel;
     this.readout = make("div", {class: "mlx-bert-readout"});
     this.canvas = make("div", {class: "mlx-bert-canvas"});
-    this.root = make("div", {class: `mlx-bert-plot mlx-bert-${chart.size}`, role: "img"}, this.readout, this.canvas);
+    this.nothing = make("div", {class: "mlx-bert-empty"});
+    this.root = make("div", {class: `mlx-bert-plot mlx-bert-${chart.size}`, role: "img"}, this.readout, this.canvas, this.nothing);
     this.update(chart);
   }
 
@@ -83,6 +93,7 @@ class Plot {
     const form = JSON.stringify([chart.title, chart.lines.map(line => line.name), this.log]);
     if (form !== this.form) this.build(form);
     else this.plot.setData(this.data());
+    this.nothing.textContent = chart.lines.length ? "" : chart.empty;
     this.read();
   }
 
@@ -112,12 +123,12 @@ class Plot {
     this.plot = new uPlot({
       width: this.panel.width(this), height: this.chart.height, legend: {show: false}, padding: [8, 12, 0, 0],
       cursor: {sync: {key: this.panel.key}, drag: {x: true, y: false}, points: {size: 7}},
-      scales: {x: {time: false, range: (_, low, high) => this.panel.zoom ?? [Math.min(0, low ?? 0), Math.max(1, high ?? 1)]},
+      scales: {x: {time: false, range: () => this.panel.zoom ?? [0, this.chart.extent]},
                y: {range: (_, low, high) => this.range(low, high)}},
       axes: [{...axis, size: 24, space: 60, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5],
               values: (_, values) => values.map(value => value >= 1e4 ? `${value / 1e3}k` : `${value}`)},
              {...axis, size: 56, space: 28, ...(this.log ? {splits: (u, _, low, high) => logTicks(low, high)} : {}),
-              values: (_, values) => distinct(this.log ? values.map(value => 10 ** value) : values)}],
+              values: (_, values) => this.chart.lines.length ? distinct(this.log ? values.map(value => 10 ** value) : values) : []}],
       series: [{}, ...this.chart.lines.map(line => ({
         label: line.name, stroke: line.color, spanGaps: true, alpha: line.style === "faint" ? 0.4 : 1,
         width: line.style === "line" ? 2 : 1.2, dash: line.style === "points" ? [5, 4] : undefined,
@@ -167,7 +178,7 @@ class Plot {
       let value = place < 0 ? null : data[i + 1][place];
       if (this.log && value !== null) value = 10 ** value;
       const name = this.chart.lines.length > 1 ? ` ${line.name} ` : " ";
-      parts.push(make("span", {}, make("i", {style: `color:${line.color}`}, SIGN[line.style]), `${name}${number(value)}`));
+      parts.push(make("span", {}, make("i", {style: `color:${line.color}`}, SIGN[line.style]), `${name}${number(value, this.chart.form)}`));
     });
     if (idx !== null && idx !== undefined) {
       parts.splice(1, 0, make("span", {class: "mlx-bert-at"}, `update ${Math.round(data[0][idx]).toLocaleString("en")}`));
