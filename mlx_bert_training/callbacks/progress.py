@@ -165,11 +165,20 @@ def detect_mode() -> str:
 class LiveOutput:
     "One output of a notebook cell that is updated in place. The file keeps what it showed last."
 
-    def __init__(self) -> None: self.handle: Any = None
+    def __init__(self) -> None:
+        self.handle: Any = None
+        self._last: tuple[dict[str, str], dict[str, Any] | None] = {}, None
+
+    def again(self) -> None:
+        "Show it once more, in the cell that is running; both are updated from now on."
+        if self.handle is None: return
+        bundle, metadata = self._last
+        self.handle.display(bundle, raw=True, metadata=metadata)
 
     def show(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
         "Show representations by MIME type, in place of what was shown before."
         from IPython.display import display
+        self._last = bundle, metadata
         if self.handle is None: self.handle = display(bundle, raw=True, metadata=metadata, display_id=True)
         else: self.handle.update(bundle, raw=True, metadata=metadata)
 

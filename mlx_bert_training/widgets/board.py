@@ -95,7 +95,7 @@ def run_status(
     found = "–" if best is None else f"{figure_text(best)} at {p.best_step:,} ★"
     total = f"{p.total_steps:,}"
     figures = {f"best {metric.removeprefix('eval_') or 'metric'}": found, "update": f"{p.step:,} / {total}",
-               "epoch": f"{p.epoch:.2f} / {p.num_epochs}", "train loss": figure_text(p.loss),
+               "epoch": f"{p.epoch:.2f} / {p.num_epochs:,}", "train loss": figure_text(p.loss),
                "learning rate": f"{p.learning_rate:.3g}",
                "tokens/s": "–" if not p.tokens_per_second else f"{p.tokens_per_second:,.0f}",
                "time": clock(p.elapsed), "left": "–" if p.remaining is None else clock(p.remaining),
@@ -242,13 +242,15 @@ def final_figure(charts: Sequence[Chart], report: ErrorReport | None) -> Any:
 def summary_card(
     figures: Mapping[str, str],     # by label: what was best, what is kept, time
     files: str = "",                # where they are
+    failed: bool = False,           # whether an error ended it
 ) -> str:
     "What a run came to, as high as the controls whose place it takes."
     where = f"<div style='margin-top:4px;overflow-wrap:anywhere'>files: {escape(files)}</div>"
     cells = (f"<div style='max-width:100%'><div style='{_LABEL}'>{escape(name)}</div>"
              f"<div style='{_VALUE}' title='{escape(value, quote=True)}'>{escape(value)}</div></div>"
              for name, value in figures.items())
-    return (f"{SLOT}<div class='mlx-bert-slot mlx-bert-card' style='{_INK};border-left:4px solid #0A8F68;"
+    side = "#D55E00" if failed else "#0A8F68"
+    return (f"{SLOT}<div class='mlx-bert-slot mlx-bert-card' style='{_INK};border-left:4px solid {side};"
             f"padding:4px 12px'><div style='display:flex;flex-wrap:wrap;gap:2px 18px'>{''.join(cells)}</div>"
             f"{where if files else ''}</div>")
 
@@ -257,14 +259,14 @@ def run_card(progress: Progress, trainer: Any) -> str:
     "The card of a single run."
     state, metric = trainer.state, trainer.best.metric.removeprefix("eval_")
     best = "–" if state.best_metric is None else f"{figure_text(state.best_metric)} at update {state.best_step:,} ★"
-    kept = "as they were at the error" if progress.failed else f"the {trainer.kept_weights} weights"
+    kept = "the weights at the error" if progress.failed else f"the {trainer.kept_weights} weights"
     folder = trainer.output_dir
     paths = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     names = sorted(path.name + "/" * path.is_dir() for path in paths)
     names = [*names, *(["result.json"] if "result.json" not in names and not progress.failed else [])]
     return summary_card({f"best {metric}": best, "kept": kept, "time": clock(progress.elapsed),
                          "trained": f"{progress.step:,} of {progress.total_steps:,} updates"},
-                        f"{folder}: {', '.join(names)}")
+                        f"{folder}: {', '.join(names)}", progress.failed)
 
 # %% ../../nbs/widgets/15_board.ipynb #e6c86ee7
 def final_html(

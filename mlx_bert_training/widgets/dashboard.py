@@ -100,6 +100,11 @@ class Stage:
         self.top, self.below, self.board, self.tables = LiveOutput(), LiveOutput(), ChartOutput(smoothing), LiveOutput()
         wanted = clicks_are_heard() if controls is None else controls
         self.panel = ControlPanel(trainer.control, cross_validation) if wanted else None
+        trainer.control.displays.append(self.again)
+
+    def again(self) -> None:
+        "Show everything once more, in the cell that is running."
+        for output in (self.top, self.below, self.board.output, self.tables): output.again()
 
     def show(self, status: Status, charts: Sequence[Chart], tables: str, done: Sequence[object], rate: float) -> None:
         "Draw everything; the controls appear with the first drawing, and say what was done by hand."

@@ -327,6 +327,30 @@ def test_elsewhere_it_is_a_progress_bar(tmp_path, outputs, capsys, mode):
     assert outputs == [] and "eval_loss" in "".join(capsys.readouterr())
 
 
+def test_a_run_can_be_shown_once_more(tmp_path, outputs, monkeypatch):
+    again = []
+    monkeypatch.setattr(Output, "again", lambda self: again.append(self), raising=False)
+
+    class Asks(Callback):
+        def on_step_end(self, trainer, state):
+            if state.step == 3: trainer.control.show()
+    trainer = make(tmp_path, Asks(), DashboardCallback("notebook"))
+    trainer.train(ToyLoader())
+    assert again == outputs and not trainer.control.displays
+
+
+def test_what_is_shown_again_is_what_was_shown_last(monkeypatch):
+    from mlx_bert_training.callbacks.progress import LiveOutput
+    shown = []
+    output = LiveOutput()
+    output.again()
+    output.handle = SimpleNamespace(update=lambda bundle, **_: None, display=lambda bundle, **_: shown.append(bundle))
+    output.show({"text/plain": "one"})
+    output.show({"text/plain": "two"})
+    output.again()
+    assert shown == [{"text/plain": "two"}]
+
+
 def test_a_declaration_can_name_it():
     made = create_callback({"type": "dashboard", "interval": 2, "controls": False})
     assert isinstance(made, DashboardCallback) and made.interval == 2
