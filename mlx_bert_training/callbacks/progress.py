@@ -37,8 +37,9 @@ def clock(
 
 # %% ../../nbs/callbacks/05_progress.ipynb #bd832ba6
 def _number(value: Any) -> str:
-    "Four digits of a number; learning rates and their like with an exponent."
-    if isinstance(value, float): return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
+    "Four decimals of a number; learning rates and their like with an exponent, large ones whole."
+    if isinstance(value, float) and abs(value) >= 10_000: return f"{value:,.0f}"
+    if isinstance(value, float): return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
     return "" if value is None else str(value)
 
 

@@ -73,8 +73,10 @@ def status_html(status: Status) -> str:
     "Name, phase, bar, figures, and a line for a note; of the same height whatever they are."
     share = min(max(status.share, 0.0), 1.0)
     note = f"<b style='color:#D55E00'>▲</b> {escape(status.note)}" if status.note else "&nbsp;"
+    phase = escape(status.phase, quote=True)
     return (f"<div style='{_INK};line-height:1.35' class='mlx-bert-status'>"
-            f"<div style='{_VALUE}'><b>{escape(status.name)}</b> · <span role='status'>{escape(status.phase)}</span> · "
+            f"<div style='{_VALUE}' title='{phase}'><b>{escape(status.name)}</b> · "
+            f"<span role='status'>{phase}</span> · "
             f"{share:.0%}</div><div role='progressbar' aria-label='{escape(status.name, quote=True)}' "
             f"aria-valuenow='{share * 100:.0f}' aria-valuemin='0' aria-valuemax='100' style='{_FULL}'>"
             f"<div style='{_FILL};width:{share:.1%}'></div></div>{figures_html(status.figures)}"
@@ -264,7 +266,8 @@ def run_card(progress: Progress, trainer: Any) -> str:
     paths = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     names = sorted(path.name + "/" * path.is_dir() for path in paths)
     names = [*names, *(["result.json"] if "result.json" not in names and not progress.failed else [])]
-    return summary_card({f"best {metric}": best, "kept": kept, "time": clock(progress.elapsed),
+    ended = {"ended by": progress.status.removeprefix("stopped (").removesuffix(")")} if progress.failed else {}
+    return summary_card({**ended, f"best {metric}": best, "kept": kept, "time": clock(progress.elapsed),
                          "trained": f"{progress.step:,} of {progress.total_steps:,} updates"},
                         f"{folder}: {', '.join(names)}", progress.failed)
 

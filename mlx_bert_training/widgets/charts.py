@@ -246,6 +246,8 @@ def chart_svg(chart: Chart) -> str:
     if chart.is_empty:
         middle = f"x='{(_LEFT + right) / 2}' y='{(_TOP + bottom) / 2}' text-anchor='middle'"
         parts = [f"<text x='4' y='13' font-weight='600' font-size='11'>{escape(chart.title)}</text>",
+                 f"<rect x='{_LEFT}' y='{_TOP}' width='{right - _LEFT}' height='{bottom - _TOP}' fill='none' "
+                 "stroke='currentColor' opacity='.15'/>",
                  f"<text {middle} opacity='.6'>{escape(chart.empty)}</text>"]
     parts += [_mark_svg(float(place([at], [1.0])[0][0]), bottom, text) for at, text in chart.marks]
     for line in chart.lines:

@@ -143,7 +143,7 @@ class RunView:
                           mx.get_peak_memory(), " ".join(notes))
 
     def draw(self, progress: Progress, fresh: Sequence[Any] = ()) -> None:
-        self.recorder.collect()
+        self.recorder.collect(keep=0 if self.trainer.control.paused else 1)
         state = self.trainer.state
         table = evaluations_html(state.history, state.best_step, self.recorder)
         self.stage.show(self.status(progress), self.charts(), table, self.trainer.steering.interventions,
@@ -169,10 +169,13 @@ def leave_folds(
 ) -> None:
     "Leave of a cross-validation what stays in the saved notebook."
     words, figure = "finished" if result is not None else f"stopped in fold {book.stopped_in}", None
+    unfinished = [fold for fold in book.folds if fold.began and fold.score is None]
+    seconds = sum(fold.seconds for fold in book.folds) + (progress.elapsed if unfinished else 0.0)
+    for fold in book.folds: fold.over = True
     try: figure = cv_figure(book.folds)
     except MissingExtraError as error: log.info("%s", error)
     status = replace(book.status(replace(progress, status=words)), phase=words)
-    card = cv_card(book.folds, book.metric, result is not None, str(book.trainer.cv_folder))
+    card = cv_card(book.folds, book.metric, result is not None, str(book.trainer.cv_folder), seconds)
     headline = "" if result is None else result.headline_html()    # the call returns the tables
     tables = score_strip(book.folds, book.metric) + headline
     stage.finish(status, card, figure, fold_charts(book.folds), tables)
@@ -204,7 +207,7 @@ class CVView:
     def draw(self, progress: Progress, fresh: Sequence[Any] = ()) -> None:
         self.progress, trainer, book = progress, self.fold_trainer, self.book
         begun = [fold for fold in book.folds if fold.began]
-        for fold in begun: fold.recorder.collect()
+        for fold in begun: fold.recorder.collect(keep=0 if trainer.control.paused else 1)
         self.progress = progress = replace(progress, loss=begun[-1].recorder.train_loss(progress.step))
         marks = trainer.steering.interventions
         metrics = [] if trainer is self.trainer else shown_metrics(trainer)     # which no fold has evaluated yet

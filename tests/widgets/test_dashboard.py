@@ -111,12 +111,19 @@ def test_an_axis_writes_its_numbers_in_one_way(values, texts):
 def test_the_browser_writes_numbers_as_the_kernel_does():
     "The functions of the widget that write numbers, run by node."
     script = (files("mlx_bert_training.widgets") / "static" / "plots.js").read_text(encoding="utf-8")
-    functions = script[script.index("const padded"):script.index("const smoothed")]
+    functions = script[script.index("const padded"):script.index("const SIGN")]
+    spans = [(-0.1, 0.4), (-5, 3), (2.1, 2.2), (-12, 12), (-0.18, 0.24)]
     values = [0.5, 0, 1, 688.73, 2e-5, 1.234e-7, 5e-4]
     asked = (f"{functions}; console.log(JSON.stringify([{json.dumps([axis for axis, _ in AXES])}.map(distinct), "
-             f"{json.dumps(values)}.map(v => [number(v, 'fixed'), number(v, 'short')])]))")
-    axes, figures = json.loads(subprocess.run(["node", "-e", asked], capture_output=True, text=True, check=True).stdout)
+             f"{json.dumps(values)}.map(v => [number(v, 'fixed'), number(v, 'short')]), "
+             f"{json.dumps(spans)}.map(([low, high]) => logTicks(low, high))]))")
+    answer = subprocess.run(["node", "-e", asked], capture_output=True, text=True, check=True).stdout
+    axes, figures, logs = json.loads(answer)
     assert axes == [texts for _, texts in AXES]
+    for (low, high), ticks in zip(spans, logs, strict=True):
+        assert 2 <= len(ticks) <= 6 and low <= ticks[0] and ticks[-1] <= high
+        texts = [f"{10 ** tick:.2g}" for tick in ticks]
+        assert [float(text) for text in texts] == pytest.approx([10 ** tick for tick in ticks]), "round numbers"
     assert figures == [[board.figure_text(float(value)), f"{value:.3g}"] for value in values]
 
 
@@ -487,6 +494,16 @@ def test_folds_have_a_slot_from_the_start():
     slots[0].began, slots[0].score = True, 0.75
     assert folds.cv_status(slots, Progress(), "cv", "auc").figures["mean auc"] == "0.7500"
     Tags(folds.score_strip(slots, "auc"))
+
+
+def test_the_time_of_a_cross_validation_is_that_of_all_folds_and_a_stop_shows():
+    slots = [folds.FoldSlot(f"fold {i}", began=i < 3) for i in range(1, 4)]
+    slots[0].score, slots[0].seconds = 0.75, 60.0
+    running = folds.cv_status(slots, Progress(step=5, total_steps=10, elapsed=30, remaining=30), "cv", "auc")
+    assert (running.figures["time"], running.figures["left"]) == ("1:30", "1:30")
+    for slot in slots: slot.over = True
+    assert [slot.state for slot in slots] == ["fold 1: 0.7500", "fold 2: stopped", "fold 3: not begun"]
+    assert folds.cv_status(slots, Progress(elapsed=30), "cv", "auc").figures["left"] == "–"
 
 
 # --- a real kernel

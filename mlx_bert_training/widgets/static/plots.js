@@ -50,16 +50,20 @@ const smoothed = (x, y, share) => {     // an exponential mean over updates, cor
 };
 
 const logTicks = (low, high) => {
-  for (const factors of [[1, 2, 5], [1, 3], [1]]) {
-    const found = [];
+  const found = factors => {
+    const places = [];
     for (let power = Math.floor(low); power <= Math.ceil(high); power++)
-      for (const factor of factors) {
-        const place = power + Math.log10(factor);
-        if (place >= low && place <= high) found.push(place);
-      }
-    if (found.length >= 2 && found.length <= 6) return found;
+      for (const factor of factors) places.push(power + Math.log10(factor));
+    return places.filter(place => place >= low && place <= high);
+  };
+  if (high - low < 0.5) {       // round numbers in between
+    const least = 10 ** low, most = 10 ** high, rough = (most - least) / 4, power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map(factor => factor * power).find(size => size >= rough), ticks = [];
+    for (let i = Math.max(1, Math.ceil(least / step)); i * step <= most; i++) ticks.push(Math.log10(i * step));
+    return ticks;
   }
-  return [low + 0.05 * (high - low), high - 0.05 * (high - low)];
+  for (const factors of [[1, 2, 5], [1, 3], [1]]) if (found(factors).length <= 6) return found(factors);
+  return found([1]).filter((_, i, all) => i % Math.ceil(all.length / 6) === 0);
 };
 
 const SIGN = {faint: "·", line: "—", points: "●"};
@@ -90,7 +94,7 @@ class Plot {
     this.chart = chart;
     chart.lines = chart.lines.filter(line => line.count);
     this.root.setAttribute("aria-label", chart.label);
-    const form = JSON.stringify([chart.title, chart.lines.map(line => line.name), this.log]);
+    const form = JSON.stringify([chart.title, chart.lines.map(line => [line.name, line.count === 1]), this.log]);
     if (form !== this.form) this.build(form);
     else this.plot.setData(this.data());
     this.nothing.textContent = chart.lines.length ? "" : chart.empty;
