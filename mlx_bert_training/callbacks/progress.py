@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -269,7 +270,8 @@ def _last_line(progress: Progress, width: int) -> str:
     "How a run ended and what it came to."
     p = progress
     facts = [f"{name} {value}" for name, value in p.facts().items() if not name.startswith("eval_")]
-    return wrapped([f"{p.status}:", f"update {p.step}/{p.total_steps}", f"epoch {p.epoch:.2f}/{p.num_epochs}",
+    ended = textwrap.wrap(f"{p.status}:", width)
+    return wrapped([*ended, f"update {p.step}/{p.total_steps}", f"epoch {p.epoch:.2f}/{p.num_epochs}",
                     clock(p.elapsed), *facts], width)
 
 # %% ../../nbs/callbacks/05_progress.ipynb #0f23fedc

@@ -129,7 +129,7 @@ def cv_status(folds: Sequence[FoldSlot], progress: Progress, name: str, metric: 
     figures = dict(run_status(progress, name).figures)
     for left_out in ("best metric", "memory"): figures.pop(left_out)
     spent = sum(fold.seconds for fold in folds) + (progress.elapsed if began else 0.0)
-    figures = {"folds done": f"{done} / {len(folds)}", f"mean {metric or 'score'}": mean_text(fold_scores(folds)),
+    figures = {f"mean {metric or 'score'}": mean_text(fold_scores(folds)), "folds done": f"{done} / {len(folds)}",
                **figures, "time": clock(spent), "left": clock(time_left(folds, progress)).replace("?", "–")}
     if done == len(folds) or any(fold.over for fold in folds): figures["left"] = "–"
     return Status(name, phase, (done + share * (done < len(folds))) / max(len(folds), 1), figures)
