@@ -157,8 +157,7 @@ STYLE = """<style>
 .jp-OutputArea:has(.widget-box.mbt-editor) .mbt-summary { display: none; }
 .jp-OutputArea:has(.mbt-summary) .jp-OutputArea-child:has(> :is([data-mime-type*=widget-view], .jupyter-widgets))\
 :not(:has(.mbt-editor)) { display: none; }
-.mbt-bar .mbt-error { white-space: pre-wrap; }
-.mbt-bar { margin-bottom: 6px; } .mbt-nothing { padding: 12px; }
+.mbt-bar .mbt-error { white-space: pre-wrap; } .mbt-bar { margin-bottom: 6px; } .mbt-nothing { padding: 12px; }
 .mbt-error b { color: var(--mbt-alarm); }
 .mbt-invalid :is(input, select, textarea) { border: 2px solid var(--mbt-alarm) !important; }
 .mbt-check > .widget-label { display: none; }
