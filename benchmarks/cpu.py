@@ -87,7 +87,7 @@ def shapes(args: argparse.Namespace) -> None:
                     turns.append({side.name: timed(side(action, number)) for side in order})
             print(name, *(f"{action} {ratio(turns, side, 'torch', 'seconds')}" for action, turns in found[name].items()
                           for side in OURS), flush=True)
-            keep("shapes", {"model": args.model, "dropout": args.dropout, "shapes": found,
+            keep(f"shapes-{args.model}-{args.dropout}", {"model": args.model, "dropout": args.dropout, "shapes": found,
                             "mib": {side.name: side("infer", 0)["mib"] for side in sides}})
         for side in sides: side.close()
 
@@ -112,7 +112,7 @@ def epoch(args: argparse.Namespace) -> None:
             turn[kind] = json.loads(done.stdout.splitlines()[-1])
             print(number, kind, turn[kind], flush=True)
         found.append(turn)
-        keep("epoch", {"data": args.data.parent.name, "rows": args.rows, "turns": found})
+        keep(f"epoch-{args.data.parent.name}", {"data": args.data.parent.name, "rows": args.rows, "turns": found})
 
 
 def one_epoch(args: argparse.Namespace) -> None:
@@ -220,8 +220,8 @@ def start(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     "Every table that there are figures for, and the plot."
     for name, show in (("shapes", shapes_table), ("epoch", epoch_table), ("start", start_table)):
-        file = RESULTS / f"cpu-{name}.json"
-        if file.exists(): print(show(json.loads(file.read_text(encoding="utf-8"))), "\n")
+        for file in sorted(RESULTS.glob(f"cpu-{name}*.json")):
+            print(show(json.loads(file.read_text(encoding="utf-8"))), "\n")
 
 
 def shapes_table(kept: dict[str, Any]) -> str:
@@ -264,7 +264,8 @@ def plot(kept: dict[str, Any]) -> None:
         ax.set_xticks([16, 32, 128, 512], ["16", "32", "128", "512"])
     axes[0].set_ylabel("processor time / torch's")
     axes[0].legend()
-    figure.savefig(RESULTS / "cpu-shapes.png", dpi=110)
+    figure.savefig(RESULTS / f"cpu-shapes-{kept['model']}-{kept['dropout']}.png", dpi=110)
+    plt.close(figure)
 
 
 def epoch_table(kept: dict[str, Any]) -> str:
