@@ -392,7 +392,7 @@ class Preparable(Predictor):
         if self.fits_targets: self.evaluator.transform = declared_transform(self.config, self.task, self.train_loader)
         labels = getattr(self.train_loader, "labels", None)
         if self.config.model.label_rates and labels is not None:
-            start_head(self.model, self.task.starting_logits(np.asarray(labels)))
+            start_head(self.model, self.task, np.asarray(labels))
         self.evaluator.loss_for(self.train_loader)
         evaluates = self.config.training.eval_strategy != "no" and val_loader is not None
         self.parts = make_parts(self.evaluator, self.state, evaluates, optimizer, schedule, self.callbacks)

@@ -18,9 +18,9 @@ from .forms import FORMS, TargetForm
 from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['TaskError', 'Rule', 'Kind', 'Combining', 'Deciding', 'Searching', 'Answering', 'Folded', 'Reported', 'Usual', 'Task',
-           'get_task', 'spec_of', 'task_place', 'known_task', 'task_in_file', 'outputs_asked', 'log_loss',
-           'finite_table', 'check_finite', 'check_probabilities', 'check_numbers']
+__all__ = ['TaskError', 'Rule', 'Kind', 'Combining', 'Deciding', 'Searching', 'Answering', 'Folded', 'Reported', 'log_odds',
+           'Usual', 'Task', 'get_task', 'spec_of', 'task_place', 'known_task', 'task_in_file', 'outputs_asked',
+           'log_loss', 'finite_table', 'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/04_task.ipynb #235aa1bf
 class TaskError(MLXBertError, ValueError):
@@ -247,6 +247,13 @@ class Reported(NamedTuple):
     predictions: np.ndarray     # (M, C) or (M,)
     places: np.ndarray | None = None    # (M, 2) the row and the word of each, where words are shown as rows
 
+# %% ../../nbs/tasks/04_task.ipynb #3144ac41
+def log_odds(
+    happened: np.ndarray,   # (N, C) from 0 to 1
+) -> np.ndarray:            # (C,)
+    "The log-odds of each column, with half a row added in which it happened and half a row in which it did not."
+    return np.log((happened.sum(0) + 0.5) / ((1 - happened).sum(0) + 0.5))
+
 # %% ../../nbs/tasks/04_task.ipynb #8af17763
 class Usual(Kind):
     "What a kind says where it differs from a plain answer."
@@ -275,10 +282,9 @@ class Usual(Kind):
         "What the columns of predictions (N, C) are called beside the decision."
         return [f"probability_{name}" for name in names or range(count)]
 
-    def starting_logits(self, labels: np.ndarray) -> np.ndarray | None:
-        "(C,) logits to begin with: of many labels (N, C) their log-odds, none of them infinite; None: zeros will do."
-        if self.targets != "columns": return None
-        return np.log((labels.sum(0) + 0.5) / ((1 - labels).sum(0) + 0.5))
+    def starting_logits(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
+        "(outputs,) logits to begin with, by the labels that are trained on; None: zeros will do."
+        return log_odds(labels) if self.targets == "columns" else None
 
     def scaling(self, setting: str, metric: str) -> str:
         "What is done to targets before training: none, standardize or log1p; `setting` auto looks at the metric."
