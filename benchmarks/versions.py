@@ -21,6 +21,7 @@ from typing import Any
 
 BEFORE = dict(os.environ)   # a checkout that is imported here may change it
 
+
 def serve(checkout: str, model: Path, dropout: float) -> None:
     "Do an update for each line that asks for one, and say how long it took."
     sys.path[:0] = [checkout, f"{checkout}/benchmarks"]
