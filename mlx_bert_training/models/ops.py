@@ -93,7 +93,7 @@ def linear(
 
 # %% ../../nbs/models/02_ops.ipynb #d5362b87
 @_custom
-def _packed_linear(x: mx.array, weight: mx.array, scales: mx.array, biases: mx.array, group: int, bits: int) -> mx.array:
+def _packed_linear(x: mx.array, weight: mx.array, scales: mx.array, biases: mx.array, group: int, bits: int) -> Any:
     return x @ mx.dequantize(weight, scales, biases, group, bits).T
 
 
