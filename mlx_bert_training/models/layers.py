@@ -167,6 +167,10 @@ class LayeredEncoder(nn.Module):
         "The layers as they are applied: each maps (x, mask, key, first_token_only) to the next x."
         raise NotImplementedError
 
+    def added(self, mask: mx.array | None, length: int) -> mx.array | None:
+        "What attention adds to its scores, of texts of so many tokens: the mask, unless an encoder adds more."
+        return mask
+
     def most_tokens(self) -> int:
         "How long a text may be."
         return self.config.max_position_embeddings
@@ -180,7 +184,7 @@ class LayeredEncoder(nn.Module):
         layers = self.in_order()
         keys = [fresh_key() if self.training else None for _ in range(len(layers) + 1)]
         x = self.embed(input_ids, token_type_ids, keys[0])
-        mask = None if attention_mask is None else additive_mask(attention_mask, x.dtype)
+        mask = self.added(None if attention_mask is None else additive_mask(attention_mask, x.dtype), length)
         states: list[mx.array] = []     # after the last so many layers
         for i, layer in enumerate(layers):
             run = recomputed(layer) if self.gradient_checkpointing and self.training else layer

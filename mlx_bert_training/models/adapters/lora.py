@@ -81,8 +81,8 @@ class LoraLinear(nn.Linear):
         return self.lora_magnitude_vector / mx.stop_gradient(mx.linalg.norm(self._sum(), axis=1))
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #242ddd2d
-_QUERY_VALUE = ("query", "value", "query_proj", "value_proj", "q_lin", "v_lin", "Wqkv")
-_DENSE = ("key", "key_proj", "k_lin", "dense", "out_lin", "lin1", "lin2", "ffn", "ffn_output", "Wo", "Wi")
+_QUERY_VALUE = ("query", "value", "query_proj", "value_proj", "q_lin", "v_lin", "Wqkv", r"attn\.q", r"attn\.v")
+_DENSE = ("key", "key_proj", "k_lin", r"attn\.k", r"attn\.o", "dense", "out_lin", "lin1", "lin2", "ffn", "ffn_output", "Wo", "Wi")
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def lora_options(
     if not 0 <= options.dropout < 1:
         raise ModelError(f"dropout of an adapter must be in [0, 1), not {options.dropout!r}")
     if options.base_bits not in (None, *BITS):
-        raise ModelError(f"base_bits of an adapter is {options.base_bits!r}; it can be {' or '.join(map(str, BITS))}, or "
-                         "null for matrices as they are")
+        raise ModelError(f"base_bits of an adapter is {options.base_bits!r}; it can be {' or '.join(map(str, BITS))}, "
+                         "or null for matrices as they are")
     return options
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #46385f41
@@ -185,10 +185,12 @@ def quantize_base(
 ) -> None:                          # raises `ModelError` naming the layers that cannot be
     "Round the linear layers of the encoder to few bits and freeze them."
     paths = linear_layers(model)
-    odd = [f"{path} ({width})" for path in paths if group_of(width := at(model, path).weight.shape[1]) is None]
+    widths = {path: at(model, path).weight.shape[1] for path in paths}
+    odd = [f"{path} ({width})" for path, width in widths.items() if group_of(width) is None]
     if odd:
-        raise ModelError(f"base_bits: {bits} cuts rows into groups of {' or '.join(map(str, GROUPS))} numbers, and these "
-                         f"are not made of such: {', '.join(odd[:4])}{' and more' * (len(odd) > 4)}. Leave base_bits out")
+        raise ModelError(f"base_bits: {bits} cuts rows into groups of {' or '.join(map(str, GROUPS))} numbers, and "
+                         f"these are not made of such: {', '.join(odd[:4])}{' and more' * (len(odd) > 4)}. Leave "
+                         "base_bits out")
     for path in paths:
         place(model, path, QuantizedLinear(at(model, path), bits))
         mx.eval(at(model, path).parameters())       # one after the other, so that two forms of a matrix are the most
@@ -331,8 +333,9 @@ def load_adapter(
     targets = config.get("target_modules") or []
     patterns = [targets] if isinstance(targets, str) else [rf"{re.escape(target)}" for target in targets]
     found, bits = read_safetensors(file := folder / "adapter_model.safetensors"), _saved_bits(file)
-    settings = lora_options(rank=config["r"], alpha=float(config["lora_alpha"]), modules=tuple(patterns), base_bits=bits,
-                            dropout=float(config.get("lora_dropout") or 0), use_dora=bool(config.get("use_dora")))
+    settings = lora_options(rank=config["r"], alpha=float(config["lora_alpha"]), modules=tuple(patterns),
+                            dropout=float(config.get("lora_dropout") or 0), use_dora=bool(config.get("use_dora")),
+                            base_bits=bits)
     add_lora(model, chosen_modules(model, patterns), settings)
     wanted = {_peft_name(name): (name, value.shape) for name, value in adapter_weights(model).items()}
     problems = [f"{name}: missing" for name in wanted if name not in found]
