@@ -140,14 +140,19 @@ def additive_mask(
 def recomputed(
     layer: nn.Module,                       # whose activations are not to be kept
 ) -> Callable[..., mx.array]:               # to be called like the layer
-    "The layer as a function that forgets its activations and recomputes them in the backward pass."
+    """The layer as a function that forgets its activations and recomputes them in the backward pass.
+
+    Of its further arguments those get a gradient whose places the layer's `learned` names."""
     def call(x: mx.array, *rest: Any) -> mx.array:
-        def pure(parameters: dict[str, Any], x: mx.array) -> mx.array:
-            own = layer.trainable_parameters()
+        places = [place for place in getattr(layer, "learned", ()) if rest[place] is not None]
+
+        def pure(parameters: dict[str, Any], x: mx.array, *learned: mx.array) -> mx.array:
+            own, given = layer.trainable_parameters(), list(rest)
+            for place, array in zip(places, learned, strict=True): given[place] = array
             layer.update(parameters)
-            try: return layer(x, *rest)
+            try: return layer(x, *given)
             finally: layer.update(own)
-        return mx.checkpoint(pure)(layer.trainable_parameters(), x)
+        return mx.checkpoint(pure)(layer.trainable_parameters(), x, *(rest[place] for place in places))
     return call
 
 # %% ../../nbs/models/03_layers.ipynb #aaef04c0

@@ -116,6 +116,8 @@ class MPNetAttention(nn.Module):
 class MPNetLayer(nn.Module):
     "Attention, then a feed-forward network, each with a residual."
 
+    learned = (0,)      # the bias is trained, see `recomputed`
+
     def __init__(self, config: MPNetConfig):
         super().__init__()
         self.attention, self.intermediate = MPNetAttention(config), BertIntermediate(config)
