@@ -188,6 +188,9 @@ def read_run(
     found = FinishedRun(run, config, models, LabelMap.load(first, config.model.head_type), cv, shares)
     if found.shares["linear"]: found.linear = partner_files(run, "linear")
     found.partners = {name: partner_files(run, name) for name in found.shares if name not in ALONE}
+    if not found.labels.task.in_bundles:
+        raise BundleError(f"{run}: a bundle cannot carry a {found.labels.task}; the models of its folds are model "
+                          "folders that transformers loads, and `load` of this package where it can be installed")
     if found.labels.task.plain is not found.labels.task and (found.linear or found.partners):
         raise BundleError(f"{run}: the partners of a {found.labels.task} predict plain values, and a bundle cannot put "
                           "its answer around them; model_alone=True (--model-alone) bundles the model's folds")
