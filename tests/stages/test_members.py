@@ -57,7 +57,8 @@ def test_a_backbone_is_a_member_with_tokens_of_its_own(tmp_path):
     ({"seeds": 3}, "seeds are members, but enable_ensemble is false"),
     ({"backbones": ["x"]}, "backbones are members, but enable_ensemble is false"),
     ({"seeds": 3, "enable_ensemble": True, "time_budget": "5m"}, "the time is planned for one model"),
-    ({"seeds": 3, "enable_ensemble": True, "bundle_dataset": "me/my-bundle"}, "can have one model, and no seeds"),
+    ({"enable_ensemble": True, "ensemble_members": ["runs/a/oof/b.npz"], "bundle_dataset": "me/my-bundle"},
+     "a bundle can have linear, gbm, .* and not runs/a/oof/b.npz"),
 ])
 def test_what_does_not_go_together_is_refused(kaggle, message):
     with pytest.raises(ConfigError, match=message): load_config({"kaggle": kaggle})
