@@ -60,8 +60,8 @@ class SubmissionOptions(Section):
 # %% ../../nbs/kaggle/00_section.ipynb #68ab79ad
 @dataclass
 class TimeOptions(Section):
-    "What folds and epochs are cut to."
-    time_budget: str | None = option(None, "such as 30m: fewer folds and epochs where they do not fit; null: any time")
+    "What members, folds and epochs are cut to."
+    time_budget: str | None = option(None, "such as 30m: fewer members, folds and epochs where they do not fit; null: any")
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         if self.time_budget is None: return
@@ -69,10 +69,6 @@ class TimeOptions(Section):
         except DurationError as error: yield "kaggle.time_budget", str(error)
         if whole.training.max_steps > 0:
             yield "kaggle.time_budget training.max_steps", "epochs are chosen, and max_steps decides otherwise"
-        kaggle = whole.kaggle
-        if kaggle.seeds > 1 or kaggle.backbones:
-            key = "kaggle.seeds" if kaggle.seeds > 1 else "kaggle.backbones"
-            yield f"kaggle.time_budget {key}", "the time is planned for one model; leave one of the two out"
 
 # %% ../../nbs/kaggle/00_section.ipynb #0206b9b9
 RETIRED = {"nvidiateslap100": "gpu", "tpuv38": "tpu", "tpu1vmv38": "tpu", "tpuv232": "tpu", "tpuv2256": "tpu"}
