@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -18,10 +19,11 @@ from .errors import DataError, MLXBertError
 from .secrets import RedactingFilter, redact
 
 # %% auto #0
-__all__ = ['Command', 'settle_words', 'settle_config', 'settle_resume', 'train_elsewhere', 'train', 'run', 'pretrain', 'search',
-           'auto', 'refuse_overwriting', 'refuse_damage', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle',
-           'export', 'info', 'benchmark', 'fetch', 'presets', 'config', 'init', 'add_runs', 'add_results', 'add_looks',
-           'add_facts', 'build_parser', 'main']
+__all__ = ['Command', 'BROKEN_PIPE', 'OF_STREAMS', 'settle_words', 'settle_config', 'settle_resume', 'train_elsewhere', 'train',
+           'run', 'pretrain', 'search', 'auto', 'refuse_overwriting', 'refuse_damage', 'explore', 'ledger', 'runs',
+           'mlflow', 'predict', 'bundle', 'export', 'info', 'benchmark', 'fetch', 'presets', 'config', 'init',
+           'add_runs', 'add_results', 'add_looks', 'add_facts', 'build_parser', 'open_streams', 'unread', 'respond',
+           'main']
 
 # %% ../nbs/11_cli.ipynb #c8428bc4
 def settle_words(arguments: Sequence[str]) -> list[str]:
@@ -365,9 +367,32 @@ def build_parser() -> argparse.ArgumentParser:
     add_facts(command)
     return parser
 
+# %% ../nbs/11_cli.ipynb #196c25b3
+BROKEN_PIPE = 128 + 13      # the exit code of a command whose reader has left
+OF_STREAMS = (errno.EPIPE, errno.ENOSPC, errno.EIO)     # how printing fails; what fails for a file is an `OutputError`
+
+
+def open_streams() -> None:
+    "Standard streams that are closed lead nowhere."
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try: os.fstat(number)
+        except OSError: os.open(os.devnull, os.O_RDWR)      # gets the lowest number that is free, which is this one
+        if getattr(sys, name) is None: setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+
+
+def unread() -> OSError | None:
+    "Why what was printed cannot be written; None: it is written. A stream that has failed leads nowhere from then on."
+    failed = None
+    for stream in (sys.stdout, sys.stderr):
+        try: stream.flush()
+        except OSError as error:
+            failed = failed or error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return failed
+
 # %% ../nbs/11_cli.ipynb #97474939
-def main(arguments: Sequence[str] | None = None) -> int:
-    "Entry point of `mlx-bert`; returns the exit code."
+def respond(arguments: Sequence[str] | None = None) -> int:
+    "Do what a command line asks for; returns the exit code."
     parser = build_parser()
     args, more = parser.parse_known_args(settle_words(sys.argv[1:] if arguments is None else arguments))
     strange = [word for word in more if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
@@ -384,6 +409,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OF_STREAMS and error.filename is None: raise
         print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        return 1
+
+# %% ../nbs/11_cli.ipynb #main0001
+def main(arguments: Sequence[str] | None = None) -> int:
+    "Entry point of `mlx-bert`; returns the exit code."
+    open_streams()
+    try:
+        try: return respond(arguments)
+        finally:
+            if (failed := unread()) is not None: raise failed
+    except BrokenPipeError:
+        unread()
+        return BROKEN_PIPE
+    except OSError as error:        # of a stream; any other was answered
+        print(f"what was printed could not be written: {error.strerror}", file=sys.stderr)
         return 1

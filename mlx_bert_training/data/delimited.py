@@ -19,6 +19,7 @@ import pandas as pd
 
 from .files import format_suffix, read_text
 from ..errors import DataError
+from ..tasks.columns import NOTHING
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'MOST_COLUMNS', 'TableFormat', 'delimited_rows', 'find_separator', 'find_quoting', 'swallowed_rows',
@@ -127,7 +128,7 @@ def swallowed_rows(
     return None
 
 # %% ../../nbs/data/02_delimited.ipynb #a817ac85
-_NOTHING = frozenset(["", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "None", "<NA>"])
+_NOTHING = NOTHING | {""}
 _CODE = re.compile(r"[+-]?0\d")
 _COMMA = re.compile(r"[+-]?(\d*|\d{1,3}(\.\d{3})+),\d+|[+-]?\d+|[+-]?\d{1,3}(\.\d{3})+")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})*")
