@@ -13,17 +13,18 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from .core.control import RunStopped
 from .errors import DataError, MLXBertError
 from .secrets import RedactingFilter, redact
 
 # %% auto #0
-__all__ = ['Command', 'BROKEN_PIPE', 'OF_STREAMS', 'settle_words', 'settle_config', 'settle_resume', 'train_elsewhere', 'train',
-           'run', 'pretrain', 'search', 'auto', 'refuse_overwriting', 'refuse_damage', 'explore', 'ledger', 'runs',
-           'mlflow', 'predict', 'bundle', 'export', 'info', 'benchmark', 'fetch', 'presets', 'config', 'init',
-           'add_runs', 'add_results', 'add_looks', 'add_facts', 'build_parser', 'open_streams', 'unread', 'respond',
-           'main']
+__all__ = ['Command', 'BROKEN_PIPE', 'OF_STREAMS', 'settle_words', 'settle_config', 'declaration_of', 'settle_resume',
+           'train_elsewhere', 'train', 'run', 'pretrain', 'search', 'auto', 'refuse_overwriting', 'refuse_damage',
+           'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'export', 'info', 'benchmark', 'fetch',
+           'presets', 'config', 'init', 'add_runs', 'add_results', 'add_looks', 'add_facts', 'build_parser',
+           'open_streams', 'unread', 'respond', 'main']
 
 # %% ../nbs/11_cli.ipynb #c8428bc4
 def settle_words(arguments: Sequence[str]) -> list[str]:
@@ -41,11 +42,19 @@ def settle_config(args: argparse.Namespace, more: Sequence[str]) -> None:
     args.overrides = [word for word in words if word is not named]
 
 
+def declaration_of(folder: str) -> str | None:
+    "The declaration of a run, or of the run that a checkpoint is of."
+    from mlx_bert_training.core.run_folder import RunFolder
+    runs = [RunFolder(place) for place in (Path(folder), Path(folder).absolute().parent.parent)]
+    return next((str(run.config) for run in runs if run.config.is_file()), None)
+
+
 def settle_resume(args: argparse.Namespace) -> None:
-    "A `--resume` that stands before the declaration means the newest checkpoint too."
+    "A `--resume` that stands before the declaration means the newest checkpoint too; alone, a run as it was declared."
     said = args.resume
-    if said is None or said == "latest" or os.path.isdir(said) or args.config is not None: return
-    args.config, args.resume = said, "latest"
+    if said is None or said == "latest" or args.config is not None: return
+    if not os.path.isdir(said): args.config, args.resume = said, "latest"
+    else: args.config = declaration_of(said)
 
 # %% ../nbs/11_cli.ipynb #11bdcdb4
 def train_elsewhere(args: argparse.Namespace) -> int:
@@ -104,7 +113,8 @@ def auto(args: argparse.Namespace) -> None:
 
 # %% ../nbs/11_cli.ipynb #75855c33
 def refuse_overwriting(output: str, *inputs: str | None) -> None:
-    "Raise `DataError` for an output that is one of the inputs, under whatever name."
+    "Raise `DataError` for an output that is a folder, or one of the inputs, under whatever name."
+    if not output or os.path.isdir(output): raise DataError(f"-o {output!r} is no file: say the file to write")
     for path in inputs:
         same = path is not None and os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output)
         if same: raise DataError(f"-o {output} would overwrite {path}, which is read: say another file")
@@ -167,10 +177,13 @@ def mlflow(args: argparse.Namespace) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     "Predict a file with the model of a finished run."
+    from mlx_bert_training.core.results import table_path
+    from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.finished import predict_file
     refuse_overwriting(args.output, args.file)
     refuse_damage(args.output, args.run)
-    predictions = predict_file(args.run, args.file)
+    if not os.path.exists(args.output): table_path(args.output)
+    predictions = predict_file(args.run, args.file, **parse_overrides(args.overrides))
     print(predictions.save(args.output))
 
 
@@ -241,8 +254,6 @@ def config(args: argparse.Namespace) -> None:
 # %% ../nbs/11_cli.ipynb #b630becd
 def init(args: argparse.Namespace) -> None:
     "Draft a declaration for a competition from its files, unless there is a preset for it."
-    from pathlib import Path
-
     from mlx_bert_training.files import write_text
     from mlx_bert_training.kaggle.draft import draft, nearest_preset
     preset, made_for_it = nearest_preset(args.slug)
@@ -286,6 +297,7 @@ def add_results(command: Command) -> None:
     sub = command(predict)
     sub.add_argument("run", help="the folder of a finished run")
     sub.add_argument("file", help="a data file with the columns of the training file")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="how the file is read, such as encoding=cp1252")
     sub.add_argument("-o", "--output", default="predictions.csv", help="where to write (default: %(default)s)")
     sub = command(bundle)
     sub.add_argument("run", help="the folder of a finished run")

@@ -26,7 +26,7 @@ from ..tasks.task import Task, get_task, task_in_file, task_place
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FILE', 'target_columns', 'read_labels', 'LabelMap', 'fit_labels']
+__all__ = ['log', 'FILE', 'PLAIN', 'target_columns', 'read_labels', 'LabelMap', 'fit_labels']
 
 # %% ../../nbs/data/06_labels.ipynb #cc349ae7
 def target_columns(
@@ -128,7 +128,7 @@ def fit_labels(
     return labels
 
 
-_PLAIN = ({"0", "1"}, {"false", "true"}, {"no", "yes"}, {"n", "y"}, {"negative", "positive"})     # the second is meant
+PLAIN = ({"0", "1"}, {"false", "true"}, {"no", "yes"}, {"n", "y"}, {"negative", "positive"})     # the second is meant
 
 
 def _found(labels: LabelMap, declared: TargetFormat) -> Iterator[str]:
@@ -147,6 +147,6 @@ def _found(labels: LabelMap, declared: TargetFormat) -> Iterator[str]:
             yield f"{column}: {other!r} and {name!r} are two classes, and {how}"
         if name in NOTHING: yield f"{column}: {name!r} is a class, although others write so where nothing is known"
     if positive is None or declared.positive is not None: return
-    if {str(value).lower().removesuffix(".0") for value in labels.classes} in _PLAIN: return
+    if {str(value).lower().removesuffix(".0") for value in labels.classes} in PLAIN: return
     yield (f"{column}: the positive class is {labels.classes[positive]!r}, the other is "
            f"{labels.classes[1 - positive]!r}; data.positive_class declares which")

@@ -92,7 +92,7 @@ class DataConfig(Section):
     def default_checks(self, per_word: bool) -> Iterator[tuple[str, str]]:
         "Where values that are missing can have no default."
         if self.text_column is None:
-            yield "data.template_defaults data.template", "needs data.template or data.text_column, whose values it is for"
+            yield "data.template_defaults data.template", "is for the values of data.template or data.text_column"
         if self.text_pair_column is not None:
             yield "data.template_defaults data.text_pair_column", "is for a template, or for one text a row"
         if per_word: yield "data.template_defaults model.head_type", "a task of words needs the words of each row"

@@ -19,8 +19,8 @@ import numpy as np
 from ..errors import DataError, nearest
 
 # %% auto #0
-__all__ = ['NOTHING', 'SEPARATORS', 'TargetColumn', 'TargetFormat', 'class_values', 'sorted_classes', 'plain_numbers', 'numbers',
-           'class_numbers', 'truth', 'indicators', 'list_in', 'read_list', 'find_separator', 'label_lists',
+__all__ = ['NOTHING', 'YES_NO', 'SEPARATORS', 'TargetColumn', 'TargetFormat', 'class_values', 'sorted_classes', 'plain_numbers',
+           'numbers', 'class_numbers', 'truth', 'indicators', 'list_in', 'read_list', 'find_separator', 'label_lists',
            'doubtful_label', 'check_names']
 
 # %% ../../nbs/tasks/01_columns.ipynb #ff6332b5
@@ -155,7 +155,7 @@ def _unknown(value: Any, classes: Sequence[Any]) -> str:
     return f"{value!r} is not a label of the training data.{hint} Known: {known}."
 
 # %% ../../nbs/tasks/01_columns.ipynb #61e510c9
-_YES_NO = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "n": 0, "y": 1, "f": 0, "t": 1,
+YES_NO = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "n": 0, "y": 1, "f": 0, "t": 1,
            "off": 0, "on": 1}
 
 
@@ -163,7 +163,7 @@ def indicators(column: TargetColumn) -> np.ndarray:
     "A column of yes and no, float32 (N,) of 0 and 1."
     read = np.empty(len(column.values), dtype=np.float32)
     for i, value in enumerate(column.complete()):
-        number = _YES_NO.get(value.strip().lower()) if isinstance(value, str) else value
+        number = YES_NO.get(value.strip().lower()) if isinstance(value, str) else value
         if number not in (0, 1):
             raise column.wrong(i, f"{value!r} is neither 0 nor 1, which each of several target columns must hold "
                                   "(or false and true, no and yes).")
