@@ -285,7 +285,7 @@ def read_delimited(
     for name, cells in zip(names, columns, strict=True):
         doubt = None if form.decimal or form.separator != ";" or name in as_text else point_doubt(cells)
         if doubt is not None:
-            log.warning("%s, column %r: %s is read as %s; data.decimal: ',' reads its points as marks between thousands",
+            log.warning("%s, column %r: %s is read as %s; data.decimal: ',' takes its points for marks of thousands",
                         file, name, doubt, float(doubt))
     decimal = form.decimal or ("," if frame.attrs.pop("commas") else ".")
     return frame, replace(form, decimal=decimal)

@@ -50,7 +50,7 @@ def test_a_default_stands_for_blank_and_for_missing_texts(tmp_path, caplog):
 
 @pytest.mark.parametrize(("data", "message"), [
     ({"template_defaults": {"text": False}}, "is read as true or false"),
-    ({"template_defaults": {"text": "x"}, "text_column": None}, "is for the values of data.template or data.text_column"),
+    ({"template_defaults": {"text": "x"}, "text_column": None}, "is for the values of data.template or"),
     ({"template_defaults": {"text": "x"}, "text_pair_column": "id"}, "for one text a row")])
 def test_a_default_that_cannot_be_meant(tmp_path, data, message):
     with pytest.raises(ConfigError, match=message): declared(tmp_path, **data)

@@ -50,7 +50,8 @@ def test_names_that_would_be_odd_folders(name):
 
 
 @pytest.mark.parametrize(("path", "kept"), [
-    ("~/x", os.path.expanduser("~/x")), ("a$b/100%.csv", "a$b/100%.csv"), ("~x/y", "~x/y"), ("costs$.csv", "costs$.csv")])
+    ("~/x", os.path.expanduser("~/x")), ("a$b/100%.csv", "a$b/100%.csv"), ("~x/y", "~x/y"),
+    ("costs$.csv", "costs$.csv")])
 def test_paths_that_are_meant(path, kept):
     assert load_config({"data": {"train_path": path}}).data.train_path == kept
 
