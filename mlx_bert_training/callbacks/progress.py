@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Protocol
@@ -201,12 +202,12 @@ WIDTH = 80      # columns; a wider terminal is not filled
 
 def columns() -> int:
     "How wide a line may be: one less than the terminal, so that it never wraps."
-    return min(WIDTH, shutil.get_terminal_size((WIDTH + 1, 24)).columns - 1)
+    return max(1, min(WIDTH, shutil.get_terminal_size((WIDTH + 1, 24)).columns - 1))
 
 
 def fitting(parts: Sequence[str], width: int) -> str:
     "As many of the parts as there is room for, two spaces apart."
-    line = parts[0][:width] if parts else ""
+    line = parts[0][:max(width, 0)] if parts else ""
     for part in parts[1:]:
         if len(line) + 2 + len(part) > width: break
         line += f"  {part}"
@@ -342,14 +343,14 @@ class ProgressDisplay(Callback):
         began = time.perf_counter()
         fresh = _evaluations(state, self._seen)
         self._seen = len(state.history)
-        self._view.draw(self._progress(state), fresh)
+        with suppress(OSError): self._view.draw(self._progress(state), fresh)   # nobody may read it any more
         self._throttle.drew(began)
 
     def _close(self, state: TrainerState, status: str, failed: bool = False) -> None:
         if self._view is None: return
         self._status, self._failed = status, failed
         self._draw(state)
-        self._view.close(self._progress(state))
+        with suppress(OSError): self._view.close(self._progress(state))
         self._view = None
 
 # %% ../../nbs/callbacks/05_progress.ipynb #032ea4f4
@@ -363,7 +364,7 @@ class ProgressBar(ProgressDisplay):
         "Show the bar."
         mode = detect_mode() if self.mode == "auto" else self.mode
         self._begin(state)
-        self._view = self.view(mode, self._progress(state), trainer)
+        with suppress(OSError): self._view = self.view(mode, self._progress(state), trainer)
         self._draw(state)
 
     def on_step(self, trainer: TrainerView, state: TrainerState) -> None:
