@@ -172,7 +172,7 @@ STYLE = """<style>
 .mbt-difference { border-collapse: collapse; font-size: 12px; }
 .mbt-row .widget-inline-hbox { max-width: calc(100% - 4px); }
 .mbt-editor .mbt-difference :is(th, td) { text-align: left; padding: 3px 16px 3px 0; font-weight: normal; }
-.mbt-difference thead th { border-bottom: 1px solid var(--mbt-line); font-weight: 600; }
+.mbt-editor .mbt-difference thead th { border-bottom: 1px solid var(--mbt-line); font-weight: 600; }
 .mbt-difference :is(tbody th, td) { font-family: var(--mbt-code); }
 </style>"""
 
