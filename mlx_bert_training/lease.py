@@ -85,7 +85,7 @@ def lock(handle: int) -> bool:  # whether locks mean anything in this place
         return False            # a file system without locks
     return True
 
-
+# %% ../nbs/07_lease.ipynb #1a733b5b
 def age(
     path: Path,     # a file
 ) -> float:         # seconds
@@ -134,7 +134,7 @@ def refusal(path: Path) -> LeaseError:
     return LeaseError(f"{path.parent} is in use by {who}{ended}. Wait for it, stop it, or choose another name "
                       "(environment.run_name)")
 
-
+# %% ../nbs/07_lease.ipynb #f09a5282
 def take_once(
     path: Path,         # the file of the lease
     holder: Holder,     # to be written into it

@@ -148,10 +148,7 @@ class BackgroundRun(Generic[T]):
 class RunHandle(BackgroundRun[T]):
     "A run in the background: `pause`, `resume`, `stop`, `checkpoint`, `set_learning_rate`, then `result()` or `await`."
 
-    def show(self) -> None:
-        "Show the panel of the run here, too."
-        self.control.show()
-
+    def show(self) -> None: self.control.show()     # its panel, in this cell too
     def pause(self) -> None: self.control.pause(); self._check()
     def resume(self) -> None: self.control.resume(); self._check()
     def checkpoint(self) -> None: self.control.checkpoint(); self._check()
@@ -162,8 +159,7 @@ class RunHandle(BackgroundRun[T]):
 
     def set_learning_rate(self, learning_rate: float) -> None:
         "Use this rate for the next update; see `RunControl.set_learning_rate`."
-        self.control.set_learning_rate(learning_rate)
-        self._check()
+        self.control.set_learning_rate(learning_rate); self._check()
 
     def _check(self) -> None:
         if self.done: raise ControlError("the run has ended: there is nothing left to steer")

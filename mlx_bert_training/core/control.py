@@ -21,8 +21,8 @@ from ..errors import MLXBertError, unknown_name
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'WHEN', 'KEEP', 'ControlError', 'RunStopped', 'EvaluationStopped', 'Request', 'Requests', 'running_controls',
-           'open_to', 'RunControl', 'graceful_interrupt']
+__all__ = ['log', 'WHEN', 'KEEP', 'ControlError', 'RunStopped', 'EvaluationStopped', 'Request', 'Watchers', 'Requests',
+           'running_controls', 'open_to', 'RunControl', 'graceful_interrupt']
 
 # %% ../../nbs/core/11_control.ipynb #aa6bf115
 WHEN, KEEP = ("now", "epoch"), ("best", "last")
@@ -53,10 +53,27 @@ class Request:
     when: str = "now"                   # of a stop: now, or at the end of the epoch
 
 # %% ../../nbs/core/11_control.ipynb #94d0d711
-class Requests:
+class Watchers:
+    "Who is told of a run, and where it can be seen."
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[], None]] = []   # called by the run when it has done what was asked
+        self.displays: list[Callable[[], None]] = []    # each shows the run once more, in the cell that is running
+
+    def changed(self) -> None:
+        "Tell the listeners that something was done."
+        for listener in self.listeners: listener()
+
+    def show(self) -> None:
+        "Show the run once more, in the cell that is running."
+        for display in list(self.displays): display()
+
+# %% ../../nbs/core/11_control.ipynb #ab42d39b
+class Requests(Watchers):
     "Requests that wait for a run, and whether it is to wait itself. Every method may be called from any thread."
 
     def __init__(self) -> None:
+        super().__init__()
         self._requests: deque[Request] = deque()
         self._go = threading.Event()        # set: go on; cleared: wait
         self._go.set()
@@ -65,8 +82,6 @@ class Requests:
         self.report: Callable[[dict[str, Any]], None] | None = None     # tells who asked, elsewhere, how far a job is
         self.signal: int | None = None      # the signal that stopped the run, if one did
         self.trainer: Any = None            # whose run it is, while it trains
-        self.listeners: list[Callable[[], None]] = []   # called by the run when it has done what was asked
-        self.displays: list[Callable[[], None]] = []    # each shows the run once more, in the cell that is running
 
     def ask(self, request: Request, then: Callable[[], Any] = lambda: None) -> None:
         "Let a request wait, and do `then` before the run can see it."
@@ -88,14 +103,6 @@ class Requests:
     def wait(self, seconds: float) -> bool:
         "Wait for the end of a pause, at most so long; whether it came."
         return self._go.wait(seconds)
-
-    def changed(self) -> None:
-        "Tell the listeners that something was done."
-        for listener in self.listeners: listener()
-
-    def show(self) -> None:
-        "Show the run once more, in the cell that is running."
-        for display in list(self.displays): display()
 
     @property
     def paused(self) -> bool: return not self._go.is_set()

@@ -157,8 +157,7 @@ STYLE = """<style>
 .jp-OutputArea:has(.widget-box.mbt-editor) .mbt-summary { display: none; }
 .jp-OutputArea:has(.mbt-summary) .jp-OutputArea-child:has(> :is([data-mime-type*=widget-view], .jupyter-widgets))\
 :not(:has(.mbt-editor)) { display: none; }
-.mbt-bar .mbt-error { white-space: pre-wrap; }
-.mbt-bar { margin-bottom: 6px; } .mbt-nothing { padding: 12px; }
+.mbt-bar .mbt-error { white-space: pre-wrap; } .mbt-bar { margin-bottom: 6px; } .mbt-nothing { padding: 12px; }
 .mbt-error b { color: var(--mbt-alarm); }
 .mbt-invalid :is(input, select, textarea) { border: 2px solid var(--mbt-alarm) !important; }
 .mbt-check > .widget-label { display: none; }
@@ -173,7 +172,7 @@ STYLE = """<style>
 .mbt-difference { border-collapse: collapse; font-size: 12px; }
 .mbt-row .widget-inline-hbox { max-width: calc(100% - 4px); }
 .mbt-editor .mbt-difference :is(th, td) { text-align: left; padding: 3px 16px 3px 0; font-weight: normal; }
-.mbt-difference thead th { border-bottom: 1px solid var(--mbt-line); font-weight: 600; }
+.mbt-editor .mbt-difference thead th { border-bottom: 1px solid var(--mbt-line); font-weight: 600; }
 .mbt-difference :is(tbody th, td) { font-family: var(--mbt-code); }
 </style>"""
 
