@@ -105,8 +105,7 @@ if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_new_lock
 def ensure_ready() -> BlasStatus:
     """Make MLX fast on a Linux CPU; nothing needs doing on a GPU. Cheap when it has been done.
 
-    Raises `ForkError` where MLX would wait for ever. Whatever else fails leaves MLX as it came.
-    """
+    Raises `ForkError` where MLX would wait for ever. Whatever else fails leaves MLX as it came."""
     check_fork()
     with _Setup.lock:
         device = str(mx.default_device().type)
