@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -38,8 +39,9 @@ def clock(
 
 # %% ../../nbs/callbacks/05_progress.ipynb #bd832ba6
 def _number(value: Any) -> str:
-    "Four digits of a number; learning rates and their like with an exponent."
-    if isinstance(value, float): return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
+    "Four decimals of a number; learning rates and their like with an exponent, large ones whole."
+    if isinstance(value, float) and abs(value) >= 10_000: return f"{value:,.0f}"
+    if isinstance(value, float): return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
     return "" if value is None else str(value)
 
 
@@ -166,11 +168,20 @@ def detect_mode() -> str:
 class LiveOutput:
     "One output of a notebook cell that is updated in place. The file keeps what it showed last."
 
-    def __init__(self) -> None: self.handle: Any = None
+    def __init__(self) -> None:
+        self.handle: Any = None
+        self._last: tuple[dict[str, str], dict[str, Any] | None] = {}, None
+
+    def again(self) -> None:
+        "Show it once more, in the cell that is running; both are updated from now on."
+        if self.handle is None: return
+        bundle, metadata = self._last
+        self.handle.display(bundle, raw=True, metadata=metadata)
 
     def show(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
         "Show representations by MIME type, in place of what was shown before."
         from IPython.display import display
+        self._last = bundle, metadata
         if self.handle is None: self.handle = display(bundle, raw=True, metadata=metadata, display_id=True)
         else: self.handle.update(bundle, raw=True, metadata=metadata)
 
@@ -260,7 +271,8 @@ def _last_line(progress: Progress, width: int) -> str:
     "How a run ended and what it came to."
     p = progress
     facts = [f"{name} {value}" for name, value in p.facts().items() if not name.startswith("eval_")]
-    return wrapped([f"{p.status}:", f"update {p.step}/{p.total_steps}", f"epoch {p.epoch:.2f}/{p.num_epochs}",
+    ended = textwrap.wrap(f"{p.status}:", width)
+    return wrapped([*ended, f"update {p.step}/{p.total_steps}", f"epoch {p.epoch:.2f}/{p.num_epochs}",
                     clock(p.elapsed), *facts], width)
 
 # %% ../../nbs/callbacks/05_progress.ipynb #0f23fedc
