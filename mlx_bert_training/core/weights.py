@@ -45,10 +45,10 @@ def start_head(
     labels: np.ndarray,             # that it will be trained on
 ) -> None:
     "Let a head that has learnt nothing, whose bias is all zeros, start from what the task makes of the labels."
-    head = getattr(model, "output_layer", None)
-    if "bias" not in (head or {}) or mx.any(head.bias != 0).item(): return
-    logits = task.starting_logits(labels, head.bias.size)
-    if logits is not None: head.bias = mx.array(logits, head.bias.dtype)
+    bias = getattr(getattr(model, "output_layer", None), "bias", None)
+    if bias is None or mx.any(bias != 0).item(): return
+    logits = task.starting_logits(labels, bias.size)
+    if logits is not None: model.output_layer.bias = mx.array(logits, bias.dtype)
 
 # %% ../../nbs/core/08_weights.ipynb #42bdbd7a
 def check_finite(
