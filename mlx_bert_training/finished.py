@@ -47,7 +47,8 @@ READING = ("encoding", "separator", "decimal", "quoting", "id_column", "template
 
 def not_finished(run: RunFolder) -> DataError:
     "The error for a folder without a model, which names one that has one."
-    if not run.path.is_dir(): return DataError(f"{run}: there is no such folder; the folder of a run is needed")
+    if not run.path.is_dir():
+        return DataError(f"{run}: there is no such folder; that of a finished run, which has a model/, is needed")
     fold = next((path for path in sorted(run.round().glob("*")) if RunFolder(path).model.is_dir()), None)
     places = (run.path.parent, *sorted(run.path.glob("*")))
     near = next((path for path in places if RunFolder(path).model.is_dir()), None)

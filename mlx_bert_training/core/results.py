@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,6 +142,8 @@ class Predicted:
 
     def labels(self, threshold: float = 0.5) -> np.ndarray:
         "Decided labels: the positive class from `threshold` on, the likeliest class, or the value of a regression."
+        if not isinstance(threshold, (Real, np.ndarray)) or np.isnan(threshold).any():
+            raise MLXBertError(f"a threshold is a number from 0 to 1, not {threshold!r}")
         rule = Threshold(threshold) if self.task.positive is not None else None
         if self.task.targets == "columns": rule = Threshold(np.full(self.values.shape[1], threshold))
         decided = self.task.decide(self.values, rule)

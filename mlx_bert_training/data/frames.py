@@ -164,7 +164,8 @@ def require_columns(
     "Raise `DataError` for a column that is not there, with the nearest that is."
     known = [str(c) for c in frame.columns]
     for column in required:
-        if column in known: continue
+        if known.count(column) == 1: continue
+        if column in known: raise DataError(f"{frame.attrs.get('path', 'the frame')}: column {column!r} appears twice.")
         near = nearest(column, known)
         hint = f" Did you mean {near!r}?" if near else ""
         if near and normalize("NFKC", near) == normalize("NFKC", column):

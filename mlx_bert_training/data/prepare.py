@@ -200,7 +200,7 @@ def wrong_id(frame: pd.DataFrame, column: str) -> str | None:
     for what, wrong in (("is missing", frame[column].isna()), ("appears twice", frame[column].duplicated())):
         if not wrong.any(): continue
         position = int(np.flatnonzero(wrong)[0])
-        value = "" if what == "is missing" else f" {frame[column].iloc[position]!r}"
+        value = "" if what == "is missing" else f" {frame[column].tolist()[position]!r}"
         return f"{where(frame, position, column)}: the id{value} {what}."
     return None
 

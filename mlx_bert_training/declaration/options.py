@@ -397,13 +397,13 @@ def _unknown_key(
     return Problem(key=f"{above}{name}", value=value, message=f"there is no such {what}",
                    allowed=", ".join(known), suggestion=suggestion)
 
-# %% ../../nbs/declaration/03_options.ipynb #fd965cd8
+# %% ../../nbs/declaration/03_options.ipynb #9fda1950
 def _pair_meant(data: Any, known: Mapping[str, Option]) -> str:
     "The key and value that a text in place of a mapping stands for, such as `num_epochs:1`; empty where it is none."
     found = re.fullmatch(r"(\w+)\s*[:=]\s*(.+)", data) if isinstance(data, str) else None
     return f"{found[1]}: {found[2]}, with a blank after the colon" if found and found[1] in known else ""
 
-
+# %% ../../nbs/declaration/03_options.ipynb #fd965cd8
 def read_section(
     cls: Any,                   # the section's class
     data: Any,                  # a mapping, a section, None for all defaults, or a section's shorthand

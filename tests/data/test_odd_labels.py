@@ -4,12 +4,14 @@ from __future__ import annotations
 import json
 import logging
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from mlx_bert_training.core.results import Predicted
 from mlx_bert_training.data.frames import read_frame, require_columns
 from mlx_bert_training.data.labels import fit_labels
-from mlx_bert_training.errors import DataError
+from mlx_bert_training.errors import DataError, MLXBertError
 from mlx_bert_training.kaggle.submission import SubmissionError, _label_cells, read_sample
 
 
@@ -95,3 +97,14 @@ def test_a_sample_of_one_word_that_spells_the_classes_otherwise(labels, words, f
     if fits: assert _label_cells(labels, sample) == labels
     else:
         with pytest.raises(SubmissionError, match="use the sample's names"): _label_cells(labels, sample)
+
+
+def test_a_column_that_stands_twice_in_a_frame():
+    frame = pd.DataFrame([[1, "a", "b"]], columns=["id", "text", "text"])
+    with pytest.raises(DataError, match="column 'text' appears twice"): require_columns(frame, ["text"])
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), "0.5", None])
+def test_a_threshold_is_a_number(threshold):
+    made = Predicted(np.array([[0.4, 0.6]]), "binary_classification", np.array([0]), ["a", "b"])
+    with pytest.raises(MLXBertError, match="from 0 to 1"): made.labels(threshold)
