@@ -68,7 +68,9 @@ def shapes(args: argparse.Namespace) -> None:
     end, sizes = time.monotonic() + 60 * args.minutes, [(b, t) for b in args.batches for t in args.lengths]
     sizes.sort(key=lambda size: size[0] * size[1])
     batches = [fixed_batches(b, t, 1, 30522)[0] for b, t in sizes]
-    found: dict[str, dict[str, list[Turn]]] = {}
+    name = f"shapes-{args.model}-{args.dropout}"
+    kept = RESULTS / f"cpu-{name}.json"
+    found: dict[str, dict[str, list[Turn]]] = json.loads(kept.read_text(encoding="utf-8"))["shapes"] if args.add else {}
     from mlx_bert_training import create_model
     with tempfile.TemporaryDirectory() as folder:
         create_model(config=MODELS[args.model], dropout_rate=0.0).save_pretrained(folder)
@@ -78,17 +80,17 @@ def shapes(args: argparse.Namespace) -> None:
         for number, (b, t) in enumerate(sizes):
             if time.monotonic() > end: break
             for side in sides: side("train", number, number)    # compiles
-            name, until = f"{b} x {t}", min(end, time.monotonic() + args.seconds)
-            found[name] = {"train": [], "infer": []}
-            while len(found[name]["train"]) < args.least or time.monotonic() < until:
-                for action, turns in found[name].items():
+            shape, until = f"{b} x {t}", min(end, time.monotonic() + args.seconds)
+            found[shape] = {"train": [], "infer": []}
+            while len(found[shape]["train"]) < args.least or time.monotonic() < until:
+                for action, turns in found[shape].items():
                     first = len(turns) % 3      # what one leaves in the caches must not favour the next
                     order = sides[first:] + sides[:first]
                     turns.append({side.name: timed(side(action, number)) for side in order})
-            print(name, *(f"{action} {ratio(turns, side, 'torch', 'seconds')}" for action, turns in found[name].items()
-                          for side in OURS), flush=True)
-            keep(f"shapes-{args.model}-{args.dropout}", {"model": args.model, "dropout": args.dropout, "shapes": found,
-                            "mib": {side.name: side("infer", 0)["mib"] for side in sides}})
+            print(shape, *(f"{action} {ratio(turns, side, 'torch', 'seconds')}"
+                           for action, turns in found[shape].items() for side in OURS), flush=True)
+            keep(name, {"model": args.model, "dropout": args.dropout, "shapes": found,
+                        "mib": {side.name: side("infer", 0)["mib"] for side in sides}})
         for side in sides: side.close()
 
 
@@ -307,6 +309,7 @@ def main() -> None:
     sub.add_argument("--minutes", type=float, default=60, help="stop after so many (default 60)")
     sub.add_argument("--seconds", type=float, default=60, help="for each shape (default 60)")
     sub.add_argument("--least", type=int, default=5, help="turns of each shape, whatever they take (default 5)")
+    sub.add_argument("--add", action="store_true", help="to the shapes that were kept, in place of them")
     for function, name in ((epoch, "epoch"), (one_epoch, "one-epoch")):
         sub = command(function, name)
         if name == "one-epoch": sub.add_argument("kind")

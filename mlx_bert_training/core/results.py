@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..errors import MLXBertError
+from ..errors import DataError, MLXBertError
 from ..figures import new_figure
 from ..files import write_json, write_text
 from ..tasks.columns import TargetFormat
@@ -23,8 +23,8 @@ from ..tasks.task import Task, get_task
 from ..tasks.words import IGNORED, NO_ANSWER, SplitText, spans_of
 
 # %% auto #0
-__all__ = ['plot_history', 'RunRecord', 'TrainResult', 'Predicted', 'Predictions', 'FoundSpan', 'WordTags', 'word_ids',
-           'rows_of_words', 'WordRows', 'WordPredictions', 'with_texts']
+__all__ = ['plot_history', 'RunRecord', 'TrainResult', 'Predicted', 'table_path', 'Predictions', 'FoundSpan', 'WordTags',
+           'word_ids', 'rows_of_words', 'WordRows', 'WordPredictions', 'with_texts']
 
 # %% ../../nbs/core/10_results.ipynb #151f8d44
 def plot_history(
@@ -148,6 +148,16 @@ class Predicted:
         names = self.class_names or list(range(self.values.shape[1]))
         return np.array([names[i] for i in decided])
 
+# %% ../../nbs/core/10_results.ipynb #9445d41c
+def table_path(
+    path: str | Path,   # where predictions are to be written
+) -> Path:              # the same
+    "The place of a table of predictions. Raises `DataError` where its ending promises another format than CSV."
+    path = Path(path)
+    if path.suffix.lower() in (".xlsx", ".xls", ".parquet", ".json", ".jsonl", ".tsv", ".gz", ".zip", ".npz"):
+        raise DataError(f"{path}: predictions are written as CSV; end its name in .csv, or save `to_frame()` otherwise")
+    return path
+
 # %% ../../nbs/core/10_results.ipynb #641b1092
 @dataclass
 class Predictions(Predicted):
@@ -174,8 +184,8 @@ class Predictions(Predicted):
         return self
 
     def save(self, path: str | Path, probabilities: bool = True) -> Path:
-        "Write `to_frame` as a CSV file."
-        path = Path(path)
+        "Write `to_frame` as a CSV file. Raises `DataError` for a name that says something else."
+        path = table_path(path)
         write_text(path, self.to_frame(probabilities).to_csv(index=False))
         return path
 

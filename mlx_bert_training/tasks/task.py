@@ -19,8 +19,8 @@ from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
 __all__ = ['TaskError', 'Rule', 'Kind', 'Combining', 'Deciding', 'Searching', 'Answering', 'Folded', 'Reported', 'Shaped',
-           'Usual', 'Task', 'get_task', 'spec_of', 'task_place', 'known_task', 'task_in_file', 'outputs_asked',
-           'log_loss', 'finite_table', 'check_finite', 'check_probabilities', 'check_numbers']
+           'log_odds', 'Usual', 'Task', 'get_task', 'spec_of', 'task_place', 'known_task', 'task_in_file',
+           'outputs_asked', 'log_loss', 'finite_table', 'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/04_task.ipynb #235aa1bf
 class TaskError(MLXBertError, ValueError):
@@ -271,6 +271,13 @@ class Shaped(Kind):
         "The names that stand in the one cell of a row of labels (C,)."
         return [name for name, on in zip(names, row, strict=True) if on]
 
+# %% ../../nbs/tasks/04_task.ipynb #3144ac41
+def log_odds(
+    happened: np.ndarray,   # (N, C) from 0 to 1
+) -> np.ndarray:            # (C,)
+    "The log-odds of each column, with half a row added in which it happened and half a row in which it did not."
+    return np.log((happened.sum(0) + 0.5) / ((1 - happened).sum(0) + 0.5))
+
 # %% ../../nbs/tasks/04_task.ipynb #8af17763
 class Usual(Kind):
     "What a kind says where it differs from a plain answer."
@@ -298,6 +305,10 @@ class Usual(Kind):
     def table_names(self, names: Sequence[Any] | None, count: int) -> list[str]:
         "What the columns of predictions (N, C) are called beside the decision."
         return [f"probability_{name}" for name in names or range(count)]
+
+    def starting_logits(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
+        "(outputs,) logits to begin with, by the labels that are trained on; None: zeros will do."
+        return log_odds(labels) if self.targets == "columns" else None
 
     def scaling(self, setting: str, metric: str) -> str:
         "What is done to targets before training: none, standardize or log1p; `setting` auto looks at the metric."
