@@ -27,8 +27,8 @@ from mlx_bert_training.export.graph import (
     unsqueezed,
 )
 from ..models.architectures.deberta_v2 import DebertaV2Config, log_bucket, relative_range, span_of
-from ..models.architectures.mpnet import FARTHEST, bucket_of
 from ..models.architectures.modernbert import ModernBertConfig, reach_of, theta_of
+from ..models.architectures.mpnet import FARTHEST, bucket_of
 from ..models.text_model import TextModel
 
 # %% auto #0
@@ -96,7 +96,7 @@ def roberta(g: Graph, path: str, config: Any) -> str:
     "RoBERTa and XLM-R."
     return bert(g, path, config, lambda g: roberta_positions(g, config.pad_token_id))
 
-
+# %% ../../nbs/export/02_encoders.ipynb #c07a7971
 def mpnet(g: Graph, path: str, config: Any) -> str:
     "MPNet: RoBERTa's positions, and scores that also depend on distances."
     x = embedded(g, f"{path}.embeddings", config, roberta_positions(g, config.pad_token_id), config.layer_norm_eps)

@@ -100,9 +100,9 @@ def _packed_linear(x: mx.array, weight: mx.array, scales: mx.array, biases: mx.a
 @_packed_linear.vjp
 def _packed_linear_vjp(inputs: Any, gradient: Any, _: Any) -> Any:
     _, *packed, group, bits = inputs
-    later = mx.depends(packed, [gradient])
+    weight, scales, biases = mx.depends(packed, [gradient])
     none = [mx.zeros_like(part) for part in packed]
-    return gradient @ mx.dequantize(*later, group, bits), *none, group, bits
+    return gradient @ mx.dequantize(weight, scales, biases, group, bits), *none, group, bits
 
 
 def packed_linear(

@@ -63,7 +63,6 @@ class StageValues:
     adversarial: AdversarialReport | None = None
     noise: SeedNoise | None = None      # what another seed does to a score
     texts: Sequence[Any] | None = None  # of the test rows, where words have answers
-
     @property
     def folder(self) -> RunFolder: return self.run.folder
     @property

@@ -74,7 +74,6 @@ class Kind:
     def metric_kind(self) -> str:
         "The kind of task that a metric must be able to judge."
         return self.judged_as or self.name
-
     def __str__(self) -> str: return self.name
 
 # %% ../../nbs/tasks/04_task.ipynb #284f5801

@@ -203,7 +203,6 @@ class TokenClassification(WordsTogether):
 
     @property
     def form(self) -> TargetForm: return TagForm(self.spans)
-
     def kinds(self, labels: np.ndarray) -> np.ndarray:
         return np.maximum((labels + 1) // 2, 0) if self.spans else np.maximum(labels + 1, 0)
 

@@ -82,7 +82,8 @@ class LoraLinear(nn.Linear):
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #242ddd2d
 _QUERY_VALUE = ("query", "value", "query_proj", "value_proj", "q_lin", "v_lin", "Wqkv", r"attn\.q", r"attn\.v")
-_DENSE = ("key", "key_proj", "k_lin", r"attn\.k", r"attn\.o", "dense", "out_lin", "lin1", "lin2", "ffn", "ffn_output", "Wo", "Wi")
+_DENSE = ("key", "key_proj", "k_lin", r"attn\.k", r"attn\.o", "dense", "out_lin", "lin1", "lin2", "ffn", "ffn_output",
+          "Wo", "Wi")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ PRESETS = {
 }
 PRESETS |= {f"{name}_4bit": replace(options, base_bits=4) for name, options in PRESETS.items()}
 
-
+# %% ../../../nbs/models/adapters/01_lora.ipynb #30cc3eb2
 def lora_options(
     preset: str = "balanced",                       # what the others change
     **changes: Any,                                 # fields of `LoraOptions`; None: as in the preset
