@@ -491,7 +491,8 @@ class Bundle:
         what += "".join(f" and {len(models)} of {name}" for name, models in self.facts["trained"].items())
         what += "".join(f" and {len(files)} {name} partners" for name, files in self.facts["partners"].items())
         whole = sum(self.files().values()) / 2**20
-        return "\n".join([f"{self.folder}: {what}, {whole:,.2f} MB in all", sizes, *notes, "Upload it, run it and submit it:", *upload])
+        return "\n".join([f"{self.folder}: {what}, {whole:,.2f} MB in all", sizes, *notes,
+                          "Upload it, run it and submit it:", *upload])
 
     def _repr_html_(self) -> str: return f"<pre>{escape(repr(self))}</pre>"
 
