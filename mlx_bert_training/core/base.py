@@ -35,7 +35,7 @@ from .state import TrainerState
 from .steering import Intervention, Steering, read_interventions
 from .step import TrainingStep
 from .trials import shortened
-from .weights import check_finite, exchanged_weights, model_weights, set_weights
+from .weights import check_finite, exchanged_weights, model_weights, set_weights, start_head
 from ..errors import MLXBertError
 from ..lease import Lease
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
@@ -390,6 +390,9 @@ class Preparable(Predictor):
         self.keep_weights, self.outputs, self.rows_digests = None, None, None
         self.evaluator.loss, optimizer, schedule = self.given
         if self.fits_targets: self.evaluator.transform = declared_transform(self.config, self.task, self.train_loader)
+        labels = getattr(self.train_loader, "labels", None)
+        if self.config.model.label_rates and labels is not None:
+            start_head(self.model, self.task, np.asarray(labels))
         self.evaluator.loss_for(self.train_loader)
         evaluates = self.config.training.eval_strategy != "no" and val_loader is not None
         self.parts = make_parts(self.evaluator, self.state, evaluates, optimizer, schedule, self.callbacks)

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import CheckpointError, TrainingError
+from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['model_weights', 'set_weights', 'check_finite', 'exchanged_weights', 'to_evaluate']
+__all__ = ['model_weights', 'set_weights', 'start_head', 'check_finite', 'exchanged_weights', 'to_evaluate']
 
 # %% ../../nbs/core/08_weights.ipynb #5c87ee20
 def model_weights(model: Any) -> dict[str, mx.array]:
@@ -35,6 +37,18 @@ def set_weights(
     odd = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
     if odd: raise CheckpointError(f"{source}: the weights are of another model; they differ in {', '.join(odd[:10])}")
     model.update(tree_unflatten(list(weights.items())))
+
+# %% ../../nbs/core/08_weights.ipynb #9d89cfec
+def start_head(
+    model: Any,                     # its `output_layer`, if it has one, is what gives logits
+    task: Task,
+    labels: np.ndarray,             # that it will be trained on
+) -> None:
+    "Let a head that has learnt nothing, whose bias is all zeros, start from what the task makes of the labels."
+    head = getattr(model, "output_layer", None)
+    if "bias" not in (head or {}) or mx.any(head.bias != 0).item(): return
+    logits = task.starting_logits(labels, head.bias.size)
+    if logits is not None: head.bias = mx.array(logits, head.bias.dtype)
 
 # %% ../../nbs/core/08_weights.ipynb #42bdbd7a
 def check_finite(

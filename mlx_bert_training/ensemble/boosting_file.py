@@ -138,7 +138,8 @@ def library_output(
     "What a library says. Raises `MissingExtraError` where it is not installed."
     try: found = READERS[library](text, x, values).astype(np.float64)
     except ImportError:
-        raise MissingExtraError(f"a partner was fitted by {library}, which is not here: pip install {library}") from None
+        raise MissingExtraError(f"this partner was fitted by {library}, which is not here: "
+                                f"pip install {library}") from None
     return np.stack([1 - found, found], axis=1) if not values and found.ndim == 1 else found
 
 # %% ../../nbs/ensemble/18_boosting_file.ipynb #42ab8631

@@ -239,8 +239,9 @@ def _target_cells(predictions: Predictions, wanted: SampleFormat, style: str, th
         return {column: table[:, i] for i, column in enumerate(wanted.targets)}
     if kind == "names":
         mark = next((m for m in (", ", ",", "; ", ";", "|") if any(m in word for word in wanted.words)), " ")
-        cells = [mark.join(_text(n) for n, on in zip(names, row, strict=True) if on)
-                 for row in predictions.labels(threshold)]
+        try: rows = [task.cell_names(row, names) for row in predictions.labels(threshold)]
+        except TaskError as error: raise SubmissionError(f"{wanted.name}: {error}") from None
+        cells = [mark.join(map(_text, row)) for row in rows]
         return {wanted.targets[0]: cells}
     if single and task.targets == "classes":
         if kind == "labels": return {wanted.targets[0]: _label_cells(list(predictions.labels(threshold)), wanted)}
