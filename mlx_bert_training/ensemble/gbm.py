@@ -74,7 +74,8 @@ def column_of(fold: FoldTask, column: str, a: pd.Series, b: pd.Series) -> Featur
     "The features of a column of the training rows and of the others."
     if pd.api.types.is_numeric_dtype(a):
         x, y = (pd.to_numeric(s, errors="coerce").astype(float).to_numpy()[:, None] for s in (a, b))
-        return Features(*(np.where(np.isfinite(z), z, np.nan) for z in (x, y)), [{"column": column, "kind": "number"}])
+        x, y = (np.where(np.isfinite(z), z, np.nan) for z in (x, y))
+        return Features(x, y, [{"column": column, "kind": "number"}])
     if a.nunique() <= FEW:
         values = sorted(a.dropna().astype(str).unique())
         codes = {value: float(i) for i, value in enumerate(values)}

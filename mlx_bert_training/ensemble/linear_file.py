@@ -94,7 +94,7 @@ def _step_scores(values: pd.Series, step: Mapping[str, Any], weights: np.ndarray
     if step["kind"] == "number": return np.asarray(_number_features(values, step) @ weights)
     return np.asarray((np.array(_as_words(values))[:, None] == np.array(step["values"])) @ weights)
 
-
+# %% ../../nbs/ensemble/13_linear_file.ipynb #f197af48
 def bounded_logits(
     z: np.ndarray,      # (N, C)
     task: Task,

@@ -252,8 +252,8 @@ class Embedding:
         "Predictions of the other rows of a fold."
         scaler = StandardScaler().fit(vectors)
         fit = LinearFit.fit(scaler.transform(vectors), fold.targets, fold.task, fold.outputs)
-        fold.keep(kind="vectors", mean=scaler.mean_.tolist(), scale=scaler.scale_.tolist(), weights=fit.weights.tolist(),
-                  bias=fit.bias.tolist())
+        fold.keep(kind="vectors", mean=scaler.mean_.tolist(), scale=scaler.scale_.tolist(),
+                  weights=fit.weights.tolist(), bias=fit.bias.tolist())
         return fit.predictions(scaler.transform(others))
 
     def member(self, like: OOF, data: PreparedData | None, folds: Folds, transform: str,

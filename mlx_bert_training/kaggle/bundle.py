@@ -185,6 +185,14 @@ def allowed_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
     if decided: raise BundleError(f"{decided[0]} was decided by the run; decide kaggle.bundle_accelerator now")
     return keys
 
+# %% ../../nbs/kaggle/12_bundle.ipynb #04173f41
+def _libraries(run: FinishedRun) -> list[str]:
+    "What has to be installed where the bundle predicts."
+    found = {name: read_linear(next(iter(files.values()))).get("library", "sklearn")
+             for name, files in run.partners.items()}
+    return [f"{name} was fitted by {library}, which has to be there where the bundle predicts; Kaggle's own notebooks "
+            "have it" for name, library in found.items() if library != "sklearn"]
+
 # %% ../../nbs/kaggle/12_bundle.ipynb #c7cee17c
 def read_run(
     folder: str | Path,     # of a finished run, of `mlx-bert train` or `mlx-bert run`
@@ -209,9 +217,6 @@ def read_run(
     shares = dict(ALONE) if model_alone else find_shares(run, cv)
     found = FinishedRun(run, config, models, LabelMap.load(first, config.model.head_type), cv, shares)
     if found.shares["linear"]: found.linear = partner_files(run, "linear")
-    if not found.labels.task.in_bundles:
-        raise BundleError(f"{run}: a bundle cannot carry a {found.labels.task}; the models of its folds are model "
-                          "folders that transformers loads, and `load` of this package where it can be installed")
     others = [name for name in found.shares if name not in ALONE]
     found.partners = {name: files for name in others if (files := partner_files(run, name))}
     home = RunFolder(run)
@@ -220,11 +225,7 @@ def read_run(
     if found.labels.task.plain is not found.labels.task and (found.linear or found.partners):
         raise BundleError(f"{run}: the partners of a {found.labels.task} predict plain values, and a bundle cannot put "
                           "its answer around them; model_alone=True (--model-alone) bundles the model's folds")
-    for name, files in found.partners.items():
-        library = read_linear(next(iter(files.values()))).get("library", "sklearn")
-        if library != "sklearn":
-            found.notes.append(f"{name} was fitted by {library}, which has to be there where the bundle predicts; "
-                               "Kaggle's own notebooks have it")
+    found.notes += _libraries(found)
     found.partners_left = model_alone and bool(cv.get("ensemble") or cv.get("weights"))
     if found.partners_left:
         submitted = cv.get("alone") or cv.get("ensemble") or "an ensemble"
@@ -494,7 +495,8 @@ class Bundle:
         what += "".join(f" and {len(models)} of {name}" for name, models in self.facts["trained"].items())
         what += "".join(f" and {len(files)} {name} partners" for name, files in self.facts["partners"].items())
         whole = sum(self.files().values()) / 2**20
-        return "\n".join([f"{self.folder}: {what}, {whole:,.2f} MB in all", sizes, *notes, "Upload it, run it and submit it:", *upload])
+        return "\n".join([f"{self.folder}: {what}, {whole:,.2f} MB in all", sizes, *notes,
+                          "Upload it, run it and submit it:", *upload])
 
     def _repr_html_(self) -> str: return f"<pre>{escape(repr(self))}</pre>"
 

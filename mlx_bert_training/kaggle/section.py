@@ -61,7 +61,7 @@ class SubmissionOptions(Section):
 @dataclass
 class TimeOptions(Section):
     "What members, folds and epochs are cut to."
-    time_budget: str | None = option(None, "such as 30m: fewer members, folds and epochs where they do not fit; null: any")
+    time_budget: str | None = option(None, "such as 30m: fewer members, folds, epochs where they do not fit; null: any")
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         if self.time_budget is None: return
@@ -83,7 +83,7 @@ class BundleOptions(Section):
     bundle_kernel: str | None = option(None, "notebook that predicts, name or user/name; null: by the dataset")
     bundle_accelerator: str = option("none", "that runs the notebook: none, gpu, tpu, or Kaggle's name of a machine")
     bundle_private: bool = option(True, "nobody else sees dataset and notebook")
-    bundle_max_gb: float = option(20.0, "what a bundle may take at most; every seed and backbone is a model a fold", gt=0)
+    bundle_max_gb: float = option(20.0, "what a bundle may take at most; seeds and backbones are models a fold", gt=0)
     bundle_timeout: float = option(7200.0, "seconds to wait for dataset and notebook", gt=0)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:

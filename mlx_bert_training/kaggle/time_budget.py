@@ -20,7 +20,7 @@ from ..declaration.durations import seconds_of
 from ..declaration.kinds import split_kind
 from ..declaration.problems import ConfigError, Problem
 from ..files import write_json
-from ..stages.budget import WANTED, BudgetPlan, Speed, measure_speed, plan_budget
+from ..stages.budget import WANTED, Speed, measure_speed, plan_budget
 from ..stages.identity import config_hash
 from ..stages.members import with_backbone
 from ..stages.model_source import ModelSource
@@ -236,7 +236,8 @@ def measure_costs(
     if kaggle.enable_ensemble and data.labels is not None and not data.labels.task.per_word:
         partners = partner_costs(kaggle.ensemble_members or ["linear"], data, speed)
     assert data.train is not None
-    return Costs(speed, data.train.num_examples, data.test.num_examples if data.test is not None else 0, others, partners)
+    tests = data.test.num_examples if data.test is not None else 0
+    return Costs(speed, data.train.num_examples, tests, others, partners)
 
 
 def plan_time(

@@ -228,7 +228,7 @@ def in_time(
     competitor: Competitor,     # gets the declaration that fits
     began: float,               # on the clock of time.perf_counter
 ) -> Iterator[tuple[TimePlan | None, float | None]]:    # the choice, and when the last fold should have ended
-    "Inside, the declaration has the members, folds and epochs that fit into `time_budget`, and the clock stops the run."
+    "Inside, the declaration has the members, folds and epochs that fit the time, and the clock stops the run."
     competitor.config = competitor.declared
     if competitor.config.kaggle.time_budget is None:
         yield None, None

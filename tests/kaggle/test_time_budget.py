@@ -148,7 +148,10 @@ def test_weights_stay_with_their_members():
     assert chosen == {"seeds": 1, "backbones": [], "ensemble_members": [], "ensemble_weights": [5, 2]}
 
 
-@pytest.mark.parametrize("partner", ["linear", "chars", "nbsvm", {"type": "gbm", "options": {"options": {"max_iter": 5}}}])
+TREES = {"type": "gbm", "options": {"options": {"max_iter": 5}}}
+
+
+@pytest.mark.parametrize("partner", ["linear", "chars", "nbsvm", TREES])
 def test_a_partner_is_tried_on_few_rows(folder, partner):
     data = trainer(folder).data
     cost = measure_partner(partner, data, Speed("model", 100.0, 0.0, 8.0))

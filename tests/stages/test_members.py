@@ -73,5 +73,6 @@ def test_a_member_for_which_there_is_no_time_is_left_out_and_said(tmp_path, caps
     plan = create_kaggle_trainer(config=declaration(tmp_path, kaggle={"seeds": 2, "enable_ensemble": True})).plan()
     run, late = run_folds(plan, open_cv_folder(plan)), CVListener()
     late.deadline = time.perf_counter()
-    assert train_members(plan, run, listener=late) == [] and "seed 2 is left out: the time is up" in capsys.readouterr().out
+    assert train_members(plan, run, listener=late) == []
+    assert "seed 2 is left out: the time is up" in capsys.readouterr().out
     assert len(train_members(plan, run)) == len(train_members(plan, run, listener=late)) == 1    # done already
