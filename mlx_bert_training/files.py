@@ -93,7 +93,7 @@ def append_text(
     with refusals(path), path.open("a", encoding="utf-8", newline="\n") as file: file.write(text)
     return path
 
-
+# %% ../nbs/06_files.ipynb #211cc15b
 def json_safe(value: Any) -> Any:
     "`value` with NaN and infinities replaced by None, at any depth."
     if isinstance(value, Mapping): return {str(key): json_safe(item) for key, item in value.items()}
@@ -114,7 +114,7 @@ def write_json(
     "Write a JSON file in one step. Raises `OutputError` when the disk refuses."
     return write_text(path, json.dumps(json_safe(value), indent=1, allow_nan=False, default=_plain) + "\n")
 
-
+# %% ../nbs/06_files.ipynb #d9d7bdc5
 def write_arrays(
     path: str | os.PathLike[str],       # usually ends in .npz
     arrays: Mapping[str, np.ndarray],   # by name

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'LEASE', 'BEAT', 'STALE', 'this_machine', 'Holder', 'new_holder', 'read_holder', 'LeaseError', 'lock', 'age',
-           'is_alive', 'same_file', 'refusal', 'take', 'Pulse', 'Lease']
+           'is_alive', 'same_file', 'refusal', 'claim', 'take', 'Pulse', 'Lease']
 
 # %% ../nbs/07_lease.ipynb #65ae2519
 @lru_cache(maxsize=1)
@@ -128,6 +128,24 @@ def refusal(path: Path) -> LeaseError:
                       "(environment.run_name)")
 
 
+def claim(
+    handle: int,        # the open file of the lease
+    path: Path,         # its name
+    holder: Holder,     # to be written into it
+) -> bool:              # False: the file was deleted before it could be locked
+    "Lock a lease and put a name into it. Raises `LeaseError` where somebody alive has it."
+    try: locked = lock(handle)
+    except BlockingIOError: raise refusal(path) from None
+    if not same_file(handle, path): return False
+    former = read_holder(path)
+    if former is not None and is_alive(former, path, locked): raise refusal(path)
+    if former is not None: log.info("%s: taking over from %s, which has ended", path.parent, former)
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(asdict(holder)).encode(), 0)
+    os.fsync(handle)
+    return True
+
+# %% ../nbs/07_lease.ipynb #62e487f7
 def take(
     path: Path,         # the file of the lease
     holder: Holder,     # to be written into it
@@ -136,19 +154,11 @@ def take(
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            locked = lock(handle)
-            if not same_file(handle, path): continue
-            former = read_holder(path)
-            if former is not None and is_alive(former, path, locked): raise refusal(path)
-            if former is not None: log.info("%s: taking over from %s, which has ended", path.parent, former)
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(asdict(holder)).encode(), 0)
-            os.fsync(handle)
-            kept, handle = handle, -1
-            return kept
-        except BlockingIOError: raise refusal(path) from None
-        finally:
-            if handle >= 0: os.close(handle)
+            if claim(handle, path, holder): return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
 
 # %% ../nbs/07_lease.ipynb #723f4871
 class Pulse:
