@@ -5,6 +5,7 @@
 # %% ../nbs/06_files.ipynb #3214d3a7
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -24,7 +25,7 @@ from .errors import MLXBertError
 
 # %% auto #0
 __all__ = ['OutputError', 'refusals', 'make_folder', 'write_bytes', 'write_text', 'append_text', 'json_safe', 'write_json',
-           'write_arrays', 'replace_folder', 'delete_folder', 'sweep']
+           'write_arrays', 'file_sha256', 'replace_folder', 'delete_folder', 'sweep']
 
 # %% ../nbs/06_files.ipynb #0a6967f0
 class OutputError(MLXBertError, OSError):
@@ -123,6 +124,16 @@ def write_arrays(
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)    # type: ignore[arg-type]
     return write_bytes(path, packed.getvalue())
+
+# %% ../nbs/06_files.ipynb #7376d08f
+def file_sha256(
+    path: str | os.PathLike[str],
+) -> str:       # 64 hexadecimal digits
+    "The SHA-256 of what a file holds."
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20): digest.update(block)
+    return digest.hexdigest()
 
 # %% ../nbs/06_files.ipynb #44f65cab
 def _flush(path: Path) -> None:
