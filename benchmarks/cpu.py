@@ -68,7 +68,9 @@ def shapes(args: argparse.Namespace) -> None:
     end, sizes = time.monotonic() + 60 * args.minutes, [(b, t) for b in args.batches for t in args.lengths]
     sizes.sort(key=lambda size: size[0] * size[1])
     batches = [fixed_batches(b, t, 1, 30522)[0] for b, t in sizes]
-    found: dict[str, dict[str, list[Turn]]] = {}
+    name = f"shapes-{args.model}-{args.dropout}"
+    kept = RESULTS / f"cpu-{name}.json"
+    found: dict[str, dict[str, list[Turn]]] = json.loads(kept.read_text(encoding="utf-8"))["shapes"] if args.add else {}
     from mlx_bert_training import create_model
     with tempfile.TemporaryDirectory() as folder:
         create_model(config=MODELS[args.model], dropout_rate=0.0).save_pretrained(folder)
@@ -78,17 +80,17 @@ def shapes(args: argparse.Namespace) -> None:
         for number, (b, t) in enumerate(sizes):
             if time.monotonic() > end: break
             for side in sides: side("train", number, number)    # compiles
-            name, until = f"{b} x {t}", min(end, time.monotonic() + args.seconds)
-            found[name] = {"train": [], "infer": []}
-            while len(found[name]["train"]) < args.least or time.monotonic() < until:
-                for action, turns in found[name].items():
+            shape, until = f"{b} x {t}", min(end, time.monotonic() + args.seconds)
+            found[shape] = {"train": [], "infer": []}
+            while len(found[shape]["train"]) < args.least or time.monotonic() < until:
+                for action, turns in found[shape].items():
                     first = len(turns) % 3      # what one leaves in the caches must not favour the next
                     order = sides[first:] + sides[:first]
                     turns.append({side.name: timed(side(action, number)) for side in order})
-            print(name, *(f"{action} {ratio(turns, side, 'torch', 'seconds')}" for action, turns in found[name].items()
-                          for side in OURS), flush=True)
-            keep("shapes", {"model": args.model, "dropout": args.dropout, "shapes": found,
-                            "mib": {side.name: side("infer", 0)["mib"] for side in sides}})
+            print(shape, *(f"{action} {ratio(turns, side, 'torch', 'seconds')}"
+                           for action, turns in found[shape].items() for side in OURS), flush=True)
+            keep(name, {"model": args.model, "dropout": args.dropout, "shapes": found,
+                        "mib": {side.name: side("infer", 0)["mib"] for side in sides}})
         for side in sides: side.close()
 
 
@@ -112,7 +114,7 @@ def epoch(args: argparse.Namespace) -> None:
             turn[kind] = json.loads(done.stdout.splitlines()[-1])
             print(number, kind, turn[kind], flush=True)
         found.append(turn)
-        keep("epoch", {"data": args.data.parent.name, "rows": args.rows, "turns": found})
+        keep(f"epoch-{args.data.parent.name}", {"data": args.data.parent.name, "rows": args.rows, "turns": found})
 
 
 def one_epoch(args: argparse.Namespace) -> None:
@@ -220,8 +222,8 @@ def start(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     "Every table that there are figures for, and the plot."
     for name, show in (("shapes", shapes_table), ("epoch", epoch_table), ("start", start_table)):
-        file = RESULTS / f"cpu-{name}.json"
-        if file.exists(): print(show(json.loads(file.read_text(encoding="utf-8"))), "\n")
+        for file in sorted(RESULTS.glob(f"cpu-{name}*.json")):
+            print(show(json.loads(file.read_text(encoding="utf-8"))), "\n")
 
 
 def shapes_table(kept: dict[str, Any]) -> str:
@@ -264,7 +266,8 @@ def plot(kept: dict[str, Any]) -> None:
         ax.set_xticks([16, 32, 128, 512], ["16", "32", "128", "512"])
     axes[0].set_ylabel("processor time / torch's")
     axes[0].legend()
-    figure.savefig(RESULTS / "cpu-shapes.png", dpi=110)
+    figure.savefig(RESULTS / f"cpu-shapes-{kept['model']}-{kept['dropout']}.png", dpi=110)
+    plt.close(figure)
 
 
 def epoch_table(kept: dict[str, Any]) -> str:
@@ -306,6 +309,7 @@ def main() -> None:
     sub.add_argument("--minutes", type=float, default=60, help="stop after so many (default 60)")
     sub.add_argument("--seconds", type=float, default=60, help="for each shape (default 60)")
     sub.add_argument("--least", type=int, default=5, help="turns of each shape, whatever they take (default 5)")
+    sub.add_argument("--add", action="store_true", help="to the shapes that were kept, in place of them")
     for function, name in ((epoch, "epoch"), (one_epoch, "one-epoch")):
         sub = command(function, name)
         if name == "one-epoch": sub.add_argument("kind")

@@ -35,7 +35,7 @@ from .state import TrainerState
 from .steering import Intervention, Steering, read_interventions
 from .step import TrainingStep
 from .trials import shortened
-from .weights import check_finite, exchanged_weights, model_weights, set_weights
+from .weights import check_finite, exchanged_weights, model_weights, set_weights, start_head
 from ..errors import MLXBertError
 from ..lease import Lease
 from ..protocols import CallbackProtocol, DataLoader, Loss, Model, Schedule
@@ -381,6 +381,9 @@ def prepare_run(trainer: Resumable, train_loader: DataLoader | None, val_loader:
     trainer.evaluator.loss, optimizer, schedule = trainer.given
     if trainer.fits_targets:
         trainer.evaluator.transform = declared_transform(config, trainer.task, trainer.train_loader)
+    labels = getattr(trainer.train_loader, "labels", None)
+    if config.model.label_rates and labels is not None:
+        start_head(trainer.model, trainer.task.starting_logits(np.asarray(labels)))
     trainer.evaluator.loss_for(trainer.train_loader)
     evaluates = training.eval_strategy != "no" and val_loader is not None
     trainer.parts = make_parts(trainer.evaluator, trainer.state, evaluates, optimizer, schedule, trainer.callbacks)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import CheckpointError, TrainingError
 
 # %% auto #0
-__all__ = ['model_weights', 'set_weights', 'twin', 'check_finite', 'exchanged_weights', 'to_evaluate']
+__all__ = ['model_weights', 'set_weights', 'twin', 'start_head', 'check_finite', 'exchanged_weights', 'to_evaluate']
 
 # %% ../../nbs/core/08_weights.ipynb #5c87ee20
 def model_weights(model: Any) -> dict[str, mx.array]:
@@ -42,6 +43,16 @@ def twin(model: Any) -> Any:
     "The same modules once more, with the same arrays in them."
     arrays = {id(array): array for _, array in tree_flatten(model.parameters())}
     return deepcopy(model, arrays)
+
+# %% ../../nbs/core/08_weights.ipynb #9d89cfec
+def start_head(
+    model: Any,                     # its `output_layer`, if it has one, is what gives logits
+    logits: np.ndarray | None,      # (C,) what it shall say of any text; None: nothing better than zeros is known
+) -> None:
+    "Let a head that has learnt nothing, whose bias is all zeros, start from these logits."
+    head = getattr(model, "output_layer", None)
+    if logits is None or "bias" not in (head or {}) or mx.any(head.bias != 0).item(): return
+    head.bias = mx.array(logits, head.bias.dtype)
 
 # %% ../../nbs/core/08_weights.ipynb #42bdbd7a
 def check_finite(

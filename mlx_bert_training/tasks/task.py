@@ -275,6 +275,11 @@ class Usual(Kind):
         "What the columns of predictions (N, C) are called beside the decision."
         return [f"probability_{name}" for name in names or range(count)]
 
+    def starting_logits(self, labels: np.ndarray) -> np.ndarray | None:
+        "(C,) logits to begin with: of many labels (N, C) their log-odds, none of them infinite; None: zeros will do."
+        if self.targets != "columns": return None
+        return np.log((labels.sum(0) + 0.5) / ((1 - labels).sum(0) + 0.5))
+
     def scaling(self, setting: str, metric: str) -> str:
         "What is done to targets before training: none, standardize or log1p; `setting` auto looks at the metric."
         return "none"
