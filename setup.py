@@ -36,7 +36,7 @@ setup(
     python_requires=">=" + cfg["min_python"],
     packages=[*find_packages(include=[lib, lib + ".*"]), presets, competitions],
     package_dir={presets: "configs", competitions: "configs/competitions"},
-    package_data={lib: ["py.typed", "demo/*/*", "models/*.py.txt", "widgets/static/*"],
+    package_data={lib: ["py.typed", "runtime/compiler/g++", "demo/*/*", "models/*.py.txt", "widgets/static/*"],
                   presets: ["*.yaml"], competitions: ["*.yaml"]},
     install_requires=lines("requirements"),
     extras_require=extras,

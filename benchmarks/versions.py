@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+BEFORE = dict(os.environ)   # a checkout that is imported here may change it
+
 
 def serve(checkout: str, model: Path, dropout: float) -> None:
     "Do an update for each line that asks for one, and say how long it took."
@@ -40,9 +42,11 @@ def serve(checkout: str, model: Path, dropout: float) -> None:
 
 
 def begin(checkout: str, model: str, dropout: float) -> subprocess.Popen[str]:
-    "A process that serves a checkout."
+    "A process that serves a checkout, with compiled kernels of its own, which are kept for the next run."
+    kernels = Path(tempfile.gettempdir(), "mlx-bert-versions", checkout.strip("/").replace("/", "-"))
+    kernels.mkdir(parents=True, exist_ok=True)
     side = subprocess.Popen([sys.executable, __file__, "serve", checkout, model, str(dropout)], text=True,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**BEFORE, "TMPDIR": str(kernels)})
     assert side.stdout is not None and side.stdout.readline().strip() == "ready"
     return side
 

@@ -6,22 +6,25 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from .core.control import RunStopped
 from .errors import DataError, MLXBertError
 from .secrets import RedactingFilter, redact
 
 # %% auto #0
-__all__ = ['Command', 'settle_words', 'settle_config', 'settle_resume', 'train_elsewhere', 'train', 'run', 'pretrain', 'search',
-           'auto', 'refuse_overwriting', 'refuse_damage', 'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle',
-           'export', 'info', 'benchmark', 'fetch', 'presets', 'config', 'init', 'add_runs', 'add_results', 'add_looks',
-           'add_facts', 'build_parser', 'main']
+__all__ = ['Command', 'BROKEN_PIPE', 'OF_STREAMS', 'settle_words', 'settle_config', 'declaration_of', 'settle_resume',
+           'train_elsewhere', 'train', 'run', 'pretrain', 'search', 'auto', 'refuse_overwriting', 'refuse_damage',
+           'explore', 'ledger', 'runs', 'mlflow', 'predict', 'bundle', 'export', 'info', 'benchmark', 'fetch',
+           'presets', 'config', 'init', 'add_runs', 'add_results', 'add_looks', 'add_facts', 'build_parser',
+           'open_streams', 'unread', 'respond', 'main']
 
 # %% ../nbs/11_cli.ipynb #c8428bc4
 def settle_words(arguments: Sequence[str]) -> list[str]:
@@ -39,11 +42,19 @@ def settle_config(args: argparse.Namespace, more: Sequence[str]) -> None:
     args.overrides = [word for word in words if word is not named]
 
 
+def declaration_of(folder: str) -> str | None:
+    "The declaration of a run, or of the run that a checkpoint is of."
+    from mlx_bert_training.core.run_folder import RunFolder
+    runs = [RunFolder(place) for place in (Path(folder), Path(folder).absolute().parent.parent)]
+    return next((str(run.config) for run in runs if run.config.is_file()), None)
+
+
 def settle_resume(args: argparse.Namespace) -> None:
-    "A `--resume` that stands before the declaration means the newest checkpoint too."
+    "A `--resume` that stands before the declaration means the newest checkpoint too; alone, a run as it was declared."
     word = args.resume
-    if word is None or word == "latest" or os.path.isdir(word) or args.config is not None: return
-    args.config, args.resume = word, "latest"
+    if word is None or word == "latest" or args.config is not None: return
+    if not os.path.isdir(word): args.config, args.resume = word, "latest"
+    else: args.config = declaration_of(word)
 
 # %% ../nbs/11_cli.ipynb #11bdcdb4
 def train_elsewhere(args: argparse.Namespace) -> int:
@@ -102,7 +113,8 @@ def auto(args: argparse.Namespace) -> None:
 
 # %% ../nbs/11_cli.ipynb #75855c33
 def refuse_overwriting(output: str, *inputs: str | None) -> None:
-    "Raise `DataError` for an output that is one of the inputs, under whatever name."
+    "Raise `DataError` for an output that is a folder, or one of the inputs, under whatever name."
+    if not output or os.path.isdir(output): raise DataError(f"-o {output!r} is no file: say the file to write")
     for path in inputs:
         same = path is not None and os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output)
         if same: raise DataError(f"-o {output} would overwrite {path}, which is read: say another file")
@@ -165,10 +177,13 @@ def mlflow(args: argparse.Namespace) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     "Predict a file with the model of a finished run."
+    from mlx_bert_training.core.results import table_path
+    from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.finished import predict_file
     refuse_overwriting(args.output, args.file)
     refuse_damage(args.output, args.run)
-    predictions = predict_file(args.run, args.file)
+    if not os.path.exists(args.output): table_path(args.output)
+    predictions = predict_file(args.run, args.file, **parse_overrides(args.overrides))
     print(predictions.save(args.output))
 
 
@@ -240,8 +255,6 @@ def config(args: argparse.Namespace) -> None:
 # %% ../nbs/11_cli.ipynb #b630becd
 def init(args: argparse.Namespace) -> None:
     "Draft a declaration for a competition from its files, unless there is a preset for it."
-    from pathlib import Path
-
     from mlx_bert_training.files import write_text
     from mlx_bert_training.kaggle.draft import draft, nearest_preset
     preset, made_for_it = nearest_preset(args.slug)
@@ -285,6 +298,7 @@ def add_results(command: Command) -> None:
     sub = command(predict)
     sub.add_argument("run", help="the folder of a finished run")
     sub.add_argument("file", help="a data file with the columns of the training file")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="how the file is read, such as encoding=cp1252")
     sub.add_argument("-o", "--output", default="predictions.csv", help="where to write (default: %(default)s)")
     sub = command(bundle)
     sub.add_argument("run", help="the folder of a finished run")
@@ -366,9 +380,32 @@ def build_parser() -> argparse.ArgumentParser:
     add_facts(command)
     return parser
 
+# %% ../nbs/11_cli.ipynb #196c25b3
+BROKEN_PIPE = 128 + 13      # the exit code of a command whose reader has left
+OF_STREAMS = (errno.EPIPE, errno.ENOSPC, errno.EIO)     # how printing fails; what fails for a file is an `OutputError`
+
+
+def open_streams() -> None:
+    "Standard streams that are closed lead nowhere."
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try: os.fstat(number)
+        except OSError: os.open(os.devnull, os.O_RDWR)      # gets the lowest number that is free, which is this one
+        if getattr(sys, name) is None: setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+
+
+def unread() -> OSError | None:
+    "Why what was printed cannot be written; None: it is written. A stream that has failed leads nowhere from then on."
+    failed = None
+    for stream in (sys.stdout, sys.stderr):
+        try: stream.flush()
+        except OSError as error:
+            failed = failed or error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return failed
+
 # %% ../nbs/11_cli.ipynb #97474939
-def main(arguments: Sequence[str] | None = None) -> int:
-    "Entry point of `mlx-bert`; returns the exit code."
+def respond(arguments: Sequence[str] | None = None) -> int:
+    "Do what a command line asks for; returns the exit code."
     parser = build_parser()
     args, more = parser.parse_known_args(settle_words(sys.argv[1:] if arguments is None else arguments))
     strange = [word for word in more if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
@@ -385,6 +422,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OF_STREAMS and error.filename is None: raise
         print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        return 1
+
+# %% ../nbs/11_cli.ipynb #main0001
+def main(arguments: Sequence[str] | None = None) -> int:
+    "Entry point of `mlx-bert`; returns the exit code."
+    open_streams()
+    try:
+        try: return respond(arguments)
+        finally:
+            if (failed := unread()) is not None: raise failed
+    except BrokenPipeError:
+        unread()
+        return BROKEN_PIPE
+    except OSError as error:        # of a stream; any other was answered
+        print(f"what was printed could not be written: {error.strerror}", file=sys.stderr)
         return 1

@@ -56,6 +56,10 @@ def make_folder(
 # %% ../nbs/06_files.ipynb #ba2b69a6
 def _write(path: Path, fill: Callable[[Any], object]) -> Path:
     "Let `fill` write into a draft beside `path`, force it onto the disk and rename it."
+    with refusals(path):
+        if path.exists() and not path.is_file():        # a device or a pipe; a folder refuses
+            with path.open("wb") as there: fill(there)
+            return path
     make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
     with refusals(path):

@@ -17,14 +17,14 @@ from .data.labels import LabelMap
 from .data.prepare import PreparedData
 from .data.tokenization import Tokenizer
 from .declaration.load import load_config
-from .errors import DataError
+from .errors import DataError, unknown_name
 from .factory import check_fits
 from .files import refusals, replace_folder
 from .models.create import load_declared
 from .tasks.targets import TargetTransform
 
 # %% auto #0
-__all__ = ['save_for_prediction', 'FinishedModel', 'load', 'predict_file']
+__all__ = ['READING', 'save_for_prediction', 'not_finished', 'FinishedModel', 'load', 'predict_file']
 
 # %% ../nbs/09_finished.ipynb #42206ba4
 def save_for_prediction(
@@ -39,6 +39,21 @@ def save_for_prediction(
         data.tokenizer.save(building)
         if data.labels is not None: data.labels.save(building)
         if transform is not None: transform.save(building)
+
+# %% ../nbs/09_finished.ipynb #06c741e3
+READING = ("encoding", "separator", "decimal", "quoting", "id_column", "template_defaults", "num_workers",
+           "eval_batch_size")       # what may be another for a file to predict than it was for the run
+
+
+def not_finished(run: RunFolder) -> DataError:
+    "The error for a folder without a model, which names one that has one."
+    if not run.path.is_dir(): return DataError(f"{run}: there is no such folder; the folder of a run is needed")
+    fold = next((path for path in sorted(run.round().glob("*")) if RunFolder(path).model.is_dir()), None)
+    places = (run.path.parent, *sorted(run.path.glob("*")))
+    near = next((path for path in places if RunFolder(path).model.is_dir()), None)
+    hint = f". It is a cross-validation, each of whose folds has one, such as {fold}" if fold else \
+        f". {near} is one" if near else ""
+    return DataError(f"{run}: not the folder of a finished run, it has no model/{hint}")
 
 # %% ../nbs/09_finished.ipynb #b4c5d98b
 @dataclass(frozen=True)
@@ -56,14 +71,14 @@ class FinishedModel:
 
 def load(
     run_folder: str | Path,     # the folder of a finished run
+    **overrides: Any,           # of how a file to predict is read: keys of `READING`
 ) -> FinishedModel:
     "The model of a finished run. Raises `DataError` or `WeightsError`."
     run = RunFolder(Path(run_folder))
-    if not run.model.is_dir():
-        fold = next((path for path in sorted(run.round().glob("*")) if RunFolder(path).model.is_dir()), None)
-        raise DataError(f"{run}: not the folder of a finished run, it has no model/"
-                        + (f". It is a cross-validation, each of whose folds has one, such as {fold}" if fold else ""))
-    config = load_config(run.config, train_path=None, validation_path=None, test_path=None)
+    if not run.model.is_dir(): raise not_finished(run)
+    for key in overrides:
+        if key.removeprefix("data.") not in READING: raise unknown_name("way to read a file", key, READING)
+    config = load_config(run.config, train_path=None, validation_path=None, test_path=None, **overrides)
     model = load_declared(run.model, config.model)
     labels = LabelMap.load(run.model, config.model.head_type)
     data = PreparedData(None, None, None, labels, Tokenizer.load(run.model), {}, {}, [], config)
@@ -75,6 +90,7 @@ def load(
 def predict_file(
     run_folder: str | Path,     # the folder of a finished run
     path: str | Path,           # a data file with the columns the texts are made from
+    **overrides: Any,           # of how it is read: keys of `READING`
 ) -> Predictions:               # in the order of the file
     "Predict a file with the model of a finished run. Raises `DataError` or `WeightsError`."
-    return load(run_folder).predict(path)
+    return load(run_folder, **overrides).predict(path)

@@ -26,8 +26,8 @@ from .files import make_folder, refusals
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'LEASE', 'BEAT', 'STALE', 'this_machine', 'Holder', 'new_holder', 'read_holder', 'LeaseError', 'lock', 'age',
-           'is_alive', 'same_file', 'refusal', 'claim', 'take', 'Pulse', 'Lease']
+__all__ = ['log', 'LEASE', 'BEAT', 'STALE', 'LAG', 'this_machine', 'Holder', 'new_holder', 'read_holder', 'LeaseError', 'lock',
+           'age', 'is_alive', 'same_file', 'is_outdated', 'refusal', 'take_once', 'take', 'Pulse', 'Lease']
 
 # %% ../nbs/07_lease.ipynb #65ae2519
 @lru_cache(maxsize=1)
@@ -68,6 +68,7 @@ def read_holder(
 # %% ../nbs/07_lease.ipynb #06c87580
 LEASE = ".lease"                # name of the file in the folder
 BEAT, STALE = 10.0, 120.0       # seconds between two signs of life; seconds without one until a lease is nobody's
+LAG = 90.0                      # seconds that a network's directory may be behind, at most; NFS allows 60
 
 
 class LeaseError(MLXBertError, RuntimeError):
@@ -80,6 +81,7 @@ def lock(handle: int) -> bool:  # whether locks mean anything in this place
     except BlockingIOError: raise
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN): raise BlockingIOError(*error.args) from error
+        if error.errno == errno.ESTALE: raise       # a file that the server no longer has
         return False            # a file system without locks
     return True
 
@@ -115,6 +117,11 @@ def same_file(handle: int, path: Path) -> bool:
     except FileNotFoundError: return False
 
 
+def is_outdated(error: OSError) -> bool:
+    "Whether a file was opened that a server no longer has."
+    return error.errno == errno.ESTALE
+
+
 def refusal(path: Path) -> LeaseError:
     "The error for a folder that is in use."
     holder = read_holder(path)
@@ -128,37 +135,44 @@ def refusal(path: Path) -> LeaseError:
                       "(environment.run_name)")
 
 
-def claim(
-    handle: int,        # the open file of the lease
-    path: Path,         # its name
+def take_once(
+    path: Path,         # the file of the lease
     holder: Holder,     # to be written into it
-) -> bool:              # False: the file was deleted before it could be locked
-    "Lock a lease and put a name into it. Raises `LeaseError` where somebody alive has it."
-    try: locked = lock(handle)
+) -> int | None:        # the open and locked file; None where the directory is behind
+    "One attempt at `take`."
+    handle = -1
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        locked = lock(handle)
+        if not same_file(handle, path): return None
+        former = read_holder(path)
+        if former is not None and former.token != holder.token:
+            if is_alive(former, path, locked): raise refusal(path)
+            log.info("%s: taking over from %s, which has ended", path.parent, former)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(asdict(holder)).encode(), 0)
+        os.fsync(handle)
+        kept, handle = handle, -1
+        return kept
     except BlockingIOError: raise refusal(path) from None
-    if not same_file(handle, path): return False
-    former = read_holder(path)
-    if former is not None and is_alive(former, path, locked): raise refusal(path)
-    if former is not None: log.info("%s: taking over from %s, which has ended", path.parent, former)
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(asdict(holder)).encode(), 0)
-    os.fsync(handle)
-    return True
+    except OSError as error:
+        if is_outdated(error): return None
+        raise
+    finally:
+        if handle >= 0: os.close(handle)
 
-# %% ../nbs/07_lease.ipynb #62e487f7
+
 def take(
     path: Path,         # the file of the lease
     holder: Holder,     # to be written into it
 ) -> int:               # the open and locked file
     "Take a lease that nobody alive has. Raises `LeaseError`."
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            if claim(handle, path, holder): return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
+    end, pause = time.monotonic() + LAG, 0.001
+    while (handle := take_once(path, holder)) is None:
+        if time.monotonic() > end: raise refusal(path)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.5)
+    return handle
 
 # %% ../nbs/07_lease.ipynb #723f4871
 class Pulse:
@@ -177,13 +191,21 @@ class Pulse:
 
     def beat(self) -> None:
         "One sign of life, or the news that the lease is lost."
-        if not self.path.exists():
+        if self.is_deleted():
             os.close(self.handle)
             self.handle = -1
             try: self.handle = take(self.path, self.holder)
             except LeaseError: self.lost = True
         elif (now := read_holder(self.path)) is not None and now.token != self.holder.token: self.lost = True
-        else: os.utime(self.path)
+        else: os.utime(self.handle if os.utime in os.supports_fd else self.path)
+
+    def is_deleted(self) -> bool:
+        "Whether the file is gone: from the directory, and not only from what this machine sees of it."
+        if self.path.exists(): return False
+        try: return os.fstat(self.handle).st_nlink == 0
+        except OSError as error:
+            if is_outdated(error): return True
+            raise
 
     def stop(self) -> None:
         "End the thread, and give the lease back if it is still ours."

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
 from typing import Any
 
 from .errors import MLXBertError, unknown_name, with_article
+from .lazy import import_whole
 
 # %% auto #0
 __all__ = ['RegistryError', 'import_object', 'is_class_with', 'Registry']
@@ -24,7 +24,7 @@ def import_object(
 ) -> Any:           # what is there
     "What a module calls by that name. Raises `RegistryError`, which says which half is wrong."
     module_name, _, attribute = place.partition(":")
-    try: module = import_module(module_name)
+    try: module = import_whole(module_name)
     except ModuleNotFoundError as error:
         if error.name != module_name and not module_name.startswith(f"{error.name}."): raise
         raise RegistryError(f"{place!r}: there is no module {error.name!r}") from None

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mlx_bert_training.data.tokenization import tiny_tokenizer
 from mlx_bert_training.factory import create_kaggle_trainer
+from mlx_bert_training.models.create import create_model
 
 WORDS = ["red", "green", "blue", "Ünder", "two words", "a, b", 'say "so"', "line\nbreak", "0", "nan?"]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -32,6 +34,13 @@ def targets(head: str, frame: pd.DataFrame, answers: str = "") -> pd.DataFrame:
     if head == "multilabel": return pd.DataFrame({"a": number % 2, "b": number // 2 % 2, "c": number // 4 % 2})
     names = ["no", "yes"] if head == "binary" else ["low", "mid", "top"]
     return pd.DataFrame({"y": [names[i % len(names)] for i in number]})
+
+
+def make_encoder(folder: str | Path) -> None:
+    "A pretrained model with words of its own."
+    tokenizer = tiny_tokenizer([f"{word} years row" for word in WORDS])
+    create_model("bert_core", config={**SMALL, "vocab_size": tokenizer.vocab_size}).save_pretrained(folder)
+    tokenizer.save(folder)
 
 
 def make_run(home: Path, head: str, sample: pd.DataFrame | None, *, pooling: str = "mean", text: dict | None = None,

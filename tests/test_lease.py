@@ -1,6 +1,7 @@
 """One folder, one writer: who holds it is named, who died holds it no longer, and nobody takes it from the living."""
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -143,3 +144,95 @@ def test_a_place_that_takes_no_file_is_an_output_error(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     for odd in (tmp_path / "file", tmp_path / "loop" / "run", tmp_path / "nul\0", tmp_path / ("x" * 5000)):
         with pytest.raises(OutputError, match="cannot be written"): Lease(odd).__enter__()
+
+
+# --- a directory of a network that this machine sees as it was a while ago
+
+class Lagging:
+    "Answers `os.stat` for the lease with what it was, `behind` times more."
+
+    def __init__(self, monkeypatch, path):
+        self.path, self.behind, self.was, self.real = path, 0, None, os.stat
+        monkeypatch.setattr(os, "stat", self.stat)
+
+    def freeze(self, behind):
+        "From now on, see what there is now."
+        try: self.was = self.real(self.path)
+        except FileNotFoundError: self.was = None
+        self.behind = behind
+
+    def stat(self, path, **options):
+        if not self.behind or isinstance(path, int) or os.fspath(path) != str(self.path):
+            return self.real(path, **options)
+        self.behind -= 1
+        if self.was is None: raise FileNotFoundError(errno.ENOENT, "not there yet", str(path))
+        return self.was
+
+
+@pytest.fixture
+def lagging(monkeypatch, tmp_path): return Lagging(monkeypatch, tmp_path / LEASE)
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_lease_that_the_directory_does_not_show_yet_is_not_taken(tmp_path, monkeypatch, lagging, locks):
+    if not locks: monkeypatch.setattr(lease, "lock", lambda handle: False)
+    lagging.freeze(6)           # another machine takes the lease after this one has looked
+    holder = replace(new_holder(), host="gpu-3", machine="gpu-3 other")
+    (tmp_path / LEASE).write_text(json.dumps(asdict(holder)))
+    with pytest.raises(LeaseError, match="on gpu-3"): Lease(tmp_path).__enter__()
+    assert lagging.behind == 0 and read_holder(tmp_path / LEASE) == holder
+
+
+def test_a_sign_of_life_that_is_seen_a_minute_late_counts(tmp_path, lagging):
+    holder = replace(new_holder(), host="gpu-3", machine="gpu-3 other")
+    path = tmp_path / LEASE
+    path.write_text(json.dumps(asdict(holder)))
+    os.utime(path, (time.time() - lease.BEAT - 60,) * 2)
+    lagging.freeze(100)
+    os.utime(path)
+    with pytest.raises(LeaseError, match="on gpu-3"): Lease(tmp_path).__enter__()
+    assert read_holder(path) == holder
+
+
+def test_a_file_that_another_machine_has_replaced_is_waited_for(tmp_path, lagging):
+    path = tmp_path / LEASE
+    path.write_text("")
+    lagging.freeze(4)           # a former lease, which was given back and taken again
+    (tmp_path / "new").write_text("")
+    os.replace(tmp_path / "new", path)
+    with Lease(tmp_path): assert lagging.behind == 0 and read_holder(path).pid == os.getpid()
+
+
+def test_an_outdated_file_is_opened_again(tmp_path, monkeypatch):
+    answers = iter([OSError(errno.ESTALE, "stale file handle")] * 3)
+
+    def once(handle, flags, real=lease.fcntl.flock):
+        if error := next(answers, None): raise error
+        return real(handle, flags)
+
+    monkeypatch.setattr(lease.fcntl, "flock", once)
+    with Lease(tmp_path): assert read_holder(tmp_path / LEASE).pid == os.getpid()
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_holder_whose_own_file_is_missing_from_its_directory_keeps_it(tmp_path, monkeypatch, lagging, locks):
+    if not locks: monkeypatch.setattr(lease, "lock", lambda handle: False)
+    lagging.freeze(0)
+    with Lease(tmp_path) as mine:
+        os.utime(tmp_path / LEASE, (0, 0))
+        lagging.behind = 3
+        mine.pulse.beat()
+        mine.check()
+        lagging.behind = 0
+        assert time.time() - (tmp_path / LEASE).stat().st_mtime < STALE, "it shows that it lives"
+        without = "" if locks else "lease.lock = lambda handle: False; "
+        script = f"import sys; from mlx_bert_training import lease; {without}lease.Lease(sys.argv[1]).__enter__()"
+        other = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+        assert "is in use by process" in other.stderr
+    assert not (tmp_path / LEASE).exists()
+
+
+def test_a_directory_that_never_catches_up_is_refused(tmp_path, monkeypatch, lagging):
+    monkeypatch.setattr(lease, "LAG", 0.05)
+    lagging.freeze(10**6)
+    with pytest.raises(LeaseError, match="in use by another process"): Lease(tmp_path).__enter__()

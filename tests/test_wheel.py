@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -30,7 +31,7 @@ def wheel(tmp_path_factory):
     for name in tracked.splitlines():
         if not name.startswith(("nbs/", "tests/")) and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
+            shutil.copy(ROOT / name, source / name)
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, source]
     subprocess.run(build, check=True)
     return next(folder.glob("*.whl"))
@@ -45,6 +46,11 @@ def test_the_wheel_holds_the_package_its_presets_and_its_data(wheel):
     for data in ("german_credit", "sentence_polarity"):
         assert f"mlx_bert_training/demo/{data}/LICENSE-DATA.txt" in names
     assert not [name for name in names if name.startswith(("tests", "nbs"))]
+
+
+def test_the_script_before_the_compiler_may_be_run(wheel):
+    script = zipfile.ZipFile(wheel).getinfo("mlx_bert_training/runtime/compiler/g++")
+    assert script.external_attr >> 16 & 0o111 == 0o111      # pip keeps these bits of a wheel
 
 
 def test_the_installed_wheel_finds_its_presets_and_data(wheel, tmp_path):

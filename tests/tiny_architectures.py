@@ -31,6 +31,7 @@ CASES = {
     "modernbert": ("modernbert:ARCHITECTURE", _MODERN),
     "modernbert-mean": ("modernbert:ARCHITECTURE", {**_MODERN, "classifier_pooling": "mean", "num_hidden_layers": 4,
                                                     "global_attn_every_n_layers": 3}),
+    "mpnet": ("mpnet:ARCHITECTURE", _BERT),
 }
 
 # the same, and BERT, as models that guess words

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from .base import Callback, CallbackError
 from ..core.state import TrainerState
@@ -39,7 +40,9 @@ class AveragedWeights(Callback):
         share = self.share(state)
         if share is None: return
         weights, mean = model_weights(trainer.model), self.mean
-        self.mean = weights if mean is None else {k: mean[k] + share * (w - mean[k]) for k, w in weights.items()}
+        trained = [name for name, _ in tree_flatten(trainer.model.trainable_parameters())]     # the others stay
+        moved = {} if mean is None else {name: mean[name] + share * (weights[name] - mean[name]) for name in trained}
+        self.mean = weights | moved
         self.count += 1
         mx.async_eval(self.mean)
 

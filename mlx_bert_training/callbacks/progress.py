@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Protocol
@@ -37,8 +39,9 @@ def clock(
 
 # %% ../../nbs/callbacks/05_progress.ipynb #bd832ba6
 def _number(value: Any) -> str:
-    "Four digits of a number; learning rates and their like with an exponent."
-    if isinstance(value, float): return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
+    "Four decimals of a number; learning rates and their like with an exponent, large ones whole."
+    if isinstance(value, float) and abs(value) >= 10_000: return f"{value:,.0f}"
+    if isinstance(value, float): return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
     return "" if value is None else str(value)
 
 
@@ -165,11 +168,20 @@ def detect_mode() -> str:
 class LiveOutput:
     "One output of a notebook cell that is updated in place. The file keeps what it showed last."
 
-    def __init__(self) -> None: self.handle: Any = None
+    def __init__(self) -> None:
+        self.handle: Any = None
+        self._last: tuple[dict[str, str], dict[str, Any] | None] = {}, None
+
+    def again(self) -> None:
+        "Show it once more, in the cell that is running; both are updated from now on."
+        if self.handle is None: return
+        bundle, metadata = self._last
+        self.handle.display(bundle, raw=True, metadata=metadata)
 
     def show(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
         "Show representations by MIME type, in place of what was shown before."
         from IPython.display import display
+        self._last = bundle, metadata
         if self.handle is None: self.handle = display(bundle, raw=True, metadata=metadata, display_id=True)
         else: self.handle.update(bundle, raw=True, metadata=metadata)
 
@@ -190,12 +202,12 @@ WIDTH = 80      # columns; a wider terminal is not filled
 
 def columns() -> int:
     "How wide a line may be: one less than the terminal, so that it never wraps."
-    return min(WIDTH, shutil.get_terminal_size((WIDTH + 1, 24)).columns - 1)
+    return max(1, min(WIDTH, shutil.get_terminal_size((WIDTH + 1, 24)).columns - 1))
 
 
 def fitting(parts: Sequence[str], width: int) -> str:
     "As many of the parts as there is room for, two spaces apart."
-    line = parts[0][:width] if parts else ""
+    line = parts[0][:max(width, 0)] if parts else ""
     for part in parts[1:]:
         if len(line) + 2 + len(part) > width: break
         line += f"  {part}"
@@ -259,7 +271,8 @@ def _last_line(progress: Progress, width: int) -> str:
     "How a run ended and what it came to."
     p = progress
     facts = [f"{name} {value}" for name, value in p.facts().items() if not name.startswith("eval_")]
-    return wrapped([f"{p.status}:", f"update {p.step}/{p.total_steps}", f"epoch {p.epoch:.2f}/{p.num_epochs}",
+    ended = textwrap.wrap(f"{p.status}:", width)
+    return wrapped([*ended, f"update {p.step}/{p.total_steps}", f"epoch {p.epoch:.2f}/{p.num_epochs}",
                     clock(p.elapsed), *facts], width)
 
 # %% ../../nbs/callbacks/05_progress.ipynb #0f23fedc
@@ -330,14 +343,14 @@ class ProgressDisplay(Callback):
         began = time.perf_counter()
         fresh = _evaluations(state, self._seen)
         self._seen = len(state.history)
-        self._view.draw(self._progress(state), fresh)
+        with suppress(OSError): self._view.draw(self._progress(state), fresh)   # nobody may read it any more
         self._throttle.drew(began)
 
     def _close(self, state: TrainerState, status: str, failed: bool = False) -> None:
         if self._view is None: return
         self._status, self._failed = status, failed
         self._draw(state)
-        self._view.close(self._progress(state))
+        with suppress(OSError): self._view.close(self._progress(state))
         self._view = None
 
 # %% ../../nbs/callbacks/05_progress.ipynb #032ea4f4
@@ -351,7 +364,7 @@ class ProgressBar(ProgressDisplay):
         "Show the bar."
         mode = detect_mode() if self.mode == "auto" else self.mode
         self._begin(state)
-        self._view = self.view(mode, self._progress(state), trainer)
+        with suppress(OSError): self._view = self.view(mode, self._progress(state), trainer)
         self._draw(state)
 
     def on_step(self, trainer: TrainerView, state: TrainerState) -> None:

@@ -31,7 +31,8 @@ def averaged(
         odd = sorted(name for name in {*first, *other}
                      if name not in first or name not in other or first[name].shape != other[name].shape)
         if odd: raise CallbackError(f"weights of different models cannot be averaged; they differ in {odd[0]}")
-    return {name: sum((member[name] for member in members[1:]), first[name]) / len(members) for name in first}
+    packed = {name: value for name, value in first.items() if not mx.issubdtype(value.dtype, mx.floating)}
+    return {name: sum((member[name] for member in members[1:]), first[name]) / len(members) for name in first} | packed
 
 
 def greedy_soup(

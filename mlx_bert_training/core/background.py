@@ -56,6 +56,7 @@ def settle(cell: str | None, ask: Callable[[str], str] = input) -> None:
         answer = "k"
     if answer.strip().lower().startswith("b"): return
     if not answer.strip().lower().startswith("s"):
+        before.control.show()       # running the cell again has cleared its output
         raise StillTraining(f"nothing was started: the run of this cell goes on ({before}). runs() lists it, and "
                             "runs()[0].stop() ends it")
     before.control.stop(source="code")
@@ -148,6 +149,10 @@ class BackgroundRun(Generic[T]):
 class RunHandle(BackgroundRun[T]):
     "A run in the background: `pause`, `resume`, `stop`, `checkpoint`, `set_learning_rate`, then `result()` or `await`."
 
+    def show(self) -> None:
+        "Show the panel of the run here, too."
+        self.control.show()
+
     def pause(self) -> None: self._ask(self.control.pause)
     def resume(self) -> None: self._ask(self.control.resume)
     def checkpoint(self) -> None: self._ask(self.control.checkpoint)
@@ -166,7 +171,7 @@ class RunHandle(BackgroundRun[T]):
 
     def _updates(self) -> str:
         state = self.state
-        return f"update {state.step}/{state.total_steps}, {state.epoch}/{state.num_epochs} epochs"
+        return f"update {state.step:,}/{state.total_steps:,}, {state.epoch:,}/{state.num_epochs:,} epochs"
 
     def __repr__(self) -> str:
         what = "paused" if self.control.paused else "training"
@@ -204,6 +209,7 @@ class LiveRun:
         "What `start` gave back; None for a run that keeps a cell busy."
         return getattr(self.trainer, "handle", None)
 
+    def show(self) -> None: self.control.show()
     def pause(self) -> None: self.control.pause()
     def resume(self) -> None: self.control.resume()
     def stop(self, when: str = "now", keep: str | None = None) -> None: self.control.stop(when, keep)
@@ -211,7 +217,7 @@ class LiveRun:
     def __repr__(self) -> str:
         if self.handle is not None: return f"{self.name}: {self.handle}"
         state = getattr(self.trainer, "state", None)
-        return self.name if state is None else f"{self.name}: update {state.step}/{state.total_steps}"
+        return self.name if state is None else f"{self.name}: update {state.step:,}/{state.total_steps:,}"
 
 
 class RunList(list[LiveRun]):

@@ -383,7 +383,7 @@ def prepare_run(trainer: Resumable, train_loader: DataLoader | None, val_loader:
         trainer.evaluator.transform = declared_transform(config, trainer.task, trainer.train_loader)
     labels = getattr(trainer.train_loader, "labels", None)
     if config.model.label_rates and labels is not None:
-        start_head(trainer.model, trainer.task.starting_logits(np.asarray(labels)))
+        start_head(trainer.model, trainer.task, np.asarray(labels))
     trainer.evaluator.loss_for(trainer.train_loader)
     evaluates = training.eval_strategy != "no" and val_loader is not None
     trainer.parts = make_parts(trainer.evaluator, trainer.state, evaluates, optimizer, schedule, trainer.callbacks)

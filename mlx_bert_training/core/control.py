@@ -66,6 +66,7 @@ class Requests:
         self.signal: int | None = None      # the signal that stopped the run, if one did
         self.trainer: Any = None            # whose run it is, while it trains
         self.listeners: list[Callable[[], None]] = []   # called by the run when it has done what was asked
+        self.displays: list[Callable[[], None]] = []    # each shows the run once more, in the cell that is running
 
     def ask(self, request: Request, then: Callable[[], Any] = lambda: None) -> None:
         "Let a request wait, and do `then` before the run can see it."
@@ -91,6 +92,10 @@ class Requests:
     def changed(self) -> None:
         "Tell the listeners that something was done."
         for listener in self.listeners: listener()
+
+    def show(self) -> None:
+        "Show the run once more, in the cell that is running."
+        for display in list(self.displays): display()
 
     @property
     def paused(self) -> bool: return not self._go.is_set()
@@ -122,6 +127,7 @@ def open_to(
             if requests._depth == 0:
                 _RUNNING.remove(requests)
                 requests.trainer = None
+                requests.displays.clear()
                 requests._requests.clear()
                 requests._go.set()
 

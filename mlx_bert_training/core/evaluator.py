@@ -19,7 +19,7 @@ from .. import runtime
 from .batch_parts import inference_step_of
 from .config import BaseTrainerConfig, check_task
 from .ranks import inference_step
-from .results import Predictions, WordPredictions
+from .results import Predictions, with_texts
 from .step import InferenceStep
 from .weights import check_finite, model_weights
 from ..declaration.kinds import split_kind
@@ -270,7 +270,7 @@ def as_predictions(
         outputs.rows if ids is None else np.asarray(ids), list(classes) if classes else None,
         data.target_column or "prediction", data.id_column or "id")
     texts = getattr(loader, "texts", None)
-    return made if texts is None else WordPredictions(**vars(made), texts=[texts[row] for row in outputs.rows])
+    return with_texts(made, None if texts is None else [texts[row] for row in outputs.rows])
 
 # %% ../../nbs/core/14_evaluator.ipynb #701d444e
 def loader_for(

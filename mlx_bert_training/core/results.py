@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..errors import MLXBertError
+from ..errors import DataError, MLXBertError
 from ..figures import new_figure
 from ..files import write_json, write_text
 from ..tasks.columns import TargetFormat
@@ -23,7 +23,8 @@ from ..tasks.task import Task, get_task
 from ..tasks.words import IGNORED, NO_ANSWER, SplitText, spans_of
 
 # %% auto #0
-__all__ = ['plot_history', 'RunRecord', 'TrainResult', 'Predicted', 'Predictions', 'FoundSpan', 'WordTags', 'WordPredictions']
+__all__ = ['plot_history', 'RunRecord', 'TrainResult', 'Predicted', 'table_path', 'Predictions', 'FoundSpan', 'WordTags',
+           'word_ids', 'rows_of_words', 'WordRows', 'WordPredictions', 'with_texts']
 
 # %% ../../nbs/core/10_results.ipynb #151f8d44
 def plot_history(
@@ -147,6 +148,16 @@ class Predicted:
         names = self.class_names or list(range(self.values.shape[1]))
         return np.array([names[i] for i in decided])
 
+# %% ../../nbs/core/10_results.ipynb #9445d41c
+def table_path(
+    path: str | Path,   # where predictions are to be written
+) -> Path:              # the same
+    "The place of a table of predictions. Raises `DataError` where its ending promises another format than CSV."
+    path = Path(path)
+    if path.suffix.lower() in (".xlsx", ".xls", ".parquet", ".json", ".jsonl", ".tsv", ".gz", ".zip", ".npz"):
+        raise DataError(f"{path}: predictions are written as CSV; end its name in .csv, or save `to_frame()` otherwise")
+    return path
+
 # %% ../../nbs/core/10_results.ipynb #641b1092
 @dataclass
 class Predictions(Predicted):
@@ -165,9 +176,17 @@ class Predictions(Predicted):
             for i, name in enumerate(names): frame[name] = self.values[:, i]
         return frame
 
+    def take(self, rows: np.ndarray) -> Predictions:
+        "Some of the rows, by their positions."
+        return replace(self, row_ids=self.row_ids[rows], values=self.values[rows])
+
+    def for_rows(self, ids: Sequence[str]) -> Predictions:
+        "In the rows of a submission with these ids: these, or single words where the ids are of words."
+        return self
+
     def save(self, path: str | Path, probabilities: bool = True) -> Path:
-        "Write `to_frame` as a CSV file."
-        path = Path(path)
+        "Write `to_frame` as a CSV file. Raises `DataError` for a name that says something else."
+        path = table_path(path)
         write_text(path, self.to_frame(probabilities).to_csv(index=False))
         return path
 
@@ -217,9 +236,46 @@ class WordTags(Predictions):
                 rows[-1].append(FoundSpan(names[2 * kind + 1][2:], str(text[start:end]), start, end, sure))
         return rows
 
+# %% ../../nbs/core/10_results.ipynb #f503b115
+def word_ids(
+    predictions: WordTags,
+    mark: str,              # between the id of the text and the number of the word
+    first: int,             # number of a text's first word
+) -> list[str]:             # one a word
+    "Ids of single words, such as `17_0` for the first word of text 17."
+    return [f"{row}{mark}{place}" for row, text in zip(predictions.row_ids, predictions.texts, strict=True)
+            for place in range(first, first + len(text.words))]
+
+
+def rows_of_words(
+    predictions: WordTags,
+    ids: Sequence[str],     # of the rows that are asked for
+) -> Predictions:           # one row a word where the ids are of words, else as it was
+    "Predictions of single words, where the ids ask for them. Raises `TaskError` for a word that was cut off."
+    known = set(ids)
+    forms = [(mark, first) for mark in ("_", "-", ":", ".") for first in (0, 1)]
+    found = next((named for form in forms if set(named := word_ids(predictions, *form)) == known), None)
+    if found is None: return predictions
+    names = list(predictions.class_names or ())
+    tags = [predictions.task.cell_names(row, names) for row in predictions.labels()]
+    values = np.array([names.index(tag) for row in tags for tag in row])
+    return Predictions(np.eye(len(names))[values], get_task("multiclass_classification"), np.array(found), names,
+                       predictions.target_column, predictions.id_column)
+
+
+@dataclass
+class WordRows(WordTags):
+    "Some of the texts, or their words as rows."
+
+    def take(self, rows: np.ndarray) -> Predictions:
+        texts = [self.texts[int(row)] for row in rows]
+        return replace(self, row_ids=self.row_ids[rows], values=self.values[rows], texts=texts)
+
+    def for_rows(self, ids: Sequence[str]) -> Predictions: return rows_of_words(self, ids)
+
 # %% ../../nbs/core/10_results.ipynb #da8996c2
 @dataclass
-class WordPredictions(WordTags):
+class WordPredictions(WordRows):
     "Tags as tables: a row for each word, and one for each span."
 
     def to_frame(self, probabilities: bool = True) -> pd.DataFrame:
@@ -253,3 +309,11 @@ class WordPredictions(WordTags):
         spans = "spans" in self.task.needs
         frame = self.span_frame() if spans else self.to_frame(False)
         return f"{frame.head(10).to_html(index=False)}<p>{len(frame):,} {'spans' if spans else 'words'}</p>"
+
+# %% ../../nbs/core/10_results.ipynb #w1thtexts
+def with_texts(
+    predictions: Predictions,
+    texts: Sequence[SplitText] | None,  # of the rows, where words have answers
+) -> Predictions:
+    "The same, with the texts whose words the answers are of."
+    return predictions if texts is None else WordPredictions(**vars(predictions), texts=list(texts))

@@ -226,7 +226,8 @@ def checkpoint_to_resume(
                                   f"by its folder, {', '.join(map(str, [run, *others]))}")
     elif not run.checkpoints.is_dir(): return run.path
     newest = latest_checkpoint(run.checkpoints)
-    if newest is None: raise CheckpointError(f"{run.checkpoints}: there is no whole checkpoint to resume from")
+    if newest is None: raise CheckpointError(f"{run.checkpoints}: there is no whole checkpoint to resume from; "
+                                               "--resume FOLDER names another run")
     log.info("resuming %s from %s", run, newest.name)
     return newest
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from .registry import OPTIMIZERS, SCHEDULES, TRAINERS
 from ..declaration.kinds import split_kind
-from ..declaration.options import Kind, Section, option
+from ..declaration.options import Kind, Section, option, variable_in
 from ..tasks.registry import LOSS_TARGETS, LOSSES, METRICS
 from ..tasks.task import Task, known_task
 
@@ -166,6 +166,8 @@ def name_problem(name: str) -> str | None:
     "Why this cannot be the name of one folder or file; None if it can."
     if name in ("", ".", "..") or set(name) & set("/\\") or not name.isprintable():
         return "is the name of one folder: no / or \\, no control characters, and not empty, . or .."
+    if name != name.strip(): return "begins or ends with a blank"
+    if variable := variable_in(name): return f"{variable} is not read as a variable: write its value out"
     return f"is longer than {_LONGEST} bytes" if len(name.encode(errors="replace")) > _LONGEST else None
 
 

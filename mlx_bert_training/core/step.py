@@ -51,10 +51,10 @@ def sum_of_squares(
     "The sum of the squared entries, block by block."
     flat = x.reshape(-1).astype(mx.float32)
     whole = flat.size // BLOCK * BLOCK
-    rest = mx.square(flat[whole:]).sum()
-    if whole == 0: return rest
+    if whole == 0: return mx.square(flat).sum()
     blocks = flat[:whole].reshape(-1, 1, BLOCK)
-    return (blocks @ blocks.swapaxes(1, 2)).sum() + rest
+    total = (blocks @ blocks.swapaxes(1, 2)).sum()
+    return total if whole == flat.size else total + mx.square(flat[whole:]).sum()
 
 
 def global_norm(gradients: Any) -> mx.array:

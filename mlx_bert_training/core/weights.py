@@ -16,6 +16,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import CheckpointError, TrainingError
+from ..tasks.task import Task
 
 # %% auto #0
 __all__ = ['model_weights', 'set_weights', 'twin', 'start_head', 'check_finite', 'exchanged_weights', 'to_evaluate']
@@ -47,12 +48,14 @@ def twin(model: Any) -> Any:
 # %% ../../nbs/core/08_weights.ipynb #9d89cfec
 def start_head(
     model: Any,                     # its `output_layer`, if it has one, is what gives logits
-    logits: np.ndarray | None,      # (C,) what it shall say of any text; None: nothing better than zeros is known
+    task: Task,
+    labels: np.ndarray,             # that it will be trained on
 ) -> None:
-    "Let a head that has learnt nothing, whose bias is all zeros, start from these logits."
+    "Let a head that has learnt nothing, whose bias is all zeros, start from what the task makes of the labels."
     head = getattr(model, "output_layer", None)
-    if logits is None or "bias" not in (head or {}) or mx.any(head.bias != 0).item(): return
-    head.bias = mx.array(logits, head.bias.dtype)
+    if "bias" not in (head or {}) or mx.any(head.bias != 0).item(): return
+    logits = task.starting_logits(labels, head.bias.size)
+    if logits is not None: head.bias = mx.array(logits, head.bias.dtype)
 
 # %% ../../nbs/core/08_weights.ipynb #42bdbd7a
 def check_finite(

@@ -19,10 +19,15 @@ import pandas as pd
 
 from .files import format_suffix, read_text
 from ..errors import DataError
+from ..secrets import get_logger
+from ..tasks.columns import NOTHING
+
+log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['SEPARATORS', 'MOST_COLUMNS', 'TableFormat', 'delimited_rows', 'find_separator', 'find_quoting', 'swallowed_rows',
-           'has_decimal_comma', 'typed_column', 'check_width', 'settle_format', 'read_delimited']
+__all__ = ['log', 'SEPARATORS', 'MOST_COLUMNS', 'TableFormat', 'delimited_rows', 'find_separator', 'find_quoting',
+           'swallowed_rows', 'has_decimal_comma', 'point_doubt', 'typed_column', 'check_width', 'settle_format',
+           'read_delimited']
 
 # %% ../../nbs/data/02_delimited.ipynb #cf407f76
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ def swallowed_rows(
     return None
 
 # %% ../../nbs/data/02_delimited.ipynb #a817ac85
-_NOTHING = frozenset(["", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "None", "<NA>"])
+_NOTHING = NOTHING | {""}
 _CODE = re.compile(r"[+-]?0\d")
 _COMMA = re.compile(r"[+-]?(\d*|\d{1,3}(\.\d{3})+),\d+|[+-]?\d+|[+-]?\d{1,3}(\.\d{3})+")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})*")
@@ -138,6 +143,16 @@ def has_decimal_comma(present: list[str]) -> bool:
     "Whether these cells are numbers with a decimal comma, and not perhaps thousands."
     if not any("," in cell for cell in present) or not all(_COMMA.fullmatch(cell) for cell in present): return False
     return not all(_THOUSANDS.fullmatch(cell) for cell in present)
+
+# %% ../../nbs/data/02_delimited.ipynb #55d167d8
+_POINTS = re.compile(r"[+-]?([1-9]\d{0,2}\.\d{3}|\d{1,3})")
+
+
+def point_doubt(cells: list[str]) -> str | None:
+    "A number with a point that may stand after thousands, where all with a point may be such."
+    present = [cell for cell in cells if cell not in _NOTHING]
+    if not all(_POINTS.fullmatch(cell) for cell in present): return None
+    return next((cell for cell in present if "." in cell), None)
 
 # %% ../../nbs/data/02_delimited.ipynb #e5417f6d
 def _with_points(
@@ -191,6 +206,7 @@ def settle_format(file: Path, text: str, declared: TableFormat) -> TableFormat:
     "The format with separator and quoting, as declared or as found."
     usual = "\t" if format_suffix(file) == ".tsv" else None
     separator = declared.separator or usual or find_separator(file, text)
+    if separator in ("tab", "\\t"): separator = "\t"      # as a shell or single quotes leave it
     if len(separator) != 1 or separator in "\r\n\"":
         raise DataError(f"{file}: cells cannot be separated by {separator!r}; one character can, such as ';'. Several "
                         "have to be replaced in the file.")
@@ -266,5 +282,10 @@ def read_delimited(
     names = [name if name else f"Unnamed: {i}" for i, name in enumerate(header)]
     columns = [list(column) for column in zip(*table, strict=True)] or [[] for _ in names]
     frame = _typed_frame(names, columns, form, as_text)
+    for name, cells in zip(names, columns, strict=True):
+        doubt = None if form.decimal or form.separator != ";" or name in as_text else point_doubt(cells)
+        if doubt is not None:
+            log.warning("%s, column %r: %s is read as %s; data.decimal: ',' takes its points for marks of thousands",
+                        file, name, doubt, float(doubt))
     decimal = form.decimal or ("," if frame.attrs.pop("commas") else ".")
     return frame, replace(form, decimal=decimal)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -173,7 +175,7 @@ def require_columns(
             hint = " Its first line is read as the header, and looks like a row."
         elif known[0].startswith("#"):
             hint = " Its first line looks like a comment: remove it, the header comes first."
-        shown = ", ".join(name if name.isprintable() else repr(name) for name in known[:50])
+        shown = ", ".join(name if name.isprintable() and name == name.strip() else repr(name) for name in known[:50])
         if len(known) > 50: shown += f", ... ({len(known)} columns)"
         raise DataError(f"{frame.attrs.get('path', 'the frame')}: no column {column!r}.{hint} It has: {shown}.")
 
@@ -218,12 +220,22 @@ def read_frame(
     if frame.empty: raise DataError(f"{file} has no rows below its header.")
     frame.columns = frame.columns.map(str)
     frame.index = pd.RangeIndex(len(frame))
-    frame.attrs = {"path": str(file), "format": form}
+    frame.attrs = {"path": str(file), "format": asdict(form)}     # plain values, which Parquet can keep
     require_columns(frame, required)
     log.info("%s", _describe(frame, file, form, declared))
     return frame
 
 # %% ../../nbs/data/04_frames.ipynb #c44f156c
+def _line_of(file: Path, suffix: str, frame: pd.DataFrame, row: int) -> int:
+    "The line of a text file on which a row starts."
+    form = TableFormat(**frame.attrs["format"])
+    rows: Iterator[tuple[int, Any]]
+    if suffix in (".jsonl", ".conll"):
+        rows = (json_rows if suffix == ".jsonl" else conll_rows)(file, form.encoding, quiet=True)
+    else: rows = islice(delimited_rows(file, read_text(file, form.encoding, quiet=True), form), 1, None)
+    return next(islice(rows, row, None))[0]
+
+
 def where(
     frame: pd.DataFrame,            # a frame from `read_frame`, or rows chosen from one
     position: int,                  # which of its rows, counted from 0
@@ -234,10 +246,5 @@ def where(
     path = frame.attrs.get("path")
     place = f"{path or 'the frame'}, row {row + 1}"
     if path and (suffix := format_suffix(file := Path(path))) != ".parquet":
-        form: TableFormat = frame.attrs["format"]
-        rows: Iterator[tuple[int, Any]]
-        if suffix in (".jsonl", ".conll"):
-            rows = (json_rows if suffix == ".jsonl" else conll_rows)(file, form.encoding, quiet=True)
-        else: rows = islice(delimited_rows(file, read_text(file, form.encoding, quiet=True), form), 1, None)
-        place = f"{path}, line {next(islice(rows, row, None))[0]}"
+        with suppress(DataError, StopIteration, OSError): place = f"{path}, line {_line_of(file, suffix, frame, row)}"
     return place if column is None else f"{place}, column {column!r}"

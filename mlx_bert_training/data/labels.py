@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,13 @@ from .frames import require_columns, where
 from ..errors import DataError
 from ..files import write_text
 from ..secrets import get_logger
-from ..tasks.columns import TargetColumn, TargetFormat, plain_numbers
+from ..tasks.columns import NOTHING, TargetColumn, TargetFormat, plain_numbers
 from ..tasks.task import Task, get_task, task_in_file, task_place
 
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FILE', 'target_columns', 'read_labels', 'LabelMap', 'fit_labels']
+__all__ = ['log', 'FILE', 'PLAIN', 'target_columns', 'read_labels', 'LabelMap', 'fit_labels']
 
 # %% ../../nbs/data/06_labels.ipynb #cc349ae7
 def target_columns(
@@ -45,7 +46,7 @@ def target_columns(
 
 def _as_classes(column: TargetColumn, task: Task, frame: pd.DataFrame, classes: tuple[Any, ...] = ()) -> TargetColumn:
     "A column of classes that was read as text from a table, as numbers if its classes are numbers."
-    from_table = getattr(frame.attrs.get("format"), "separator", None) is not None
+    from_table = frame.attrs.get("format", {}).get("separator") is not None
     if not from_table or task.targets != "classes" or any(isinstance(c, str) for c in classes): return column
     return replace(column, values=plain_numbers(column.values))
 
@@ -127,7 +128,7 @@ def fit_labels(
     return labels
 
 
-_PLAIN = ({"0", "1"}, {"false", "true"}, {"no", "yes"}, {"n", "y"}, {"negative", "positive"})     # the second is meant
+PLAIN = ({"0", "1"}, {"false", "true"}, {"no", "yes"}, {"n", "y"}, {"negative", "positive"})     # the second is meant
 
 
 def _found(labels: LabelMap, declared: TargetFormat) -> Iterator[str]:
@@ -140,9 +141,12 @@ def _found(labels: LabelMap, declared: TargetFormat) -> Iterator[str]:
         yield f"{column}: {len(names)} labels, {shown}{how if declared.separator is None else ''}"
     folded: dict[str, str] = {}
     for name in names:
-        if (other := folded.setdefault(name.strip().casefold(), name)) != name:
-            yield f"{column}: {other!r} and {name!r} are two classes, and differ only in case or blanks"
+        if (other := folded.setdefault(normalize("NFKC", name).strip().casefold(), name)) != name:
+            alike = normalize("NFKC", other) == normalize("NFKC", name)
+            how = f"look the same: {other!a}, {name!a}" if alike else "differ only in case or blanks"
+            yield f"{column}: {other!r} and {name!r} are two classes, and {how}"
+        if name in NOTHING: yield f"{column}: {name!r} is a class, although others write so where nothing is known"
     if positive is None or declared.positive is not None: return
-    if {str(value).lower().removesuffix(".0") for value in labels.classes} in _PLAIN: return
+    if {str(value).lower().removesuffix(".0") for value in labels.classes} in PLAIN: return
     yield (f"{column}: the positive class is {labels.classes[positive]!r}, the other is "
            f"{labels.classes[1 - positive]!r}; data.positive_class declares which")

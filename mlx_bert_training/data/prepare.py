@@ -18,7 +18,7 @@ from .files import format_suffix
 from .frames import read_frame, where
 from .labels import LabelMap, fit_labels
 from .loader import BucketedLoader, TextDataset, bucket_widths, padding_of
-from .templates import RowTemplate, Texts, read_texts
+from .templates import RowTemplate, Texts, is_blank, read_texts, write_field
 from .token_store import encode_texts
 from .tokenization import Tokenizer, tiny_tokenizer
 from ..errors import DataError
@@ -30,7 +30,7 @@ log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'text_source', 'split_rows', 'seen_share', 'describe_part', 'PreparedData', 'note_numbers', 'wrong_id',
-           'prediction_loader', 'prepare']
+           'note_blanks', 'prediction_loader', 'prepare']
 
 # %% ../../nbs/data/12_prepare.ipynb #8fcbb5fd
 def _keys(texts: Texts) -> list[tuple[str, ...]]:
@@ -60,6 +60,8 @@ def text_source(
         template = RowTemplate(data.template, data.template_defaults)
         source: RowTemplate | list[str] = template
         columns = template.columns
+    elif data.template_defaults and data.text_column is not None:
+        source, columns = RowTemplate(write_field(data.text_column), data.template_defaults), [data.text_column]
     elif data.text_column is not None:
         columns = source = [c for c in (data.text_column, data.text_pair_column) if c is not None]
     else:
@@ -202,6 +204,17 @@ def wrong_id(frame: pd.DataFrame, column: str) -> str | None:
         return f"{where(frame, position, column)}: the id{value} {what}."
     return None
 
+# %% ../../nbs/data/12_prepare.ipynb #1766d3d0
+def note_blanks(frame: pd.DataFrame, texts: Texts, source: RowTemplate | list[str]) -> None:
+    "Say which rows have no letter to learn from or to judge by, unless the declaration says what stands for it."
+    if isinstance(source, RowTemplate) and source.defaults: return
+    for part, column in zip(texts, [None] if isinstance(source, RowTemplate) else source, strict=False):
+        blank = [i for i, text in enumerate(part or []) if isinstance(text, str) and is_blank(text)]
+        if not blank: continue
+        more = f", and {len(blank) - 1} more of {len(frame)} rows are like this" if len(blank) > 1 else ""
+        log.warning("%s: the text is blank%s; it is taken as it is. data.template_defaults says what stands for it",
+                    where(frame, blank[0], column), more)
+
 # %% ../../nbs/data/12_prepare.ipynb #c711c8bc
 def _read_frames(config: BaseTrainerConfig) -> dict[str, pd.DataFrame]:
     "The frames that a declaration names, with the columns it names."
@@ -298,7 +311,9 @@ def prediction_loader(
         source = read_frame(str(source), encoding=data.encoding, separator=data.separator, decimal=data.decimal,
                             quoting=data.quoting, required=required, as_text=_as_text(config, str(source), False))
     if isinstance(source, pd.DataFrame):
-        texts = read_texts(source, columns or text_source(source, data), per_word)
+        columns = columns or text_source(source, data)
+        texts = read_texts(source, columns, per_word)
+        note_blanks(source, texts, columns)
         named = data.id_column if data.id_column in source.columns else None
         ids = (source.index if named is None else source[named]).to_numpy()
         wrong = None if named is None else wrong_id(source, named)
@@ -327,6 +342,7 @@ def prepare(
     source = text_source(next(iter(frames.values())), data)
     per_word = get_task(config.model.head_type).per_word
     texts = {part: read_texts(frame, source, per_word) for part, frame in frames.items()}
+    for part, frame in frames.items(): note_blanks(frame, texts[part], source)
     if "train" in frames:
         labels = labels or fit_labels(frames["train"], _answers(config), config.model.head_type,
                                       separator=data.label_separator, positive=data.positive_class)

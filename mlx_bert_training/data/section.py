@@ -32,7 +32,7 @@ class DataConfig(Section):
     text_column: str | None = option(None, "column with the text; null: template is used, or the only text column")
     text_pair_column: str | None = option(None, "column with a second text; null: none")
     template: str | None = option(None, "sentence a row is put into, with {column} places; null: text_column is used")
-    template_defaults: dict[str, Any] = option(dict, "what stands for a missing value, by column")
+    template_defaults: dict[str, Any] = option(dict, "what stands for a missing or blank value, by column")
     target_column: str | list[str] | None = option(None, "label column, for multilabel one each; null: none")
     group_column: str | None = option(None, "ranking: column whose equal values are ranked together; null: none")
     id_column: str | None = option(None, "column that names a row in predictions; null: the row number does")
@@ -82,9 +82,20 @@ class DataConfig(Section):
         if self.text_pair_column is not None and self.text_column is None:
             yield "data.text_pair_column data.text_column", "a second text needs a first: set data.text_column"
         if self.template_defaults and self.template is None:
-            yield "data.template_defaults data.template", "defaults for a template, but data.template is not set"
+            yield from self.default_checks(task is not None and task.per_word)
+        for column, value in self.template_defaults.items():
+            if isinstance(value, bool):
+                yield "data.template_defaults", f"{column}: is read as true or false; a word stands in quotes, 'no'"
         if not known_encoding(self.encoding): yield "data.encoding", "no such encoding; utf-8 and cp1252 are usual"
         if self.long_texts != "head": yield from self.long_checks(whole, task is not None and task.per_word)
+
+    def default_checks(self, per_word: bool) -> Iterator[tuple[str, str]]:
+        "Where values that are missing can have no default."
+        if self.text_column is None:
+            yield "data.template_defaults data.template", "is for the values of data.template or data.text_column"
+        if self.text_pair_column is not None:
+            yield "data.template_defaults data.text_pair_column", "is for a template, or for one text a row"
+        if per_word: yield "data.template_defaults model.head_type", "a task of words needs the words of each row"
 
     def long_checks(self, whole: Any, per_word: bool) -> Iterator[tuple[str, str]]:
         "What does not go with keeping more of a text than its beginning."

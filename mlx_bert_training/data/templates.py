@@ -18,7 +18,7 @@ from ..errors import DataError, nearest
 from ..tasks.words import SplitText, words_of
 
 # %% auto #0
-__all__ = ['Part', 'WIDEST', 'write_field', 'parse_template', 'written_cell', 'column_texts', 'RowTemplate', 'Texts',
+__all__ = ['Part', 'WIDEST', 'write_field', 'parse_template', 'written_cell', 'is_blank', 'column_texts', 'RowTemplate', 'Texts',
            'read_texts']
 
 # %% ../../nbs/data/05_templates.ipynb #0d00fa42
@@ -105,6 +105,11 @@ def written_cell(
         raise DataError(f"{place()}: a list where a text is needed, {value!r:.60}. Join it to one text in the file.")
     return value
 
+# %% ../../nbs/data/05_templates.ipynb #906186d4
+def is_blank(text: str) -> bool:
+    "Whether a text has no letter that can be seen."
+    return not any(letter.isprintable() and letter != " " for letter in text)
+
 # %% ../../nbs/data/05_templates.ipynb #049e086c
 def column_texts(
     frame: pd.DataFrame,    # its rows
@@ -112,11 +117,11 @@ def column_texts(
     spec: str,              # the format, or ""
     default: str | None,    # what stands for a missing value; None: that is an error
 ) -> list[str]:
-    "The words of a column. Raises `DataError` naming the cell that has none."
+    "The words of a column. Raises `DataError` naming the cell that has none; blanks are none if there is a default."
     missing = frame[column].isna().tolist()
     texts = []
     for i, value in enumerate(frame[column].tolist()):
-        if missing[i]:
+        if missing[i] or default is not None and type(value) is str and is_blank(value):
             if default is None:
                 raise DataError(f"{where(frame, i, column)}: the value is missing; say what stands for it, "
                                 f"such as template_defaults: {{{_name(column)}: unknown}}.")
@@ -192,8 +197,8 @@ def read_texts(
     for column in source:
         missing = np.flatnonzero(frame[column].isna())
         if len(missing):
-            raise DataError(f"{where(frame, int(missing[0]), column)}: the text is missing. A template, such as "
-                            f"{{{column}}}, can have a default for it.")
+            raise DataError(f"{where(frame, int(missing[0]), column)}: the text is missing; say what stands for it, "
+                            f"such as data.template_defaults: {{{_name(column)}: unknown}}.")
         if per_word: parts.append(list(_split(frame, column)))
         else:
             parts.append([value if type(value) is str else str(written_cell(value, partial(where, frame, i, column)))

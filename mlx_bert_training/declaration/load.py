@@ -97,14 +97,16 @@ def read_layers(
 # %% ../../nbs/declaration/06_load.ipynb #d57d3851
 def place(
     problem: Problem,               # what is wrong
-    places: Mapping[str, tuple],    # file and line of each dotted key
+    places: Mapping[str, tuple],    # file and line of each dotted key, and the word that stands there
     file: str | None,               # the uppermost file
 ) -> Problem:
     "A problem with its file and line."
     if problem.file: return problem
     key = problem.key
     while key and key not in places: key = key.rpartition(".")[0]
-    file, line = places.get(key, (file, None))
+    file, line, *word = places.get(key, (file, None))
+    if word and key == problem.key and problem.suggestion.endswith("in quotes"):
+        problem = changed(problem, suggestion=f"'{word[0]}', in quotes")
     return changed(problem, file=file, line=line)
 
 
@@ -134,7 +136,8 @@ def load_config(
         problems += layer.problems
         if isinstance(layer.value, Mapping): data = merge(data, layer.value)
         else: problems.append(Problem(file=layer.file, line=1, message="expected sections, such as `training:`"))
-        places |= {".".join(map(str, key)): (layer.file, line) for key, line in layer.lines.items() if key}
+        places |= {".".join(map(str, key)): (layer.file, line, *([layer.words[key]] if key in layer.words else []))
+                   for key, line in layer.lines.items() if key}
     changes = nest(overrides, problems)
     for key in flat(changes):
         places |= {key: ("override", None)}

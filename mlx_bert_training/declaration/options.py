@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import re
 import sys
 import types
 import typing
@@ -26,8 +27,8 @@ from ..registry import Registry
 from ..secrets import Secrets, find_secrets, redact
 
 # %% auto #0
-__all__ = ['members', 'describe', 'Unfit', 'fit', 'Option', 'read_value', 'option', 'options', 'is_section', 'Section', 'values',
-           'without_secrets', 'take_over', 'leaves', 'read_section', 'merge']
+__all__ = ['members', 'describe', 'Unfit', 'fit', 'Option', 'variable_in', 'read_path', 'read_value', 'option', 'options',
+           'is_section', 'Section', 'values', 'without_secrets', 'take_over', 'leaves', 'read_section', 'merge']
 
 # %% ../../nbs/declaration/03_options.ipynb #b0fa34c2
 _NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
@@ -82,14 +83,22 @@ class Unfit(Exception):
     "A value that is not of the type it should be: message and suggestion."
 
 
+def _number_meant(text: str, kind: type) -> str:
+    "The number that a text is, and what is wrong with it. Raises `ValueError`."
+    if text.count(",") == 1 and kind is float: return f"{float(text.replace(',', '.'))!r}, with a point"
+    if re.match(r"[-+]?0\d", text): return f"{kind(text)!r}, without the zero before it"
+    return f"{kind(text)!r}, without quotes"
+
+
 def _expected(hint: Any, value: Any) -> Unfit:
     "The error for a value of another type, with a hint where the slip is plain."
     wanted, suggestion = members(hint), ""
     if isinstance(value, str) and {int, float} & set(wanted):
-        try: suggestion = f"{int(value) if int in wanted else float(value)!r}, without quotes"
+        try: suggestion = _number_meant(value, int if int in wanted else float)
         except ValueError: pass
     elif int in wanted and isinstance(value, float) and value.is_integer(): suggestion = str(int(value))
-    elif str in wanted and isinstance(value, Real) and not isinstance(value, bool): suggestion = f"'{value}', in quotes"
+    elif str in wanted and isinstance(value, bool): suggestion = "the word in quotes"
+    elif str in wanted and isinstance(value, Real): suggestion = f"'{value}', in quotes"
     return Unfit(f"expected {describe(hint)}, not {_kind(value)}", suggestion)
 
 # %% ../../nbs/declaration/03_options.ipynb #a389fd8d
@@ -114,10 +123,11 @@ def fit(
 ) -> Any:           # the value, as a plain Python object of that type
     "Check a value against a type. Raises `Unfit`."
     if len(members(hint)) > 1:
+        wrong = _expected(hint, value)
         for member in members(hint):
             try: return fit(value, member)
-            except Unfit: pass
-        raise _expected(hint, value)
+            except Unfit as error: wrong = error if error.args[0].startswith("item ") else wrong
+        raise wrong
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     number = isinstance(value, Real) and not isinstance(value, bool)
     if hint is Any: return _plain(value)
@@ -218,6 +228,24 @@ def _read_kinds(option: Option, value: Any) -> Any:
     return found
 
 # %% ../../nbs/declaration/03_options.ipynb #25df97a4
+def variable_in(text: str) -> str | None:
+    "What looks like a variable of a shell in a path or in a name; None: nothing does."
+    found = re.search(r"\$\{\w+\}|(?:^|/)\$[A-Za-z_]\w*|%[A-Z_]+%", text)
+    return found[0].lstrip("/") if found else None
+
+
+def read_path(text: str) -> str:
+    "A path as a file has it, `~` being the home folder. Raises `Unfit` for what is written for another system."
+    if text == "": raise Unfit("a path may not be empty", "")
+    if re.search("[\x01-\x1f]", text):
+        raise Unfit("holds a control character, as which \\n and \\t are read in double quotes; write it in single "
+                    "quotes and with /", "")
+    if os.sep == "/" and "\\" in text: raise Unfit("a path has / between folders, not \\", text.replace("\\", "/"))
+    if (variable := variable_in(text)) is not None:
+        raise Unfit(f"{variable} is not read as a variable: write its value out, or the path on a command line", "")
+    return os.path.expanduser(text) if re.match("~(/|$)", text) else text
+
+
 def read_value(
     option: Option,
     value: Any,     # what was given
@@ -226,7 +254,7 @@ def read_value(
     if option.path and isinstance(value, os.PathLike): value = os.fspath(value)
     if value is False and "no" in option.choices: value = "no"  # YAML reads a bare `no` as false
     value = fit(value, option.hint)
-    if option.path and value == "": raise Unfit("a path may not be empty", "")
+    if option.path and isinstance(value, str): value = read_path(value)
     if option.registry is not None: return _read_kinds(option, value)
     if isinstance(value, str) and option.choices: value = _choose(option, value)
     for number in value if isinstance(value, list) else [value]:
@@ -370,6 +398,12 @@ def _unknown_key(
                    allowed=", ".join(known), suggestion=suggestion)
 
 # %% ../../nbs/declaration/03_options.ipynb #fd965cd8
+def _pair_meant(data: Any, known: Mapping[str, Option]) -> str:
+    "The key and value that a text in place of a mapping stands for, such as `num_epochs:1`; empty where it is none."
+    found = re.fullmatch(r"(\w+)\s*[:=]\s*(.+)", data) if isinstance(data, str) else None
+    return f"{found[1]}: {found[2]}, with a blank after the colon" if found and found[1] in known else ""
+
+
 def read_section(
     cls: Any,                   # the section's class
     data: Any,                  # a mapping, a section, None for all defaults, or a section's shorthand
@@ -383,7 +417,7 @@ def read_section(
     if isinstance(data, str) and cls.shorthand: data = {cls.shorthand: data}
     if data is not None and not isinstance(data, Mapping):
         problems.append(Problem(key=above[:-1], value=data, message=f"expected a mapping, not {_kind(data)}",
-                                allowed=", ".join(options(cls))))
+                                allowed=", ".join(options(cls)), suggestion=_pair_meant(data, options(cls))))
     given: Mapping = data if isinstance(data, Mapping) else {}
     before = len(problems)
     for name in given:

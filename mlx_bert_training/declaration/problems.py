@@ -49,7 +49,8 @@ class Problem:
     def __str__(self) -> str:
         value = self.safe_value()
         where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
-        key = self.key if len(self.key) <= 100 else self.key[:97] + "..."
+        key = self.key if self.key.isprintable() else ascii(self.key)[1:-1]
+        if len(key) > 100: key = key[:97] + "..."
         what = f"{key} = {show(value)}: " if key and value is not ... else f"{key}: " if key else ""
         hint = f" Did you mean {self.suggestion}?" if self.suggestion and self._may_hint(value) else ""
         too_long = bool(self.suggestion) and len(self.allowed) > 200  # a near name says it all

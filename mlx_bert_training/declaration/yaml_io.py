@@ -50,6 +50,7 @@ class Document:
     "A file that has been read: its value, the line of each key, and what was wrong."
     value: Any = None
     lines: dict[tuple, int] = field(default_factory=dict)
+    words: dict[tuple, str] = field(default_factory=dict)   # how a value stands there that is no text
     problems: list[Problem] = field(default_factory=list)
     file: str | None = None
 
@@ -140,7 +141,8 @@ def _read_events(document: Document, builder: _Builder, text: str) -> None:
             level = builder.levels[-1]
             is_key = isinstance(level.values, dict) and not level.has_key
             value = event.value if is_key or not event.implicit[0] else plain_scalar(event.value)
-            builder.add(value if keep or is_key else _DROPPED, line)
+            path = builder.add(value if keep or is_key else _DROPPED, line)
+            if not is_key and value != event.value: document.words[path] = event.value
 
 # %% ../../nbs/declaration/04_yaml_io.ipynb #18ee2385
 def parse_yaml(
@@ -157,7 +159,10 @@ def parse_yaml(
         line = mark.line + 1 if mark else None
         if "nesting depth" in str(error.problem): document.stop(line, f"nested more than {_MAX_DEPTH} levels deep")
         tabs = line and "\t" in "".join(text.split("\n")[line - 1:line])
-        document.stop(line, f"not valid YAML: {error.problem}{context}" + "; indent with spaces, not tabs" * bool(tabs))
+        hint = "; indent with spaces, not tabs" if tabs else ""
+        if "escape character" in str(error.problem):
+            hint = "; in double quotes a backslash begins an escape: write single quotes, and a path with /"
+        document.stop(line, f"not valid YAML: {error.problem}{context}{hint}")
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         document.stop(line, f"not valid YAML: the character {show(chr(error.character))} may not stand in it")
@@ -185,7 +190,7 @@ def parse_json(
     try: json.loads(text)
     except json.JSONDecodeError as error: document.stop(error.lineno, f"not valid JSON: {error.msg}")
     except RecursionError: document.stop(None, f"nested more than {_MAX_DEPTH} levels deep")
-    except ValueError as error: document.stop(None, f"not valid JSON: {error}")
+    except ValueError: document.stop(None, "not valid JSON: a number of thousands of digits")
     builder = _Builder(document)
     for token, line in _json_tokens(text):
         if token in "{[": builder.open({} if token == "{" else [], line)

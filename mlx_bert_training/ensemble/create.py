@@ -201,7 +201,9 @@ def create_ensemble(
     name, made = make_method(method, options)
     if made.learns and len(first.fold_numbers) < 2:
         raise EnsembleError(f"{name} learns from the targets, and one fold leaves no other to learn from: use voting")
-    stack = np.stack([m.predictions for m in members])
+    if first.task.methods and name not in first.task.methods:
+        raise EnsembleError(f"a {first.task} is combined by {', '.join(first.task.methods)}, not by {name}")
+    stack = first.task.completed(np.stack([m.predictions for m in members]))
     used = first.folds >= 0
     whole = made.fit(stack[:, used], first.targets[used], first.task, metric)
     nested, by_fold = nested_predictions(made, stack, first, metric, whole)
@@ -210,7 +212,7 @@ def create_ensemble(
     tests = [m.test_predictions for m in members if m.test_predictions is not None]
     oof = replace(first, name=name, predictions=nested, metric=metric, config_hash="",
                   source=f"{name} of {', '.join(names)}",
-                  test_predictions=whole.combine(np.stack(tests)) if tests else None)
+                  test_predictions=whole.combine(first.task.completed(np.stack(tests))) if tests else None)
 
     def scored(label: str, p: np.ndarray) -> CVScore:
         return score_rows(label, metric, first.task, p, first.targets, first.folds)

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,14 @@ from ..data.prepare import PreparedData
 from ..data.templates import RowTemplate
 from .text_partners import FoldTask, fold_member, whole_texts
 from ..errors import MissingExtraError, unknown_name
+from ..secrets import get_logger
 from ..tasks.task import Task
 from ..validation.folds import Folds
 from ..validation.oof import OOF
 
 # %% auto #0
-__all__ = ['LIBRARIES', 'text_features', 'gbm_table', 'make_gbm', 'fit_predict', 'GBM']
+__all__ = ['log', 'LIBRARIES', 'text_features', 'Features', 'column_of', 'text_of', 'gbm_table', 'make_gbm', 'Fitted',
+           'fit_models', 'fitted_predictions', 'describe_trees', 'library_text', 'keep_boosted', 'GBM']
 
 # %% ../../nbs/ensemble/12_gbm.ipynb #fa50f152
 def text_features(
@@ -37,53 +40,74 @@ def text_features(
     task: Task,
     outputs: int,               # C
     inner: int = 5,             # folds within the training rows
-) -> tuple[np.ndarray, np.ndarray]:     # (n, F) out of fold, (m, F)
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:     # (n, F) out of fold, (m, F), and the model of all rows
     "What a linear model on words predicts: for training rows by models that have not seen them."
-    def predict(rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    def fit(rows: np.ndarray, texts: Sequence[str]) -> tuple[np.ndarray, TfidfVectorizer, LinearFit]:
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b|[^\w\s]")
         features = words.fit_transform([train[i] for i in rows])
-        return task.columns(LinearFit.fit(features, targets[rows], task, outputs).predictions(words.transform(texts)))
+        model = LinearFit.fit(features, targets[rows], task, outputs)
+        return task.columns(model.predictions(words.transform(texts))), words, model
     every = np.arange(len(train))
     fold = np.random.default_rng(0).permutation(len(train)) % inner
     first: np.ndarray | None = None
     for k in range(inner):
-        found = predict(every[fold != k], [train[i] for i in every[fold == k]])
+        found, _, _ = fit(every[fold != k], [train[i] for i in every[fold == k]])
         if first is None: first = np.zeros((len(train), found.shape[1]))
         first[fold == k] = found
     assert first is not None
-    return first, predict(every, others)
+    last, words, model = fit(every, others)
+    step = {"column": "text", "kind": "words", "terms": words.get_feature_names_out().tolist(),
+            "idf": words.idf_.tolist()}
+    return first, last, {"steps": [step], "weights": model.weights.tolist(), "bias": model.bias.tolist()}
 
 # %% ../../nbs/ensemble/12_gbm.ipynb #40ba0e92
+@dataclass(frozen=True, eq=False)
+class Features:
+    "What trees read of a column, or of all columns side by side."
+    train: np.ndarray       # (n, F), missing values are NaN
+    others: np.ndarray      # (m, F)
+    steps: list[dict[str, Any]]     # how they are made, for `boosting_file.feature_table`
+    categories: list[int] = field(default_factory=list)     # which features are categories
+
+
+def column_of(fold: FoldTask, column: str, a: pd.Series, b: pd.Series) -> Features:
+    "The features of a column of the training rows and of the others."
+    if pd.api.types.is_numeric_dtype(a):
+        x, y = (pd.to_numeric(s, errors="coerce").astype(float).to_numpy()[:, None] for s in (a, b))
+        return Features(*(np.where(np.isfinite(z), z, np.nan) for z in (x, y)), [{"column": column, "kind": "number"}])
+    if a.nunique() <= FEW:
+        values = sorted(a.dropna().astype(str).unique())
+        codes = {value: float(i) for i, value in enumerate(values)}
+        x, y = (np.array([codes.get(str(v), np.nan) for v in s.tolist()], float)[:, None] for s in (a, b))
+        return Features(x, y, [{"column": column, "kind": "category", "values": values}], [0])
+    texts, others = (s.fillna("").astype(str).tolist() for s in (a, b))
+    return text_of(fold, column, texts, others)
+
+
+def text_of(fold: FoldTask, column: str | None, texts: Sequence[str], others: Sequence[str]) -> Features:
+    "The features of texts; a column of None is what the model reads."
+    x, y, linear = text_features(texts, others, fold.targets, fold.task, fold.outputs)
+    return Features(x, y, [{"column": column, "kind": "text", "linear": linear}])
+
+# %% ../../nbs/ensemble/12_gbm.ipynb #a9b64510
 def gbm_table(
     fold: FoldTask,
     columns: Sequence[str] | None,      # of the file; None: those that the texts are made of
-) -> tuple[np.ndarray, np.ndarray, list[int]]:      # (n, F), (m, F), and which features are categories
-    "Features of the rows of a fold and of the others; missing values are NaN. Raises `DataError` for a missing column."
+) -> Features:
+    "Features of the rows of a fold and of the others. Raises `DataError` for a missing column."
     data, source = fold.data, fold.data.source
     if columns is None: columns = source.columns if isinstance(source, RowTemplate) else []
     train, others = data.frames["train"], data.frames["validation"]
     for frame in (train, others): require_columns(frame, list(columns))
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    categories: list[int] = []
-    for column in columns:
-        a, b = train[column], others[column]
-        if pd.api.types.is_numeric_dtype(a):
-            numbers = [pd.to_numeric(s, errors="coerce").astype(float).to_numpy()[:, None] for s in (a, b)]
-            parts.append(tuple(np.where(np.isfinite(x), x, np.nan) for x in numbers))  # type: ignore[arg-type]
-        elif a.nunique() <= FEW:
-            codes = {value: float(i) for i, value in enumerate(sorted(a.dropna().astype(str).unique()))}
-            categories.append(sum(x.shape[1] for x, _ in parts))
-            parts.append(tuple(s.map(lambda v, codes=codes: codes.get(str(v), np.nan)).to_numpy(float)[:, None]  # type: ignore
-                               for s in (a, b)))
-        else:
-            texts, others_texts = (s.fillna("").astype(str).tolist() for s in (a, b))
-            parts.append(text_features(texts, others_texts, fold.targets, fold.task, fold.outputs))
-    if not columns:
-        parts.append(text_features(whole_texts(data.texts["train"]), whole_texts(data.texts["validation"]),
-                                   fold.targets, fold.task, fold.outputs))
-    return np.hstack([x for x, _ in parts]), np.hstack([x for _, x in parts]), categories
+    parts = [column_of(fold, column, train[column], others[column]) for column in columns]
+    if not parts: parts = [text_of(fold, None, *(whole_texts(data.texts[part]) for part in ("train", "validation")))]
+    starts = np.cumsum([0, *(part.train.shape[1] for part in parts)]).tolist()
+    return Features(np.hstack([part.train for part in parts]), np.hstack([part.others for part in parts]),
+                    [step for part in parts for step in part.steps],
+                    [start + place for start, part in zip(starts, parts, strict=False) for place in part.categories])
 
 # %% ../../nbs/ensemble/12_gbm.ipynb #c1f89fab
+log = get_logger(__name__)
 LIBRARIES = ("sklearn", "lightgbm", "xgboost", "catboost")
 _CLASSES = {"lightgbm": "LGBM", "xgboost": "XGB", "catboost": "CatBoost"}
 
@@ -118,25 +142,96 @@ def make_gbm(
     return kind(**{**base, **options})
 
 # %% ../../nbs/ensemble/12_gbm.ipynb #462666f7
-def fit_predict(
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    "A fitted model, and the classes that it knows."
+    model: Any = None       # None: all rows were of one class
+    present: tuple[int, ...] = ()   # none: it gives values
+
+    def probabilities(self, x: np.ndarray, classes: int) -> np.ndarray:
+        "(N, classes); a class without rows is next to impossible."
+        p = np.zeros((len(x), classes))
+        p[:, list(self.present)] = 1.0 if self.model is None else self.model.predict_proba(x)
+        p = np.clip(p, 1e-6, 1)
+        return np.asarray(p / p.sum(1, keepdims=True))
+
+
+def fit_models(
     make: Callable[[], Any],    # a new model
     fold: FoldTask,
     train: np.ndarray,          # (n, F)
-    others: np.ndarray,         # (m, F)
-) -> np.ndarray:                # (m, C) probabilities, or (m,) values
-    "Fit one model, or one for each of several labels or values; a class without rows is next to impossible."
-    def probabilities(labels: np.ndarray, classes: int) -> np.ndarray:
-        p, present = np.zeros((len(others), classes)), np.unique(labels)
-        p[:, present] = 1.0 if len(present) == 1 else make().fit(train, labels).predict_proba(others)
-        p = np.clip(p, 1e-6, 1)
-        return p / p.sum(1, keepdims=True)
+) -> list[Fitted]:
+    "One model, or one for each of several labels or values."
     if fold.task.targets == "values":
-        columns = fold.targets.reshape(len(train), -1).T
-        found = np.stack([make().fit(train, column).predict(others) for column in columns], axis=1).astype(np.float64)
+        return [Fitted(make().fit(train, column)) for column in fold.targets.reshape(len(train), -1).T]
+    labels, found = fold.targets.astype(int), []
+    for column in [labels] if fold.task.targets == "classes" else labels.T:
+        present, places = np.unique(column, return_inverse=True)
+        model = make().fit(train, places) if len(present) > 1 else None
+        found.append(Fitted(model, tuple(present.tolist())))
+    return found
+
+
+def fitted_predictions(models: Sequence[Fitted], fold: FoldTask, others: np.ndarray) -> np.ndarray:
+    "(m, C) probabilities or (m,) values of features (m, F)."
+    if fold.task.targets == "values":
+        found = np.stack([fit.model.predict(others) for fit in models], axis=1).astype(np.float64)
         return found if fold.task.several else found[:, 0]
-    labels = fold.targets.astype(int)
-    if fold.task.targets == "classes": return probabilities(labels, fold.outputs)
-    return np.stack([probabilities(labels[:, c], 2)[:, 1] for c in range(fold.outputs)], axis=1)
+    if fold.task.targets == "classes": return models[0].probabilities(others, fold.outputs)
+    return np.stack([fit.probabilities(others, 2)[:, 1] for fit in models], axis=1)
+
+# %% ../../nbs/ensemble/12_gbm.ipynb #a7ea89a9
+def _tree(predictor: Any) -> dict[str, Any]:
+    "The nodes of a tree; a leaf has feature -1, and a split by categories the set of those that go to the left."
+    nodes = predictor.nodes
+    leaf = nodes["is_leaf"].astype(bool)
+    sets = {}
+    for i in np.flatnonzero(nodes["is_categorical"].astype(bool) & ~leaf).tolist():
+        bits = predictor.raw_left_cat_bitsets[nodes["bitset_idx"][i]].astype("<u4").view(np.uint8)
+        sets[i] = np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist()
+    names = {"threshold": "num_threshold", "left": "left", "right": "right", "missing_left": "missing_go_to_left",
+             "value": "value"}
+    return {"feature": np.where(leaf, -1, nodes["feature_idx"]).tolist(), "sets": sets,
+            **{name: nodes[column].tolist() for name, column in names.items()}}
+
+
+def describe_trees(
+    model: Any,             # fitted histogram boosting of scikit-learn
+) -> dict[str, Any]:        # for JSON; see `boosting_file.trees_output`
+    "The trees as numbers. Raises `AttributeError` where scikit-learn keeps them elsewhere."
+    chosen = np.zeros(model.n_features_in_, bool) if model.is_categorical_ is None else model.is_categorical_
+    known = model._preprocessor.named_transformers_["encoder"].categories_ if chosen.any() else []
+    link = "classes" if hasattr(model, "classes_") else "log" if model.loss in ("poisson", "gamma") else "identity"
+    return {"order": [*np.flatnonzero(chosen).tolist(), *np.flatnonzero(~chosen).tolist()], "link": link,
+            "categories": [[value for value in values.tolist() if value == value] for values in known],
+            "baseline": np.ravel(model._baseline_prediction).tolist(),
+            "trees": [[_tree(predictor) for predictor in round_] for round_ in model._predictors]}
+
+# %% ../../nbs/ensemble/12_gbm.ipynb #eef33df8
+def library_text(library: str, model: Any) -> str:
+    "A model as its library writes it."
+    if library == "lightgbm": return str(model.booster_.model_to_string())
+    if library == "xgboost": return bytes(model.get_booster().save_raw("json")).decode()
+    with TemporaryDirectory() as folder:        # CatBoost writes files only
+        path = Path(folder) / "model.json"
+        model.save_model(str(path), format="json")
+        return path.read_text(encoding="utf-8")
+
+
+def keep_boosted(fold: FoldTask, table: Features, models: Sequence[Fitted], library: str) -> None:
+    "Write down the features and the trees of a fold; a warning where this version of a library does not allow it."
+    kept: list[dict[str, Any]] = []
+    try:
+        for fit in models:
+            known = {"present": list(fit.present)} if fit.present else {}
+            if fit.model is None: kept.append(known)
+            elif library == "sklearn": kept.append({**known, **describe_trees(fit.model)})
+            else: kept.append({**known, "text": library_text(library, fit.model)})
+    except AttributeError as error:     # of a version that keeps its trees elsewhere
+        log.warning("gbm: the trees of this version of %s cannot be kept, and not be bundled: %s", library, error)
+        return
+    fold.keep(kind="boosting", library=library, features=table.steps, models=kept,
+              classes=fold.outputs if fold.task.targets == "classes" else 2)
 
 # %% ../../nbs/ensemble/12_gbm.ipynb #94d487d9
 @dataclass(frozen=True)
@@ -150,14 +245,15 @@ class GBM:
 
     def predict(self, fold: FoldTask) -> np.ndarray:
         "Predictions of the other rows of a fold."
-        train, others, categories = gbm_table(fold, chosen_columns(fold.data, self.columns))
-        values = fold.task.targets == "values"
-        return fit_predict(lambda: make_gbm(self.library, values, self.options or {}, categories, self.seed), fold,
-                           train, others)
+        table, values = gbm_table(fold, chosen_columns(fold.data, self.columns)), fold.task.targets == "values"
+        models = fit_models(lambda: make_gbm(self.library, values, self.options or {}, table.categories, self.seed),
+                            fold, table.train)
+        if fold.place is not None: keep_boosted(fold, table, models, self.library)
+        return fitted_predictions(models, fold, table.others)
 
     def member(self, like: OOF, data: PreparedData | None, folds: Folds, transform: str,
                folder: Path | None = None) -> OOF:
         "Its out-of-fold and test predictions. Raises `MissingExtraError` for a library that is not installed."
         _library(self.library, like.task.targets == "values")
         known = self if data is None else replace(self, columns=chosen_columns(data, self.columns))
-        return fold_member(self.name, like, data, folds, transform, known.predict)
+        return fold_member(self.name, like, data, folds, transform, known.predict, folder)

@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['TERMS', 'read_linear', 'linear_logits']
+__all__ = ['TERMS', 'read_linear', 'bounded_logits', 'linear_logits', 'vector_logits']
 
 # %% ../../nbs/ensemble/13_linear_file.ipynb #9c163267
 _WORD, _PLAIN = re.compile(r"(?u)\b\w+\b|[^\w\s]"), re.compile(r"(?u)\b\w+\b")
@@ -95,6 +95,17 @@ def _step_scores(values: pd.Series, step: Mapping[str, Any], weights: np.ndarray
     return np.asarray((np.array(_as_words(values))[:, None] == np.array(step["values"])) @ weights)
 
 
+def bounded_logits(
+    z: np.ndarray,      # (N, C)
+    task: Task,
+) -> np.ndarray:        # (N, C)
+    "Values as they are, and logits of probabilities that are never quite zero."
+    if task.targets == "values": return z
+    if task.targets == "columns": return np.clip(z, np.log(1e-6), -np.log(1e-6))
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    return np.asarray(np.log(np.clip(p / p.sum(axis=1, keepdims=True), 1e-6, 1)))
+
+
 def linear_logits(
     part: Mapping[str, Any],    # the description
     task: Task,                 # of the run
@@ -112,7 +123,14 @@ def linear_logits(
     if part.get("each"):    # a logistic regression for each class by itself
         p = np.clip(1 / (1 + np.exp(-z)), 1e-6, 1 - 1e-6)
         return np.log(p / (1 - p)) if task.targets == "columns" else np.log(p / p.sum(axis=1, keepdims=True))
-    if task.targets == "values": return z
-    if task.targets == "columns": return np.clip(z, np.log(1e-6), -np.log(1e-6))
-    p = np.exp(z - z.max(axis=1, keepdims=True))
-    return np.log(np.clip(p / p.sum(axis=1, keepdims=True), 1e-6, 1))
+    return bounded_logits(z, task)
+
+# %% ../../nbs/ensemble/13_linear_file.ipynb #40cc8ae0
+def vector_logits(
+    part: Mapping[str, Any],    # the description
+    task: Task,                 # of the run
+    vectors: np.ndarray,        # (N, H) of the texts
+) -> np.ndarray:                # (N, C)
+    "What a linear model says of vectors."
+    mean, scale, weights, bias = (np.array(part[name], np.float64) for name in ("mean", "scale", "weights", "bias"))
+    return bounded_logits((vectors - mean) / scale @ weights + bias, task)

@@ -41,6 +41,9 @@ class EnsembleOptions(Section):
                    "weights for an ensemble, but enable_ensemble is false")
         if self.ensemble_weights is not None and sum(self.ensemble_weights) <= 0:
             yield "kaggle.ensemble_weights", "the weights add up to nothing"
+        task = known_task(whole.model.head_type)
+        if self.enable_ensemble and task is not None and task.methods and method not in task.methods:
+            yield "kaggle.ensemble_method model.head_type", f"a {task} is combined by {', '.join(task.methods)}"
         if self.ensemble_weights is not None and method in METHODS and method not in TAKE_WEIGHTS:
             yield "kaggle.ensemble_weights kaggle.ensemble_method", f"{method} finds its weights itself"
         if self.ensemble_members and not self.enable_ensemble:
@@ -88,5 +91,9 @@ class TTAOptions(Section):
     tta_word_dropout: float = option(0.1, "part of the words that is left out, for the kind word_dropout", gt=0, lt=1)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
+        task = known_task(whole.model.head_type)
+        if self.enable_tta and task is not None and task.per_word:
+            yield ("kaggle.enable_tta model.head_type",
+                   f"a {task} answers for the words of a text, and varied texts have others; set it to false")
         for kind in self.tta_kinds:
             if kind not in TTA_KINDS: yield "kaggle.tta_kinds", f"{kind!r} is none of {', '.join(TTA_KINDS)}"

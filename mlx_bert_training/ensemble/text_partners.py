@@ -5,24 +5,27 @@
 # %% ../../nbs/ensemble/11_text_partners.ipynb #44f62caa
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from ..data.baselines import LinearFit
+from ..data.neighbours import neighbour_predictions
 from ..data.prepare import PreparedData
 from ..data.templates import Texts
 from ..data.tokenization import Encoded, Tokenizer
 from .linear import fold_data, save_linear
 from ..errors import DataError
+from ..files import refusals, replace_folder, write_arrays
 from ..models.create import create_model
 from ..models.weights import resolve_pretrained
 from ..tasks.targets import TargetTransform
@@ -32,8 +35,8 @@ from ..validation.folds import Folds
 from ..validation.oof import OOF
 
 # %% auto #0
-__all__ = ['FoldTask', 'fold_member', 'whole_texts', 'linear_predictions', 'Chars', 'log_count_ratio', 'NBSVM', 'embed_texts',
-           'text_vectors', 'vector_member', 'Embedding', 'neighbour_mean', 'KNN']
+__all__ = ['FoldTask', 'fold_member', 'whole_texts', 'Chars', 'log_count_ratio', 'NBSVM', 'embed_texts', 'TextEncoder',
+           'vector_member', 'Embedding', 'KNN']
 
 # %% ../../nbs/ensemble/11_text_partners.ipynb #3dd9a3ee
 @dataclass(frozen=True)
@@ -46,13 +49,13 @@ class FoldTask:
     task: Task
     outputs: int            # C, or 1 for values
     scale: TargetTransform = TargetTransform()      # of the targets
-    place: Path | None = None       # where a linear model on texts is kept; None: nowhere
+    place: Path | None = None       # where what was fitted is kept; None: nowhere
+    facts: Mapping[str, Any] = field(default_factory=dict)      # that are written down with it
 
-    def keep(self, steps: list[dict[str, Any]], weights: np.ndarray, bias: np.ndarray, **more: Any) -> None:
-        "Write down a model of steps on the column `text`; see `ensemble.linear_file`."
-        if self.place is None: return
-        save_linear({"steps": steps, "weights": weights.tolist(), "bias": bias.tolist(), "targets": asdict(self.scale),
-                     **more}, self.place)
+    def keep(self, **description: Any) -> None:
+        "Write down what was fitted, in numbers and words; `kaggle.bundle_inference` reads it."
+        if self.place is not None:
+            save_linear({**description, "targets": asdict(self.scale), **self.facts}, self.place)
 
 # %% ../../nbs/ensemble/11_text_partners.ipynb #c02b5fd5
 def fold_member(
@@ -87,11 +90,6 @@ def whole_texts(texts: Texts) -> list[str]:
     return list(first) if second is None else [f"{a} \n {b}" for a, b in zip(first, second, strict=True)]
 
 # %% ../../nbs/ensemble/11_text_partners.ipynb #7d9b2489
-def linear_predictions(fold: FoldTask, train: Any, others: Any) -> np.ndarray:
-    "A logistic or ridge regression on features (n, F) of the fold, for features (m, F) of the others."
-    return LinearFit.fit(train, fold.targets, fold.task, fold.outputs).predictions(others)
-
-
 @dataclass(frozen=True)
 class Chars:
     "A linear model on TF-IDF of runs of characters within words: spelling, endings, punctuation."
@@ -108,7 +106,7 @@ class Chars:
         fit = LinearFit.fit(train, fold.targets, fold.task, fold.outputs)
         step = {"column": "text", "kind": "characters", "range": [self.shortest, self.longest],
                 "terms": features.get_feature_names_out().tolist(), "idf": features.idf_.tolist()}
-        fold.keep([step], fit.weights, fit.bias)
+        fold.keep(steps=[step], weights=fit.weights.tolist(), bias=fit.bias.tolist())
         return fit.predictions(features.transform(whole_texts(fold.data.texts["validation"])))
 
     def member(self, like: OOF, data: PreparedData | None, folds: Folds, transform: str,
@@ -143,7 +141,7 @@ class NBSVM:
         found = [self.one(train, labels[:, c] * 1) for c in range(fold.outputs)]
         weights, bias = np.stack([w for w, _ in found], axis=1), np.array([b for _, b in found])
         step = {"column": "text", "kind": "presence", "terms": words.get_feature_names_out().tolist()}
-        fold.keep([step], weights, bias, each=True)
+        fold.keep(steps=[step], weights=weights.tolist(), bias=bias.tolist(), each=True)
         p = np.clip(1 / (1 + np.exp(-(others @ weights + bias))), 1e-6, 1 - 1e-6)
         return p if fold.task.targets == "columns" else p / p.sum(1, keepdims=True)
 
@@ -182,22 +180,42 @@ def embed_texts(
         out[rows] = vectors
     return np.zeros((0, 0), np.float32) if out is None else out
 
+# %% ../../nbs/ensemble/11_text_partners.ipynb #d2485efc
+@dataclass(frozen=True, eq=False)
+class TextEncoder:
+    "A frozen encoder and its tokenizer: mean over tokens."
+    pretrained: str     # where its weights came from
+    model: Any
+    tokenizer: Tokenizer
 
-def text_vectors(
-    data: PreparedData,             # training rows, and test rows if there are any
-    pretrained: str | None,         # weights; None: those that the run starts from
-) -> np.ndarray:                    # (N + M, H), test rows last
-    "Vectors of a frozen encoder, mean over tokens. Raises `DataError` where the run starts from no weights."
-    name = pretrained or (data.config.model.pretrained if data.config is not None else None)
-    if name is None or data.config is None:
-        raise DataError("ensemble_members: vectors need pretrained weights; set model.pretrained")
-    model = create_model("bert_core", pretrained=name, pooling="mean")
-    tokenizer = data.tokenizer if pretrained is None else Tokenizer.load(resolve_pretrained(name))
-    model.check_tokenizer(tokenizer.vocab_size)
-    parts = [tokenizer.encode(*data.texts[part], **data.config.data.cut())
-             for part in ("train", "test") if part in data.texts]
-    found = [(embed_texts(model, part), np.arange(len(part)) if part.text is None else part.text) for part in parts]
-    return np.concatenate([mean_by_row(vectors, text)[0] for vectors, text in found])
+    @classmethod
+    def load(cls, data: PreparedData, pretrained: str | None) -> TextEncoder:
+        "The named one; None: what the run starts from. Raises `DataError` where that is no weights."
+        name = pretrained or (data.config.model.pretrained if data.config is not None else None)
+        if name is None or data.config is None:
+            raise DataError("ensemble_members: vectors need pretrained weights; set model.pretrained")
+        model = create_model("bert_core", pretrained=name, pooling="mean")
+        tokenizer = data.tokenizer if pretrained is None else Tokenizer.load(resolve_pretrained(name))
+        model.check_tokenizer(tokenizer.vocab_size)
+        return cls(name, model, tokenizer)
+
+    def vectors(self, data: PreparedData) -> np.ndarray:
+        "(N + M, H) of training rows, and of the test rows if there are any."
+        assert data.config is not None
+        parts = [self.tokenizer.encode(*data.texts[part], **data.config.data.cut())
+                 for part in ("train", "test") if part in data.texts]
+        found = [(embed_texts(self.model, part), np.arange(len(part)) if part.text is None else part.text)
+                 for part in parts]
+        return np.concatenate([mean_by_row(vectors, text)[0] for vectors, text in found])
+
+    def save(self, folder: Path) -> str:
+        "Keep weights and tokenizer in a folder of this folder; returns its name, which two partners may share."
+        words = re.sub(r"[^\w.-]+", "-", self.pretrained.rstrip("/").rpartition("/")[2])
+        name = f"encoder-{words}-{hashlib.sha256(self.pretrained.encode()).hexdigest()[:8]}"
+        with replace_folder(folder / name) as building, refusals(folder / name):
+            self.model.save_pretrained(building)
+            self.tokenizer.save(building)
+        return name
 
 # %% ../../nbs/ensemble/11_text_partners.ipynb #fb14c37f
 def vector_member(
@@ -206,14 +224,21 @@ def vector_member(
     data: PreparedData | None,
     folds: Folds,
     transform: str,                 # of a regression's targets
+    folder: Path | None = None,     # where encoder and model of each fold are kept; None: nowhere
 ) -> OOF:
     "Out-of-fold and test predictions from vectors of texts. Raises `DataError` without data or weights."
     if data is None: raise DataError(f"ensemble_members: {partner.name} needs the data, not only a loader")
-    vectors, n = text_vectors(data, partner.pretrained), len(like)
+    encoder, n = TextEncoder.load(data, partner.pretrained), len(like)
+    vectors, facts = encoder.vectors(data), dict[str, str]()
+    if folder is not None: facts["encoder"] = encoder.save(folder)
+    if folder is not None and partner.remembers:
+        facts["vectors"] = f"{partner.name}.npz"
+        write_arrays(folder / facts["vectors"], {"vectors": vectors[:n]})
 
     def predict(fold: FoldTask) -> np.ndarray:
-        return partner.predict(fold, vectors[fold.rows], np.concatenate([vectors[fold.held], vectors[n:]]))
-    return fold_member(partner.name, like, data, folds, transform, predict)
+        others = np.concatenate([vectors[fold.held], vectors[n:]])
+        return partner.predict(replace(fold, facts=facts), vectors[fold.rows], others)
+    return fold_member(partner.name, like, data, folds, transform, predict, folder)
 
 # %% ../../nbs/ensemble/11_text_partners.ipynb #0b604ab2
 @dataclass(frozen=True)
@@ -221,47 +246,38 @@ class Embedding:
     "A logistic or ridge regression on the vectors of a frozen encoder."
     pretrained: str | None = None   # None: what the run starts from
     name: str = "embedding"
+    remembers: ClassVar[bool] = False       # the vectors of the training rows
 
     def predict(self, fold: FoldTask, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
         "Predictions of the other rows of a fold."
         scaler = StandardScaler().fit(vectors)
-        return linear_predictions(fold, scaler.transform(vectors), scaler.transform(others))
+        fit = LinearFit.fit(scaler.transform(vectors), fold.targets, fold.task, fold.outputs)
+        fold.keep(kind="vectors", mean=scaler.mean_.tolist(), scale=scaler.scale_.tolist(), weights=fit.weights.tolist(),
+                  bias=fit.bias.tolist())
+        return fit.predictions(scaler.transform(others))
 
     def member(self, like: OOF, data: PreparedData | None, folds: Folds, transform: str,
                folder: Path | None = None) -> OOF:
         "Its out-of-fold and test predictions."
-        return vector_member(self, like, data, folds, transform)
+        return vector_member(self, like, data, folds, transform, folder)
 
 # %% ../../nbs/ensemble/11_text_partners.ipynb #ec626994
-def neighbour_mean(
-    train: np.ndarray,      # (n, H)
-    targets: np.ndarray,    # (n, C)
-    others: np.ndarray,     # (m, H)
-    neighbours: int,
-) -> np.ndarray:            # (m, C)
-    "Mean target of the nearest rows by cosine, weighted by similarity, and of one row that is like all others."
-    found = NearestNeighbors(n_neighbors=min(neighbours, len(train)), metric="cosine").fit(train)
-    distance, index = found.kneighbors(others)
-    weight = np.exp(-10 * distance)
-    total = (weight[..., None] * targets[index]).sum(1) + 0.1 * targets.mean(0)
-    return total / (weight.sum(1, keepdims=True) + 0.1)
-
-
 @dataclass(frozen=True)
 class KNN:
     "The nearest neighbours of a text by the vectors of a frozen encoder."
     neighbours: int = 15
     pretrained: str | None = None   # None: what the run starts from
     name: str = "knn"
+    remembers: ClassVar[bool] = True        # the vectors of the training rows
 
     def predict(self, fold: FoldTask, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
         "Predictions of the other rows of a fold."
         y = np.eye(fold.outputs)[fold.targets.astype(int)] if fold.task.targets == "classes" else fold.targets
-        found = neighbour_mean(vectors, y.reshape(len(y), -1), others, self.neighbours)
-        if fold.task.targets == "values": return found if fold.task.several else found[:, 0]
-        return np.clip(found, 1e-6, 1 - 1e-6)
+        answers = y.reshape(len(y), -1)
+        fold.keep(kind="neighbours", neighbours=self.neighbours, rows=fold.rows.tolist(), answers=answers.tolist())
+        return neighbour_predictions(vectors, answers, others, self.neighbours, fold.task)
 
     def member(self, like: OOF, data: PreparedData | None, folds: Folds, transform: str,
                folder: Path | None = None) -> OOF:
         "Its out-of-fold and test predictions."
-        return vector_member(self, like, data, folds, transform)
+        return vector_member(self, like, data, folds, transform, folder)

@@ -28,11 +28,12 @@ from mlx_bert_training.export.graph import (
 )
 from ..models.architectures.deberta_v2 import DebertaV2Config, log_bucket, relative_range, span_of
 from ..models.architectures.modernbert import ModernBertConfig, reach_of, theta_of
+from ..models.architectures.mpnet import FARTHEST, bucket_of
 from ..models.text_model import TextModel
 
 # %% auto #0
 __all__ = ['Build', 'ENCODERS', 'DENSE', 'POOLINGS', 'embedded', 'roberta_positions', 'self_attention', 'feed_forward',
-           'key_bias', 'bert_layer', 'bert', 'roberta', 'distilbert', 'albert_layer', 'albert', 'buckets_of',
+           'key_bias', 'bert_layer', 'bert', 'roberta', 'mpnet', 'distilbert', 'albert_layer', 'albert', 'buckets_of',
            'distance_rows', 'by_distance', 'deberta_scores', 'deberta_layer', 'deberta_embedded', 'deberta_convolution',
            'deberta', 'rotated', 'window', 'modernbert_layer', 'modernbert', 'first', 'shares', 'mean_of', 'max_of',
            'attention_of', 'pooler', 'pooled']
@@ -94,6 +95,27 @@ def bert(g: Graph, path: str, config: Any, places: Callable[[Graph], str] | None
 def roberta(g: Graph, path: str, config: Any) -> str:
     "RoBERTa and XLM-R."
     return bert(g, path, config, lambda g: roberta_positions(g, config.pad_token_id))
+
+
+def mpnet(g: Graph, path: str, config: Any) -> str:
+    "MPNet: RoBERTa's positions, and scores that also depend on distances."
+    x = embedded(g, f"{path}.embeddings", config, roberta_positions(g, config.pad_token_id), config.layer_norm_eps)
+    places = positions(g, "input_ids")
+    distance = g.node("Sub", unsqueezed(g, places, 0), unsqueezed(g, places, 1))
+    low, high = (g.constant(limit, np.int64) for limit in (-FARTHEST, FARTHEST))
+    buckets = g.constant(bucket_of(np.arange(-FARTHEST, FARTHEST + 1)), np.int64)
+    rows = g.node("Gather", buckets, g.node("Add", g.node("Clip", distance, low, high), high))
+    by_head = g.node("Transpose", lookup(g, rows, f"{path}.encoder.relative_attention_bias"), perm=[2, 0, 1])
+    bias = g.node("Add", unsqueezed(g, by_head, 0), key_bias(g))
+    for i in range(config.num_hidden_layers):
+        layer = f"{path}.encoder.layer.{i}"
+        names = tuple(f"{layer}.attention.attn.{part}" for part in "qkv")
+        attended = self_attention(g, x, names, config.num_attention_heads, config.hidden_size, bias)
+        x = g.node("Add", x, linear(g, attended, f"{layer}.attention.attn.o"))
+        x = norm(g, x, f"{layer}.attention.LayerNorm", config.layer_norm_eps)
+        wide = feed_forward(g, x, f"{layer}.intermediate.dense", f"{layer}.output.dense", config.hidden_act)
+        x = norm(g, g.node("Add", x, wide), f"{layer}.output.LayerNorm", config.layer_norm_eps)
+    return x
 
 # %% ../../nbs/export/02_encoders.ipynb #3eb2e46d
 def distilbert(g: Graph, path: str, config: Any) -> str:
@@ -308,7 +330,7 @@ def attention_of(g: Graph, hidden: str, path: str) -> str:
 # %% ../../nbs/export/02_encoders.ipynb #1d6eda4e
 Build = Callable[[Graph, str, Any], str]
 ENCODERS: dict[str, Build] = {
-    "bert": bert, "roberta": roberta, "xlm-roberta": roberta, "electra": bert, "albert": albert,
+    "bert": bert, "roberta": roberta, "xlm-roberta": roberta, "electra": bert, "albert": albert, "mpnet": mpnet,
     "distilbert": distilbert, "deberta-v2": deberta, "modernbert": modernbert}
 DENSE = {"albert": "", "distilbert": ""}    # the others keep the pooler's layer under "dense"
 POOLINGS: dict[str, Callable[[Graph, str], str]] = {

@@ -30,10 +30,11 @@ from ..core.run_folder import FIRST_ROUND, RunFolder, find_rounds
 from ..data.files import DEMO
 
 # %% auto #0
-__all__ = ['log', 'MODEL_FILES', 'ALONE', 'LATER', 'PLATFORMS', 'OWNER', 'CODE', 'BundleError', 'FinishedRun', 'partner_files',
-           'find_shares', 'allowed_overrides', 'read_run', 'describe_texts', 'choose_sample', 'describe_submission',
-           'describe', 'default_wheels', 'write_own_wheel', 'download_wheels', 'inference_notebook', 'Bundle',
-           'package_sources', 'write_code', 'check_target', 'bundle']
+__all__ = ['log', 'MODEL_FILES', 'ALONE', 'LATER', 'PLATFORMS', 'OWNER', 'CODE', 'BundleError', 'FinishedRun', 'round_models',
+           'partner_files', 'find_shares', 'allowed_overrides', 'read_run', 'describe_texts', 'choose_sample',
+           'describe_submission', 'describe', 'default_wheels', 'write_own_wheel', 'download_wheels',
+           'inference_notebook', 'Bundle', 'package_sources', 'write_code', 'sizes', 'check_size', 'check_target',
+           'bundle']
 
 # %% ../../nbs/kaggle/12_bundle.ipynb #b8b59123
 from ..data.frames import read_frame
@@ -43,6 +44,7 @@ from ..data.templates import RowTemplate
 from ..data.tokenization import Tokenizer
 from ..declaration.load import load_config
 from ..declaration.whole import find_key
+from ..ensemble.linear_file import read_linear
 from ..ensemble.registry import PARTNERS
 from ..ensemble.thresholds import search_threshold
 from ..errors import MLXBertError
@@ -51,7 +53,7 @@ from . import bundle_inference
 from .bundle_inference import InferenceError
 from .delivery import submission_style
 from .files import SAMPLE, find_sample
-from .section import BUNDLED, WEIGHTED, BundleOptions
+from .section import WEIGHTED, BundleOptions
 from .submission import build_submission, read_sample
 from .trainer import as_kaggle_config
 from ..models.create import read_description
@@ -82,14 +84,26 @@ class FinishedRun:
     models: dict[str, Path]     # by the name they get in the bundle
     labels: LabelMap
     cv: dict[str, Any]          # what cv.json says; empty for a run with one split
-    shares: dict[str, float]    # how much of `models` and of `linear` is in what is predicted
+    shares: dict[str, float]    # how much of each is in what is predicted: of `models`, `linear` and the others
     linear: dict[str, Path] = field(default_factory=dict)   # the linear partner, likewise by name
-    partners: dict[str, dict[str, Path]] = field(default_factory=dict)  # those that read texts, by name and file
+    partners: dict[str, dict[str, Path]] = field(default_factory=dict)  # the others, by name and file
+    trained: dict[str, dict[str, Path]] = field(default_factory=dict)   # other seeds and pretrained models, likewise
     partners_left: bool = False     # the run submits more than the model, and that was left behind
     notes: list[str] = field(default_factory=list)  # what the bundle does not do as the run did
 
     @property
     def model(self) -> Path: return next(iter(self.models.values()))
+
+    def _named(self, key: str) -> list[Path]:
+        "What the partners name beside their own files, without doubles."
+        first = [next(iter(files.values())) for files in self.partners.values()]
+        names = dict.fromkeys(read_linear(path).get(key) for path in first)
+        return [RunFolder(self.folder).partners / Path(name).name for name in names if name]
+
+    @property
+    def encoders(self) -> list[Path]: return self._named("encoder")     # frozen ones, that partners read
+    @property
+    def vectors(self) -> list[Path]: return self._named("vectors")      # of training rows, that partners remember
 
     @property
     def metric(self) -> str:
@@ -97,6 +111,22 @@ class FinishedRun:
         return str(self.cv.get("metric") or competition_metric(self.config, self.labels.task))
 
 # %% ../../nbs/kaggle/12_bundle.ipynb #6d515fc5
+def round_models(
+    home: RunFolder,        # of the run
+    folds: Folds,
+    round: str,             # of the folds of one model
+) -> dict[str, Path]:       # by the name they get in the bundle
+    "The models of all folds that were done. Raises `BundleError` unless each of them kept one."
+    places = (divmod(i, folds.n_folds) for i in range(len(folds)))
+    every = {f"fold_{repeat}_{fold}": home.fold(repeat, fold, round) for repeat, fold in places}
+    done = {name: fold for name, fold in every.items() if fold.fold_facts.is_file()} or every   # a time budget
+    missing = [fold for fold in done.values() if not (fold.model / "model.safetensors").is_file()]
+    if missing:
+        raise BundleError(f"{missing[0].path}: {len(missing)} of {len(done)} folds kept no model; "
+                          "run again under another run_name with kaggle.save_fold_models: true")
+    return {name: fold.model for name, fold in done.items()}
+
+
 def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:
     "The models of all folds. Raises `BundleError` unless each fold kept one."
     if "score" not in cv:
@@ -106,14 +136,7 @@ def _fold_models(run: Path, cv: dict[str, Any]) -> dict[str, Path]:
     if len(rounds) != 1:
         raise BundleError(f"{run}: {len(rounds)} rounds with pseudo-labels, and only one can be meant; remove the "
                           "others")
-    places = (divmod(i, folds.n_folds) for i in range(len(folds)))
-    every = {f"fold_{repeat}_{fold}": home.fold(repeat, fold, rounds[0]) for repeat, fold in places}
-    done = {name: fold for name, fold in every.items() if fold.fold_facts.is_file()} or every   # a time budget
-    missing = [fold for fold in done.values() if not (fold.model / "model.safetensors").is_file()]
-    if missing:
-        raise BundleError(f"{missing[0].path}: {len(missing)} of {len(done)} folds kept no model; "
-                          "run again under another run_name with kaggle.save_fold_models: true")
-    return {name: fold.model for name, fold in done.items()}
+    return round_models(home, folds, rounds[0])
 
 # %% ../../nbs/kaggle/12_bundle.ipynb #b6b4714c
 ALONE: dict[str, float] = {"models": 1.0, "linear": 0.0}
@@ -142,12 +165,11 @@ def find_shares(
     if not alone and method not in WEIGHTED: raise BundleError(f"{whole}, and only a weighted mean can be bundled{way}")
     shares = {alone: 1.0} if alone else {name: share for name, share in cv["weights"].items() if share}
     for name in [name for name in shares if name != members[0] and not partner_files(run, name)]:
-        if name in BUNDLED:
+        if RunFolder(run).round(member_round(name)).is_dir(): continue
+        if name in PARTNERS:
             raise BundleError(f"{whole}, and the {name} models were not kept; run again under another run_name with "
                               f"kaggle.save_fold_models: true{way}")
-        other = "is a partner that a bundle cannot have" if name in PARTNERS else "was made by another run"
-        if RunFolder(run).round(member_round(name)).is_dir(): other = "is another trained model, which it cannot have"
-        raise BundleError(f"{whole}, and {name!r} {other}{way}")
+        raise BundleError(f"{whole}, and {name!r} was made by another run{way}")
     others = {name: float(share) for name, share in shares.items() if name not in (members[0], "linear")}
     return {"models": float(shares.get(members[0], 0)), "linear": float(shares.get("linear", 0)), **others}
 
@@ -186,10 +208,22 @@ def read_run(
     shares = dict(ALONE) if model_alone else find_shares(run, cv)
     found = FinishedRun(run, config, models, LabelMap.load(first, config.model.head_type), cv, shares)
     if found.shares["linear"]: found.linear = partner_files(run, "linear")
-    found.partners = {name: partner_files(run, name) for name in found.shares if name not in ALONE}
+    if not found.labels.task.in_bundles:
+        raise BundleError(f"{run}: a bundle cannot carry a {found.labels.task}; the models of its folds are model "
+                          "folders that transformers loads, and `load` of this package where it can be installed")
+    others = [name for name in found.shares if name not in ALONE]
+    found.partners = {name: files for name in others if (files := partner_files(run, name))}
+    home = RunFolder(run)
+    found.trained = {name: round_models(home, Folds.load(home.folds), member_round(name)) for name in others
+                     if name not in found.partners}
     if found.labels.task.plain is not found.labels.task and (found.linear or found.partners):
         raise BundleError(f"{run}: the partners of a {found.labels.task} predict plain values, and a bundle cannot put "
                           "its answer around them; model_alone=True (--model-alone) bundles the model's folds")
+    for name, files in found.partners.items():
+        library = read_linear(next(iter(files.values()))).get("library", "sklearn")
+        if library != "sklearn":
+            found.notes.append(f"{name} was fitted by {library}, which has to be there where the bundle predicts; "
+                               "Kaggle's own notebooks have it")
     found.partners_left = model_alone and bool(cv.get("ensemble") or cv.get("weights"))
     if found.partners_left:
         submitted = cv.get("alone") or cv.get("ensemble") or "an ensemble"
@@ -303,6 +337,8 @@ def describe(
         "id_column": data.id_column, "models": [f"models/{name}" for name in run.models if run.shares["models"]],
         "linear": [f"partners/{name}" for name in run.linear], "weights": run.shares,
         "partners": {name: [f"partners/{file}" for file in files] for name, files in run.partners.items()},
+        "trained": {name: [f"models/{member_round(name)}/{fold}" for fold in folds]
+                    for name, folds in run.trained.items()},
         "logarithms": run.metric == "rmsle" and sum(share > 0 for share in run.shares.values()) > 1,
         "submission": describe_submission(run, sample), "metric": run.metric}
     if run.cv and not run.partners_left: facts |= {"score": run.cv["score"], "standard_error": run.cv["standard_error"]}
@@ -454,8 +490,10 @@ class Bundle:
                   f"  kaggle datasets create -p {self.folder} -r zip", f"  kaggle kernels push -p {self.folder}"]
         count, linear = len(self.facts["models"]), len(self.facts["linear"])
         what = f"{count} model{'s' * (count != 1)}" + (f" and {linear} linear partners" if linear else "")
+        what += "".join(f" and {len(models)} of {name}" for name, models in self.facts["trained"].items())
         what += "".join(f" and {len(files)} {name} partners" for name, files in self.facts["partners"].items())
-        return "\n".join([f"{self.folder}: {what}", sizes, *notes, "Upload it, run it and submit it:", *upload])
+        whole = sum(self.files().values()) / 2**20
+        return "\n".join([f"{self.folder}: {what}, {whole:,.2f} MB in all", sizes, *notes, "Upload it, run it and submit it:", *upload])
 
     def _repr_html_(self) -> str: return f"<pre>{escape(repr(self))}</pre>"
 
@@ -535,26 +573,67 @@ def _describe_model(source: Path, target: Path) -> None:
         write_text(target / f"{POOLED_CODE}.py", pytorch_code(saved.architecture))
 
 
-def _fill(building: Path, run: FinishedRun, facts: dict[str, Any]) -> None:
-    "Models, tokenizer, labels, description and code."
-    tokenizer = Tokenizer.load(run.model)
-    kept = {file: path for files in (run.linear, *run.partners.values()) for file, path in files.items()}
-    if kept: (building / "partners").mkdir()
-    for name, path in kept.items(): shutil.copyfile(path, building / "partners" / name)
-    for name, source in run.models.items():
-        if not run.shares["models"]: break      # the linear partner is submitted alone
-        target = building / "models" / name
+def _copy_models(models: Mapping[str, Path], folder: Path, tokenizer: Tokenizer) -> None:
+    "Weights, and what describes them; no code, nor what names code. Raises `InferenceError` for a wrong tokenizer."
+    for name, source in models.items():
+        target = folder / name
         target.mkdir(parents=True)
         for file in MODEL_FILES:
             if (source / file).is_file(): shutil.copyfile(source / file, target / file)
         _describe_model(source, target)
         bundle_inference.check_ids(target, tokenizer)
+
+
+def _fill_partners(folder: Path, run: FinishedRun) -> None:
+    "The files of all partners, with the encoders and the vectors that they name."
+    folder.mkdir()
+    for files in (run.linear, *run.partners.values()):
+        for name, path in files.items(): shutil.copyfile(path, folder / name)
+    for encoder in run.encoders:
+        tokenizer = Tokenizer.load(encoder)
+        _copy_models({encoder.name: encoder}, folder, tokenizer)
+        tokenizer.save(folder / encoder.name)
+    for vectors in run.vectors: shutil.copyfile(vectors, folder / vectors.name)
+
+# %% ../../nbs/kaggle/12_bundle.ipynb #3c9fdb69
+def _fill(building: Path, run: FinishedRun, facts: dict[str, Any]) -> None:
+    "Models, tokenizer, labels, description and code."
+    tokenizer = Tokenizer.load(run.model)
+    if run.linear or run.partners: _fill_partners(building / "partners", run)
+    if run.shares["models"]: _copy_models(run.models, building / "models", tokenizer)
+    for name, models in run.trained.items():
+        own = Tokenizer.load(next(iter(models.values())))
+        _copy_models(models, building / "models" / member_round(name), own)
+        own.save(building / "models" / member_round(name))
     tokenizer.save(building)
     run.labels.save(building)
     _write_json(building / "bundle.json", facts)
     write_code(building, run.labels.task)
 
+# %% ../../nbs/kaggle/12_bundle.ipynb #b1b6ffbd
+def sizes(run: FinishedRun) -> dict[str, int]:
+    "Bytes of what each member brings, without code and wheels."
+    def of(paths: Iterable[Path]) -> int:
+        return sum(file.stat().st_size for path in paths for file in ([path] if path.is_file() else path.rglob("*"))
+                   if file.is_file())
+    found = {"the model": of(run.models.values()) if run.shares["models"] else 0, "linear": of(run.linear.values())}
+    found |= {name: of(models.values()) for name, models in run.trained.items()}
+    found |= {name: of(files.values()) for name, files in run.partners.items()}
+    return {**found, "encoders of partners": of([*run.encoders, *run.vectors])}
 
+
+def check_size(run: FinishedRun) -> None:
+    "Raise `BundleError` for more than `kaggle.bundle_max_gb`."
+    found, limit = sizes(run), run.config.kaggle.bundle_max_gb
+    whole = sum(found.values()) / 2**30
+    if whole <= limit: return
+    most = sorted((item for item in found.items() if item[1]), key=lambda item: -item[1])
+    raise BundleError(f"{run.folder}: the bundle would take {whole:,.3g} GB, and kaggle.bundle_max_gb is {limit:g}: "
+                      f"{', '.join(f'{name} {size / 2**30:,.3g} GB' for name, size in most)}; train fewer seeds, "
+                      "backbones or folds, leave them out (model_alone=True, --model-alone), or set a larger "
+                      "bundle_max_gb")
+
+# %% ../../nbs/kaggle/12_bundle.ipynb #2d5c8393
 def check_target(folder: Path) -> None:
     "Raise `BundleError` for a folder that must not be replaced: one that is no bundle."
     if folder.is_dir() and not any(folder.iterdir()): return
@@ -580,6 +659,7 @@ def bundle(
     if dataset is not None and not re.fullmatch(r"[\w-]+/[a-z0-9-]{6,50}", dataset):
         raise BundleError(f"dataset {dataset!r}: write user/name, the name of 6 to 50 small letters, digits, hyphens")
     run = read_run(run_folder, model_alone, **overrides)
+    check_size(run)
     facts = describe(run, sample)
     for note in run.notes: log.warning("%s", note)
     try:

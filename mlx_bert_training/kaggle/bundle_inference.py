@@ -10,6 +10,8 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ import pandas as pd
 from ..data.frames import read_frame
 from ..data.labels import LabelMap
 from ..data.loader import BucketedLoader, TextDataset
+from ..data.neighbours import neighbour_predictions
 from ..data.templates import RowTemplate, Texts, read_texts
 from ..data.tokenization import Tokenizer
-from ..ensemble.linear_file import linear_logits, read_linear
+from ..ensemble.boosting_file import boosted_predictions, feature_table
+from ..ensemble.linear_file import linear_logits, read_linear, vector_logits
 from ..errors import MLXBertError
 from ..protocols import Batch
 from ..tasks.decisions import OrdinalCuts, Threshold
@@ -30,8 +34,9 @@ from ..tasks.task import Rule, Task
 from ..tasks.windows import mean_by_row
 
 # %% auto #0
-__all__ = ['Forward', 'INPUTS', 'ENGINES', 'INPUT', 'InferenceError', 'torch_forward', 'mlx_forward', 'choose_engine',
-           'check_ids', 'model_values', 'linear_values', 'text_values', 'predict_values', 'found_rule', 'decide',
+__all__ = ['Forward', 'INPUTS', 'ENGINES', 'VECTORS', 'PARTS', 'INPUT', 'InferenceError', 'torch_forward', 'mlx_forward',
+           'choose_engine', 'torch_vectors', 'mlx_vectors', 'check_ids', 'run_texts', 'own_tokenizer', 'model_values',
+           'linear_values', 'Rows', 'partner_values', 'member_values', 'predict_values', 'found_rule', 'decide',
            'to_submission', 'verify', 'find_test', 'read_test', 'predict']
 
 # %% ../../nbs/kaggle/09_inference.ipynb #350eb49c
@@ -39,7 +44,7 @@ class InferenceError(MLXBertError, RuntimeError):
     "Something that keeps a bundle from predicting."
 
 # %% ../../nbs/kaggle/09_inference.ipynb #dd93208d
-Forward = Callable[[Batch], np.ndarray]     # a batch to logits (B, C)
+Forward = Callable[[Batch], np.ndarray]     # a batch to logits (B, C), or to vectors (B, H)
 
 
 def torch_forward(folder: Path) -> Forward:
@@ -97,6 +102,37 @@ def choose_engine(
     except Exception: return "torch"    # not installed, or built for another machine: an import may raise anything
     return "torch" if mx.default_device() == mx.Device(mx.cpu) and _torch_has_gpu() else "mlx"
 
+# %% ../../nbs/kaggle/09_inference.ipynb #0b748bdc
+def torch_vectors(folder: Path) -> Forward:
+    "The encoder of a folder with torch and transformers: the mean over tokens."
+    os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    import torch  # type: ignore[import-not-found,unused-ignore]
+    from transformers import AutoModel  # type: ignore[import-not-found,unused-ignore]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModel.from_pretrained(str(folder), local_files_only=True).float().to(device).eval()
+    taken = [name for name in INPUTS if name in inspect.signature(model.forward).parameters]
+
+    def forward(batch: Batch) -> np.ndarray:
+        with torch.inference_mode():
+            given = {name: torch.from_numpy(batch[name]).long().to(device) for name in INPUTS}
+            hidden = model(**{name: given[name] for name in taken}).last_hidden_state
+            real = given["attention_mask"][..., None].float()
+            return np.asarray(((hidden * real).sum(1) / real.sum(1).clamp(min=1)).cpu().numpy())
+    return forward
+
+
+def mlx_vectors(folder: Path) -> Forward:
+    "The encoder of a folder with MLX and this package: the mean over tokens."
+    import mlx.core as mx
+
+    from mlx_bert_training.models.create import create_model
+    model = create_model("bert_core", pretrained=folder, pooling="mean")
+    model.eval()
+    return lambda batch: np.array(model.embed(*(mx.array(batch[name]) for name in INPUTS)).astype(mx.float32))
+
+
+VECTORS: dict[str, Callable[[Path], Forward]] = {"mlx": mlx_vectors, "torch": torch_vectors}
+
 # %% ../../nbs/kaggle/09_inference.ipynb #e6694d05
 def check_ids(
     model: Path,            # its folder
@@ -109,25 +145,45 @@ def check_ids(
         raise InferenceError(f"{model}: the tokenizer has numbers up to {largest:,} and the model embeddings for "
                              f"{known:,} (vocab_size): they do not belong to each other")
 
+# %% ../../nbs/kaggle/09_inference.ipynb #f989b447
+def run_texts(
+    forward: Forward,           # of a model
+    tokenizer: Tokenizer,       # that belongs to it
+    facts: Mapping[str, Any],   # bundle.json: how texts are cut
+    texts: Texts,               # of N rows
+    batch_size: int = 64,       # rows at a time
+) -> np.ndarray:                # (N, ...)
+    "What a model says of each text: the mean over its windows."
+    cut = {name: facts[name] for name in ("max_length", "long_texts", "overlap") if name in facts}
+    encoded = tokenizer.encode(*texts, **cut)
+    batches = list(BucketedLoader(TextDataset(encoded, pad_id=tokenizer.pad_id), min(batch_size, len(encoded))))
+    rows = np.concatenate([batch["row"][batch["row"] >= 0] for batch in batches])
+    return mean_by_row(np.concatenate([forward(batch)[batch["row"] >= 0] for batch in batches]), rows)[0]
+
+# %% ../../nbs/kaggle/09_inference.ipynb #aaa5c201
+def own_tokenizer(
+    folder: Path,       # the bundle
+    model: str,         # one of its models
+) -> Tokenizer:
+    "The one that lies beside the folds of the model, else that of the bundle."
+    beside = (folder / model).parent
+    return Tokenizer.load(beside if (beside / "tokenizer.json").is_file() else folder)
+
 
 def model_values(
     folder: Path,               # the bundle
     facts: Mapping[str, Any],   # its bundle.json
     texts: Texts,               # of N rows
     engine: str = "auto",       # mlx, torch or auto
-    batch_size: int = 64,       # rows at a time
+    models: Sequence[str] | None = None,    # the folds of one model; None: those of the first
 ) -> np.ndarray:                # (N, C) probabilities, or (N,) values
-    "The mean prediction of all encoders."
-    task, tokenizer = LabelMap.load(folder).task, Tokenizer.load(folder)
-    for name in facts["models"]: check_ids(folder / name, tokenizer)
-    cut = {name: facts[name] for name in ("max_length", "long_texts", "overlap") if name in facts}
-    encoded = tokenizer.encode(*texts, **cut)
-    batches = list(BucketedLoader(TextDataset(encoded, pad_id=tokenizer.pad_id), min(batch_size, len(encoded))))
-    rows = np.concatenate([batch["row"][batch["row"] >= 0] for batch in batches])
+    "The mean prediction of the folds of a model."
+    task, names = LabelMap.load(folder).task, facts["models"] if models is None else models
+    tokenizer = own_tokenizer(folder, names[0])
+    for name in names: check_ids(folder / name, tokenizer)
     found = []
-    for model in (folder / name for name in facts["models"]):
-        forward = ENGINES[choose_engine(engine)](model)
-        logits, _ = mean_by_row(np.concatenate([forward(batch)[batch["row"] >= 0] for batch in batches]), rows)
+    for model in (folder / name for name in names):
+        logits = run_texts(ENGINES[choose_engine(engine)](model), tokenizer, facts, texts)
         found.append(TargetTransform.load(model).inverse(task.predictions(logits)))
     return np.mean(found, axis=0)
 
@@ -146,20 +202,88 @@ def linear_values(
                     for part in parts], axis=0)
 
 # %% ../../nbs/kaggle/09_inference.ipynb #31d3f8b1
-def text_values(
-    folder: Path,               # the bundle
+@dataclass(frozen=True)
+class Rows:
+    "The test rows, as the partners of a model read them."
+    folder: Path                # the bundle
+    facts: Mapping[str, Any]    # its bundle.json
+    frame: pd.DataFrame         # N rows
+    texts: Texts                # the same in words
+    engine: str = "auto"        # mlx, torch or auto
+
+    @cached_property
+    def task(self) -> Task: return LabelMap.load(self.folder).task
+
+    @cached_property
+    def whole(self) -> list[str]:
+        "One text a row; of a pair the second stands behind the first."
+        first, second = self.texts
+        return list(first) if second is None else [f"{a} \n {b}" for a, b in zip(first, second, strict=True)]
+
+    @cached_property
+    def kept(self) -> dict[str, np.ndarray]:
+        "The vectors of each encoder that was asked for."
+        return {}
+
+    def vectors(self, encoder: str) -> np.ndarray:
+        "(N, H) of the texts, by a frozen encoder."
+        if encoder not in self.kept:
+            place = self.folder / "partners" / encoder
+            tokenizer = Tokenizer.load(place)
+            check_ids(place, tokenizer)
+            forward = VECTORS[choose_engine(self.engine)](place)
+            self.kept[encoder] = run_texts(forward, tokenizer, self.facts, self.texts)
+        return self.kept[encoder]
+
+# %% ../../nbs/kaggle/09_inference.ipynb #366cc631
+def _linear_texts(part: Mapping[str, Any], rows: Rows) -> np.ndarray:
+    "A linear model on terms of the texts."
+    return rows.task.predictions(linear_logits(part, rows.task, pd.DataFrame({"text": rows.whole})))
+
+
+def _boosting(part: Mapping[str, Any], rows: Rows) -> np.ndarray:
+    "Trees on the columns."
+    return boosted_predictions(part, rows.task, feature_table(part["features"], rows.task, rows.frame, rows.whole))
+
+
+def _vectors(part: Mapping[str, Any], rows: Rows) -> np.ndarray:
+    "A linear model on vectors of the texts."
+    return rows.task.predictions(vector_logits(part, rows.task, rows.vectors(part["encoder"])))
+
+
+def _neighbours(part: Mapping[str, Any], rows: Rows) -> np.ndarray:
+    "The training rows that are nearest."
+    with np.load(rows.folder / "partners" / part["vectors"]) as arrays: known = arrays["vectors"][part["rows"]]
+    return neighbour_predictions(known, np.array(part["answers"], float), rows.vectors(part["encoder"]),
+                                 part["neighbours"], rows.task)
+
+
+PARTS: dict[str, Callable[[Mapping[str, Any], Rows], np.ndarray]] = {
+    "linear": _linear_texts, "boosting": _boosting, "vectors": _vectors, "neighbours": _neighbours}
+
+
+def partner_values(
+    rows: Rows,
     files: Sequence[str],       # of a partner, one a fold
-    texts: Texts,               # the test rows in words
 ) -> np.ndarray:                # (N, C) probabilities, or (N,) values
-    "The mean prediction of linear models on texts, such as those of `chars` and `nbsvm`."
-    first, second = texts
-    whole = list(first) if second is None else [f"{a} \n {b}" for a, b in zip(first, second, strict=True)]
-    task, frame = LabelMap.load(folder).task, pd.DataFrame({"text": whole})
-    parts = [read_linear(folder / name) for name in files]
-    return np.mean([TargetTransform(**part["targets"]).inverse(task.predictions(linear_logits(part, task, frame)))
-                    for part in parts], axis=0)
+    "The mean prediction of what a partner fitted on each fold."
+    found = []
+    for part in (read_linear(rows.folder / name) for name in files):
+        values = PARTS[part.get("kind", "linear")](part, rows)
+        found.append(TargetTransform(**part["targets"]).inverse(values))
+    return np.mean(found, axis=0)
 
 # %% ../../nbs/kaggle/09_inference.ipynb #fbad1f9f
+def member_values(rows: Rows) -> dict[str, np.ndarray]:     # (N, C) probabilities or (N,) values, by name
+    "What each member says that has a share in the predictions."
+    facts, texts, found = rows.facts, rows.texts, {}
+    if facts["weights"]["models"]: found["models"] = model_values(rows.folder, facts, texts, rows.engine)
+    for name, models in facts.get("trained", {}).items():
+        found[name] = model_values(rows.folder, facts, texts, rows.engine, models)
+    if facts["weights"]["linear"]: found["linear"] = linear_values(rows.folder, facts, rows.frame, texts)
+    return found | {name: partner_values(rows, files) for name, files in facts.get("partners", {}).items()}
+
+
 def predict_values(
     folder: Path,               # the bundle
     facts: Mapping[str, Any],   # its bundle.json
@@ -167,13 +291,11 @@ def predict_values(
     engine: str = "auto",       # mlx, torch or auto
 ) -> np.ndarray:                # (N, C) probabilities, or (N,) values
     "The predictions of the run: of its encoders, of their partners, or of both."
-    shares, text, parts = facts["weights"], facts["text"], []
+    shares, text = facts["weights"], facts["text"]
     texts = read_texts(frame, text["columns"] if "columns" in text else RowTemplate(text["template"], text["defaults"]))
-    if shares["models"]: parts.append((shares["models"], model_values(folder, facts, texts, engine)))
-    if shares["linear"]: parts.append((shares["linear"], linear_values(folder, facts, frame, texts)))
-    parts += [(shares[name], text_values(folder, files, texts)) for name, files in facts.get("partners", {}).items()]
-    if not facts["logarithms"]: return np.sum([share * values for share, values in parts], axis=0)
-    total = np.sum([share * np.log1p(np.maximum(values, 0)) for share, values in parts], axis=0)
+    found = member_values(Rows(folder, facts, frame, texts, engine))
+    if not facts["logarithms"]: return np.sum([shares[name] * values for name, values in found.items()], axis=0)
+    total = np.sum([shares[name] * np.log1p(np.maximum(values, 0)) for name, values in found.items()], axis=0)
     return np.expm1(np.clip(total, 0, 80))
 
 # %% ../../nbs/kaggle/09_inference.ipynb #4d39e83f

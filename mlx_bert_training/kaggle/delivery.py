@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import KaggleTrainerConfig
-from ..core.results import Predictions
+from ..core.results import Predictions, with_texts
 from ..data.delimited import TableFormat
 from ..data.frames import resolve_path
 from ..data.prepare import PreparedData
@@ -129,13 +129,17 @@ def _with_sample_ids(
 ) -> tuple[Predictions, Any]:
     "Predictions by the ids that the sample calls for, and where the test ids stand."
     rows = data.frames["test"] if data is not None and "test" in data.frames else None
-    if rows is None or wanted.id_column not in rows: return predictions, predictions.row_ids
+    if rows is None or wanted.id_column not in rows:
+        predictions = predictions.for_rows(wanted.ids)
+        return predictions, predictions.row_ids
     if config.data.test_path is None:
         predictions = replace(predictions, row_ids=rows[wanted.id_column].to_numpy())
         return predictions, predictions.row_ids
     file = resolve_path(config.data.test_path, config.source)
     _, ids = read_test_ids(file, wanted.id_column, table_format(config))    # as they stand there, not as numbers
-    return replace(predictions, row_ids=np.array(ids, dtype=object)), file
+    predictions = replace(predictions, row_ids=np.array(ids, dtype=object))
+    fitted = predictions.for_rows(wanted.ids)
+    return fitted, file if fitted is predictions else fitted.row_ids
 
 
 def _trusted(predictions: Predictions, wanted: SampleFormat, trust: str | None) -> tuple[Predictions, list[Any] | None]:
@@ -143,7 +147,7 @@ def _trusted(predictions: Predictions, wanted: SampleFormat, trust: str | None) 
     if trust == "test": return predictions, predictions.row_ids.tolist()
     if trust is None: return predictions, None
     kept = np.flatnonzero(np.isin(np.array([str(i) for i in predictions.row_ids]), wanted.ids))
-    return replace(predictions, row_ids=predictions.row_ids[kept], values=predictions.values[kept]), None
+    return predictions.take(kept), None
 
 # %% ../../nbs/kaggle/08_delivery.ipynb #439ebb64
 def _ledger_entry(result: CVResult, config: KaggleTrainerConfig, copy: Path) -> LedgerEntry:
@@ -195,7 +199,10 @@ def check_before_training(
     known, form, kaggle = get_task(task), table_format(config), config.kaggle
     wanted = read_sample(sample, form)
     count, classes = len(row_ids), len(class_names or [0])
-    made_up = Predictions(known.made_up(count, classes), known, np.asarray(row_ids), class_names)
+    texts = getattr(getattr(data, "test", None), "texts", None)     # where words have answers
+    words = max(len(text.words) for text in texts) if texts else 1
+    made_up = with_texts(Predictions(known.made_up(count, classes, words), known, np.asarray(row_ids), class_names),
+                         texts)
     made_up, ids = _with_sample_ids(made_up, wanted, config, data)
     if kaggle.trust_ids is None: check_ids(wanted, ids, form)
     made_up, order = _trusted(made_up, wanted, kaggle.trust_ids)

@@ -14,13 +14,13 @@ from ..core.section import folder_problem, name_problem
 from ..declaration.durations import DurationError, seconds_of
 from ..declaration.kinds import split_kind
 from ..declaration.options import Section, option
+from ..ensemble.registry import PARTNERS
 from ..ensemble.section import EnsembleOptions, PseudoLabelOptions, ThresholdOptions, TTAOptions
 from ..stages.section import CompetitionOptions
 from ..validation.section import FoldOptions, LeakOptions
 
 # %% auto #0
-__all__ = ['RETIRED', 'WEIGHTED', 'BUNDLED', 'NAME', 'CompetitionFiles', 'SubmissionOptions', 'TimeOptions', 'BundleOptions',
-           'KaggleConfig']
+__all__ = ['RETIRED', 'WEIGHTED', 'NAME', 'CompetitionFiles', 'SubmissionOptions', 'TimeOptions', 'BundleOptions', 'KaggleConfig']
 
 # %% ../../nbs/kaggle/00_section.ipynb #d06b5173
 @dataclass
@@ -60,8 +60,8 @@ class SubmissionOptions(Section):
 # %% ../../nbs/kaggle/00_section.ipynb #68ab79ad
 @dataclass
 class TimeOptions(Section):
-    "What folds and epochs are cut to."
-    time_budget: str | None = option(None, "such as 30m: fewer folds and epochs where they do not fit; null: any time")
+    "What members, folds and epochs are cut to."
+    time_budget: str | None = option(None, "such as 30m: fewer members, folds and epochs where they do not fit; null: any")
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         if self.time_budget is None: return
@@ -69,15 +69,10 @@ class TimeOptions(Section):
         except DurationError as error: yield "kaggle.time_budget", str(error)
         if whole.training.max_steps > 0:
             yield "kaggle.time_budget training.max_steps", "epochs are chosen, and max_steps decides otherwise"
-        kaggle = whole.kaggle
-        if kaggle.seeds > 1 or kaggle.backbones:
-            key = "kaggle.seeds" if kaggle.seeds > 1 else "kaggle.backbones"
-            yield f"kaggle.time_budget {key}", "the time is planned for one model; leave one of the two out"
 
 # %% ../../nbs/kaggle/00_section.ipynb #0206b9b9
 RETIRED = {"nvidiateslap100": "gpu", "tpuv38": "tpu", "tpu1vmv38": "tpu", "tpuv232": "tpu", "tpuv2256": "tpu"}
 WEIGHTED = ("voting", "blending", "hill_climbing")      # ensembles that are a weighted mean
-BUNDLED = ("linear", "chars", "nbsvm")      # partners that are files of numbers and words
 NAME = r"([\w-]+/)?[a-z0-9]+(-[a-z0-9]+)*"      # of a dataset or a notebook
 
 
@@ -88,6 +83,7 @@ class BundleOptions(Section):
     bundle_kernel: str | None = option(None, "notebook that predicts, name or user/name; null: by the dataset")
     bundle_accelerator: str = option("none", "that runs the notebook: none, gpu, tpu, or Kaggle's name of a machine")
     bundle_private: bool = option(True, "nobody else sees dataset and notebook")
+    bundle_max_gb: float = option(20.0, "what a bundle may take at most; every seed and backbone is a model a fold", gt=0)
     bundle_timeout: float = option(7200.0, "seconds to wait for dataset and notebook", gt=0)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
@@ -108,14 +104,10 @@ class BundleOptions(Section):
         if method not in WEIGHTED:
             yield ("kaggle.bundle_dataset kaggle.ensemble_method",
                    f"a bundle can have a weighted mean ({', '.join(WEIGHTED)}), and no {method}")
-        if kaggle.seeds > 1 or kaggle.backbones:
-            key = "seeds" if kaggle.seeds > 1 else "backbones"
-            yield (f"kaggle.bundle_dataset kaggle.{key}", f"a bundle can have one model, and no {key} beside it; leave "
-                   "bundle_dataset out here and give it with `mlx-bert bundle --model-alone --dataset`")
         names = [name if isinstance(name, str) else name["type"] for name in kaggle.ensemble_members]
-        if strange := [name for name in names if name not in BUNDLED]:
+        if strange := [name for name in names if name not in PARTNERS]:
             yield ("kaggle.bundle_dataset kaggle.ensemble_members",
-                   f"a bundle can have {', '.join(BUNDLED)}, and not {strange[0]}; leave it out, or bundle the model "
+                   f"a bundle can have {', '.join(PARTNERS)}, and not {strange[0]}; leave it out, or bundle the model "
                    "alone: leave bundle_dataset out here and give it with `mlx-bert bundle --model-alone --dataset`")
 
 # %% ../../nbs/kaggle/00_section.ipynb #49467281

@@ -22,6 +22,7 @@ from ..core.results import Predictions
 from ..data.delimited import TableFormat, has_decimal_comma, settle_format
 from ..data.files import format_suffix, read_text, resolve_path
 from ..data.frames import read_frame
+from ..data.labels import PLAIN
 from ..errors import DataError, MLXBertError, nearest, unknown_name
 from ..files import make_folder, refusals, sweep, write_text
 from ..tasks.task import Task, TaskError, get_task
@@ -173,6 +174,13 @@ def _match_columns(columns: Sequence[str], class_names: Sequence[Any], name: str
     return found
 
 # %% ../../nbs/kaggle/06_submission.ipynb #dec924f9
+def _same_otherwise(names: Sequence[str], words: Sequence[str]) -> bool:
+    "Whether these are the same classes spelled otherwise: `A` and `a`, or `Y` and `yes`."
+    mine, theirs = ({word.strip().casefold() for word in group} for group in (names, words))
+    pairs = [next((pair for pair in PLAIN if group <= pair), None) for group in (mine, theirs)]
+    return bool(mine & theirs) or None not in pairs and pairs[0] is not pairs[1]
+
+
 def _label_cells(labels: Sequence[Any], wanted: SampleFormat) -> list[Any]:
     "Labels as the sample writes them: whole numbers, booleans in its spelling, or words."
     kind = wanted.kinds[0]
@@ -183,7 +191,7 @@ def _label_cells(labels: Sequence[Any], wanted: SampleFormat) -> list[Any]:
         cells: list[Any] = [known.get(_text(label).lower()) for label in labels]
     elif kind == "text":
         names = [_text(label) for label in labels]
-        if len(wanted.words) > 1 and not set(names) & set(wanted.words):
+        if not set(names) & set(wanted.words) and (len(wanted.words) > 1 or _same_otherwise(names, wanted.words)):
             raise SubmissionError(f"{wanted.name}: the column {wanted.targets[0]!r} holds "
                                   f"{', '.join(map(repr, wanted.words[:5]))}, but the classes of the predictions are "
                                   f"{', '.join(map(repr, sorted(set(names))[:5]))}: use the sample's names for them in "
@@ -239,8 +247,9 @@ def _target_cells(predictions: Predictions, wanted: SampleFormat, style: str, th
         return {column: table[:, i] for i, column in enumerate(wanted.targets)}
     if kind == "names":
         mark = next((m for m in (", ", ",", "; ", ";", "|") if any(m in word for word in wanted.words)), " ")
-        cells = [mark.join(_text(n) for n, on in zip(names, row, strict=True) if on)
-                 for row in predictions.labels(threshold)]
+        try: rows = [task.cell_names(row, names) for row in predictions.labels(threshold)]
+        except TaskError as error: raise SubmissionError(f"{wanted.name}: {error}") from None
+        cells = [mark.join(map(_text, row)) for row in rows]
         return {wanted.targets[0]: cells}
     if single and task.targets == "classes":
         if kind == "labels": return {wanted.targets[0]: _label_cells(list(predictions.labels(threshold)), wanted)}

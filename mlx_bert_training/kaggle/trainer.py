@@ -215,7 +215,9 @@ class Competitor(SingleSplit):
                           options=self.options)
         check_before_training(plan.config, self.data, getattr(plan.test, "row_ids", None), task=plan.task,
                               metric=plan.metric, class_names=plan.class_names)
-        return replace(plan, members=backbone_plans(plan, self.backbones))
+        out = {*self.declared.kaggle.backbones} - {*self.config.kaggle.backbones}       # for which there is no time
+        wanted = {name: parts for name, parts in self.backbones.items() if name not in out}
+        return replace(plan, members=backbone_plans(plan, wanted))
 
 # %% ../../nbs/kaggle/11_trainer.ipynb #4be66fe2
 @contextmanager
@@ -223,13 +225,13 @@ def in_time(
     competitor: Competitor,     # gets the declaration that fits
     began: float,               # on the clock of time.perf_counter
 ) -> Iterator[tuple[TimePlan | None, float | None]]:    # the choice, and when the last fold should have ended
-    "Inside, the declaration has the folds and epochs that fit into `time_budget`, and the clock stops the run."
+    "Inside, the declaration has the members, folds and epochs that fit into `time_budget`, and the clock stops the run."
     competitor.config = competitor.declared
     if competitor.config.kaggle.time_budget is None:
         yield None, None
         return
     budget = seconds_of(competitor.config.kaggle.time_budget)
-    chosen = plan_time(competitor.config, competitor.model, competitor.data, began)
+    chosen = plan_time(competitor.config, competitor.model, competitor.data, began, competitor.backbones)
     competitor.config = chosen.applied(competitor.declared)
     for line in chosen.lines: announce(line)
     kaggle = competitor.config.kaggle

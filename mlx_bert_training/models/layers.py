@@ -14,11 +14,12 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import MLXBertError
-from .ops import gelu, layer_norm, linear
+from .ops import gelu, layer_norm, linear, packed_linear
 
 # %% auto #0
-__all__ = ['ACTIVATIONS', 'ModelError', 'Linear', 'Embedding', 'LayerNorm', 'split_key', 'fresh_key', 'additive_mask',
-           'recomputed', 'LayeredEncoder', 'initialize']
+__all__ = ['ACTIVATIONS', 'BITS', 'GROUPS', 'ModelError', 'Linear', 'Embedding', 'LayerNorm', 'group_of', 'QuantizedLinear',
+           'product', 'whole_weight', 'count_numbers', 'split_key', 'fresh_key', 'additive_mask', 'recomputed',
+           'LayeredEncoder', 'initialize']
 
 # %% ../../nbs/models/03_layers.ipynb #f7c198a0
 class ModelError(MLXBertError, ValueError):
@@ -57,6 +58,63 @@ class LayerNorm(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         return layer_norm(x, self.weight, self.bias, self.eps)
 
+# %% ../../nbs/models/03_layers.ipynb #0cbb5109
+BITS = (8, 4)       # that a number of a frozen matrix may have
+GROUPS = (64, 32)   # numbers of a row that share a step: the first that divides the row
+
+
+def group_of(
+    size: int,          # numbers in a row
+) -> int | None:        # numbers that share a step; None: there is no such group
+    "How a row is cut into groups."
+    return next((group for group in GROUPS if size % group == 0), None)
+
+
+class QuantizedLinear(nn.Module):
+    "`x @ W.T + bias`, frozen, with `W` in 8 or 4 bits under the names of `mlx.nn.QuantizedLinear`."
+
+    def __init__(self, base: nn.Linear, bits: int):
+        super().__init__()
+        self.group_size, self.bits = group_of(base.weight.shape[1]), bits
+        self.weight, self.scales, self.biases = mx.quantize(base.weight, self.group_size, bits)
+        if "bias" in base: self.bias = base.bias
+        self.freeze()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        out = product(x, self)
+        return out + self.bias if "bias" in self else out
+
+    def merged_weight(self) -> mx.array:
+        "The matrix, as rounded."
+        return whole_weight(self)
+
+# %% ../../nbs/models/03_layers.ipynb #6beac1b7
+def product(
+    x: mx.array,            # (..., inputs)
+    layer: nn.Module,       # a linear one, quantized or not
+) -> mx.array:              # (..., outputs)
+    "Times the transposed matrix of a layer, without its bias."
+    if "scales" not in layer: return x @ layer.weight.T
+    return packed_linear(x, layer.weight, layer.scales, layer.biases, layer.group_size, layer.bits)
+
+
+def whole_weight(
+    layer: nn.Module,       # a linear one, quantized or not
+) -> mx.array:              # (outputs, inputs)
+    "The matrix of a layer, unpacked."
+    if "scales" not in layer: return layer.weight
+    return mx.dequantize(layer.weight, layer.scales, layer.biases, layer.group_size, layer.bits)
+
+
+def count_numbers(
+    module: nn.Module,
+) -> int:                   # a number in 4 bits is one number
+    "How many numbers a module has."
+    stored = sum(value.size for _, value in tree_flatten(module.parameters()))
+    quantized = [layer for layer in module.modules() if "scales" in layer]
+    return stored + sum(layer.weight.size * (32 // layer.bits - 1) - layer.scales.size - layer.biases.size
+                        for layer in quantized)
+
 # %% ../../nbs/models/03_layers.ipynb #0bc3c665
 def split_key(
     key: mx.array | None,           # None: the global random stream
@@ -82,14 +140,19 @@ def additive_mask(
 def recomputed(
     layer: nn.Module,                       # whose activations are not to be kept
 ) -> Callable[..., mx.array]:               # to be called like the layer
-    "The layer as a function that forgets its activations and recomputes them in the backward pass."
+    """The layer as a function that forgets its activations and recomputes them in the backward pass.
+
+    Of its further arguments those get a gradient whose places the layer's `learned` names."""
     def call(x: mx.array, *rest: Any) -> mx.array:
-        def pure(parameters: dict[str, Any], x: mx.array) -> mx.array:
-            own = layer.trainable_parameters()
+        places = [place for place in getattr(layer, "learned", ()) if rest[place] is not None]
+
+        def pure(parameters: dict[str, Any], x: mx.array, *learned: mx.array) -> mx.array:
+            own, given = layer.trainable_parameters(), list(rest)
+            for place, array in zip(places, learned, strict=True): given[place] = array
             layer.update(parameters)
-            try: return layer(x, *rest)
+            try: return layer(x, *given)
             finally: layer.update(own)
-        return mx.checkpoint(pure)(layer.trainable_parameters(), x)
+        return mx.checkpoint(pure)(layer.trainable_parameters(), x, *(rest[place] for place in places))
     return call
 
 # %% ../../nbs/models/03_layers.ipynb #aaef04c0
@@ -109,6 +172,10 @@ class LayeredEncoder(nn.Module):
         "The layers as they are applied: each maps (x, mask, key, first_token_only) to the next x."
         raise NotImplementedError
 
+    def added(self, mask: mx.array | None, length: int) -> mx.array | None:
+        "What attention adds to its scores, of texts of so many tokens: the mask, unless an encoder adds more."
+        return mask
+
     def most_tokens(self) -> int:
         "How long a text may be."
         return self.config.max_position_embeddings
@@ -122,7 +189,7 @@ class LayeredEncoder(nn.Module):
         layers = self.in_order()
         keys = [fresh_key() if self.training else None for _ in range(len(layers) + 1)]
         x = self.embed(input_ids, token_type_ids, keys[0])
-        mask = None if attention_mask is None else additive_mask(attention_mask, x.dtype)
+        mask = self.added(None if attention_mask is None else additive_mask(attention_mask, x.dtype), length)
         states: list[mx.array] = []     # after the last so many layers
         for i, layer in enumerate(layers):
             run = recomputed(layer) if self.gradient_checkpointing and self.training else layer

@@ -14,7 +14,7 @@ from ..runtime.device import on_cpu
 
 # %% auto #0
 __all__ = ['PHI_LIMIT', 'PHI_P', 'PHI_Q', 'SLOPE_LIMIT', 'SLOPE_P', 'SLOPE_Q', 'LEVELS', 'EXP_TAYLOR', 'gelu', 'linear',
-           'layer_norm', 'dropout', 'attention']
+           'packed_linear', 'layer_norm', 'dropout', 'attention']
 
 # %% ../../nbs/models/02_ops.ipynb #b052888d
 _custom: Any = mx.custom_function   # typed as returning `object`
@@ -90,6 +90,31 @@ def linear(
     "`x @ weight.T + bias`."
     if not on_cpu(): return mx.addmm(bias, x, weight.T)
     return _linear(x.reshape(-1, x.shape[-1]), weight, bias).reshape(*x.shape[:-1], len(bias))
+
+# %% ../../nbs/models/02_ops.ipynb #d5362b87
+@_custom
+def _packed_linear(x: mx.array, weight: mx.array, scales: mx.array, biases: mx.array, group: int, bits: int) -> Any:
+    return x @ mx.dequantize(weight, scales, biases, group, bits).T
+
+
+@_packed_linear.vjp
+def _packed_linear_vjp(inputs: Any, gradient: Any, _: Any) -> Any:
+    _, *packed, group, bits = inputs
+    later = mx.depends(packed, [gradient])
+    none = [mx.zeros_like(part) for part in packed]
+    return gradient @ mx.dequantize(*later, group, bits), *none, group, bits
+
+
+def packed_linear(
+    x: mx.array,            # (..., inputs)
+    weight: mx.array,       # (outputs, inputs * bits / 32), as from `mx.quantize`
+    scales: mx.array,       # (outputs, inputs / group), steps
+    biases: mx.array,       # the same shape, smallest values
+    group: int,             # numbers that share a step
+    bits: int,              # of a number
+) -> mx.array:              # (..., outputs)
+    "`x @ W.T` with a quantized `W`, which gets no gradient."
+    return _packed_linear(x, weight, scales, biases, group, bits)
 
 # %% ../../nbs/models/02_ops.ipynb #623ed605
 @_custom

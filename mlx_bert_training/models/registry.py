@@ -43,6 +43,7 @@ ARCHITECTURES = Registry("architecture", {
     "albert": f"{_HERE}.albert:ARCHITECTURE",
     "deberta-v2": f"{_HERE}.deberta_v2:ARCHITECTURE",
     "modernbert": f"{_HERE}.modernbert:ARCHITECTURE",
+    "mpnet": f"{_HERE}.mpnet:ARCHITECTURE",
 }, _is_architecture)
 POOLINGS = Registry("pooling", {
     "cls": "mlx_bert_training.models.pooling:first_token",

@@ -47,7 +47,7 @@ class ModelConfig(Section):
     reinit_layers: int = option(0, "so many of the top layers begin anew, from random values", ge=0)
     head_dropout: float | None = option(None, "dropout before the last layer; null: dropout_rate", ge=0, lt=1)
     dropout_samples: int = option(1, "dropout masks before the last layer, whose outputs are averaged", ge=1)
-    label_rates: bool = option(True, "multilabel: a new head starts from how often each label occurs, not at one half")
+    label_rates: bool = option(True, "multilabel, ordinal: a new head starts from how often each label occurs")
     new_head: bool = option(False, "start a new head where the pretrained weights come with one for another task")
 
     def settle(self) -> None:

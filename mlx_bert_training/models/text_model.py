@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten
 
 from .architecture import Architecture, parameter_depths
 from .heads import ClassificationHead
-from .layers import ModelError
+from .layers import ModelError, count_numbers
 from .pooling import NO_POOLING, create_pooling, first_token, pooled_size
 from .weights import WeightsReport, write_model_folder
 from ..tasks.task import Task, get_task
@@ -100,7 +100,7 @@ class ModelFacts(nn.Module):
     @property
     def num_parameters(self) -> int:
         "How many numbers the model has."
-        return sum(value.size for _, value in tree_flatten(self.parameters()))
+        return count_numbers(self)
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -231,7 +231,8 @@ def trained_part(
     "How much of a model is trained, and what weights, gradients and Adam's two moments of it take in float32."
     trained = sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
     if trained == count: return {}
-    memory, whole = 4 * (count + 3 * trained) / 2**20, 16 * count / 2**20
+    weights = sum(value.nbytes for _, value in tree_flatten(model.parameters()))
+    memory, whole = (weights + 12 * trained) / 2**20, 16 * count / 2**20
     return {"trained": f"{trained:,} ({trained / count:.1%}); weights, gradients and Adam {memory:,.1f} MiB "
                        f"instead of {whole:,.1f}"}
 

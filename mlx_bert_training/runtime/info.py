@@ -8,17 +8,17 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-import shutil
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import mlx.core as mx
 
-from .blas import cpu_threads
+from .blas import cpu_threads, is_linux_cpu
 from .device import available_memory, bf16_problem, buffer_cache, ensure_ready
+from .kernels import compiler, use_kernel_flags
 
 # %% auto #0
-__all__ = ['missing_libraries', 'package_requirements', 'version', 'MachineInfo', 'machine_info']
+__all__ = ['missing_libraries', 'package_requirements', 'version', 'MachineInfo', 'compiler_and_flags', 'machine_info']
 
 # %% ../../nbs/runtime/05_info.ipynb #f623a7e2
 def missing_libraries() -> dict[str, list[str]]:
@@ -87,6 +87,14 @@ class MachineInfo:
         return asdict(self)
 
 # %% ../../nbs/runtime/05_info.ipynb #3b4ea9dd
+def compiler_and_flags() -> str:
+    "Where `g++` is and what kernels are compiled with beyond what MLX asks for."
+    found = compiler()
+    if found is None: return "no g++: mx.compile has no effect on the CPU"
+    flags = use_kernel_flags() if is_linux_cpu() else ""
+    return f"{found}, kernels with {flags}" if flags else found
+
+
 def machine_info() -> MachineInfo:
     "Look at the machine; takes a fraction of a second for the two speed measurements."
     blas = ensure_ready()
@@ -100,6 +108,6 @@ def machine_info() -> MachineInfo:
         backends=backends, device=str(mx.default_device().type).rpartition(".")[2],
         device_name=str(mx.device_info().get("device_name", "unknown")), blas=blas.library or "the one of MLX",
         blas_reason=blas.reason, gflops=blas.gflops, gflops_bundled=blas.bundled_gflops,
-        compiler=shutil.which("g++") or "no g++: mx.compile has no effect on the CPU", threads=cpu_threads(),
+        compiler=compiler_and_flags(), threads=cpu_threads(),
         memory_available=available_memory(), cache_limit=buffer_cache(), bf16=bf16_problem() or "yes",
         packages={name: version(name) for name in dict.fromkeys(names)}, missing_extras=missing)

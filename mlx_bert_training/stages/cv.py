@@ -48,7 +48,8 @@ def _all_stages(plan: FoldPlan, folder: RunFolder, executor: Executor, listener:
     combined = combine(plan, augmented.oof, folder, trained)
     decision = decide(plan, combined.oof)
     result = CVResult(run, plan.folds, plan.metric, relabelled, augmented, combined, decision,
-                      time.perf_counter() - began, kaggle.select_epoch, plan.leaks, plan.adversarial, noise)
+                      time.perf_counter() - began, kaggle.select_epoch, plan.leaks, plan.adversarial, noise,
+                      getattr(plan.test, "texts", None))
     if kaggle.save_oof_predictions: save_predictions(result, kaggle.save_test_predictions)
     save_result(result)
     return result

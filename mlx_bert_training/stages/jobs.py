@@ -175,6 +175,7 @@ def fold_oof(
     "The predictions of one fold, as a file of out-of-fold predictions where all other rows are empty."
     plan, (repeat, fold) = job.plan, job.place
     held = plan.folds.assignment[repeat] == fold
+    values = plan.task.aligned(values, plan.targets)
     predictions = np.full((plan.folds.n_rows, *values.shape[1:]), np.nan)
     predictions[held] = values
     ids = None if test is None else np.asarray(getattr(plan.test, "row_ids", np.arange(len(test))))

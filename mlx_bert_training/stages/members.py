@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,14 +14,14 @@ from ..core.config import KaggleTrainerConfig
 from ..data.prepare import PreparedData
 from ..errors import DataError
 from ..parallel.executor import Executor
-from .announce import CVListener
+from .announce import CVListener, announce
 from .model_source import ModelSource
 from .plan import FoldPlan, plan_member
 from .run import CVRun, run_folds
 from ..validation.oof import OOF
 
 # %% auto #0
-__all__ = ['Trained', 'fold_seconds', 'with_backbone', 'member_name', 'member_round', 'backbone_plans', 'member_plans',
+__all__ = ['Trained', 'fold_seconds', 'with_backbone', 'member_name', 'member_round', 'backbone_plans', 'member_plans', 'in_time',
            'train_members']
 
 # %% ../../nbs/stages/10_members.ipynb #60cd72ed
@@ -41,8 +42,9 @@ def with_backbone(
     pretrained: str,    # as for `model.pretrained`
 ) -> KaggleTrainerConfig:
     "The declaration with another pretrained model."
-    made = config.replace(**{"model.pretrained": pretrained, "model.config": {}})
+    made = config.replace(**{"model.pretrained": pretrained})
     assert isinstance(made, KaggleTrainerConfig)
+    made.model.config = {}      # sizes of the other one are its own
     return made
 
 
@@ -76,6 +78,19 @@ def member_plans(plan: FoldPlan) -> Iterator[tuple[str, FoldPlan, int]]:
     for member in plan.members: yield member.round, member, 0
 
 
+def in_time(
+    plan: FoldPlan,         # of a member
+    run: CVRun,             # the folds of the model
+    listener: CVListener | None,    # knows when the last fold should have ended
+    round: str,             # where the folds of the member are
+) -> bool:
+    "Whether a member that takes as long as the model would be done in time, or is done already."
+    deadline = listener.deadline if listener is not None else None
+    places = [run.folder.fold(*divmod(i, plan.folds.n_folds), round) for i in range(len(plan.folds))]
+    if deadline is None or all(place.fold_facts.is_file() for place in places): return True
+    return time.perf_counter() + fold_seconds(run) <= deadline
+
+
 def train_members(
     plan: FoldPlan,
     run: CVRun,                         # the folds of the model
@@ -86,6 +101,10 @@ def train_members(
     trained = []
     for name, member, reseed in member_plans(plan):
         if len(run.runs) < len(plan.folds): break       # the time was up before: only whole members go together
+        if not in_time(member, run, listener, member_round(name)):
+            announce(f"{name} is left out: the time is up")
+            continue
         found = run_folds(member, run.folder, executor, listener, name=name, round=member_round(name), reseed=reseed)
         if len(found.runs) == len(plan.folds): trained.append(Trained(found.oof, fold_seconds(found)))
+        else: announce(f"{name} is left out: the time was up after {len(found.runs)} of {len(plan.folds)} folds")
     return trained

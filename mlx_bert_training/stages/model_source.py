@@ -12,7 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..core.weights import model_weights, set_weights, twin
-from ..models.adapters.lora import neutral_adapter
+from ..models.adapters.lora import merge_adapter
 from ..models.weights import read_tensors
 from ..protocols import Model
 
@@ -41,6 +41,6 @@ class ModelSource:
         "A new model with weights that were saved. Raises `CheckpointError` if they are of another model."
         model = twin(self.pattern)
         saved = read_tensors(folder)
-        if getattr(model, "adapter", None): saved |= neutral_adapter(model, saved)      # it was merged into the weights
+        if getattr(model, "adapter", None): merge_adapter(model)    # as it was merged into the weights that were saved
         set_weights(model, saved, folder)
         return model

@@ -121,7 +121,7 @@ def look_for_leaks(
     train, test = _readable(data, "train"), _readable(data, "test") if "test" in data.frames else None
     test_groups = data.frames["test"][same] if test is not None and same in data.frames["test"] else None
     text = text_among(train) if isinstance(train, pd.DataFrame) else None
-    known = task.spread(np.asarray(data.train.labels))      # type: ignore[union-attr]
+    known = task.given_away(task.spread(np.asarray(data.train.labels)))     # type: ignore[union-attr]
     report = check_leaks(train, None if isinstance(known, int) else known, test, text_column=text, groups=groups,
                          test_groups=test_groups, task=task)
     report.raise_if_leak(config.kaggle.allow_leak)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.results import Predictions
+from ..core.results import Predictions, with_texts
 from ..core.run_folder import RunFolder
 from ..ensemble.create import EnsembleResult
 from ..ensemble.pseudo_label import PseudoLabelResult
@@ -62,6 +62,7 @@ class StageValues:
     leaks: LeakReport | None = None
     adversarial: AdversarialReport | None = None
     noise: SeedNoise | None = None      # what another seed does to a score
+    texts: Sequence[Any] | None = None  # of the test rows, where words have answers
 
     @property
     def folder(self) -> RunFolder: return self.run.folder
@@ -206,7 +207,8 @@ def final_predictions(result: CVResult, id_column: str | None, target_column: An
     if isinstance(rule, OrdinalCuts):
         rated = rule.apply(values)
         values = rated.astype(np.float64) if values.ndim == 1 else np.eye(values.shape[1])[rated - rule.low]
-    return Predictions(values, oof.task, oof.test_ids, oof.class_names, target_column, id_column or oof.id_column)
+    made = Predictions(values, oof.task, oof.test_ids, oof.class_names, target_column, id_column or oof.id_column)
+    return with_texts(made, result.texts)
 
 # %% ../../nbs/stages/14_results.ipynb #34e1e814
 def save_result(result: CVResult) -> Path:

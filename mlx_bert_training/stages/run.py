@@ -140,7 +140,8 @@ def late(
 ) -> bool:
     "Whether another fold, as long as the longest, would end after the deadline. Two folds are the least."
     seconds = [run.facts["total_seconds"] for run in runs if not run.skipped]
-    return deadline is not None and len(runs) >= 2 and time.perf_counter() + max(seconds, default=0.0) > deadline
+    if deadline is None or len(runs) < 2 or not seconds: return False      # those that were found finished take no time
+    return time.perf_counter() + max(seconds) > deadline
 
 # %% ../../nbs/stages/07_run.ipynb #39db974d
 def run_folds(

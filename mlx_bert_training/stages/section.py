@@ -45,9 +45,6 @@ class CompetitionOptions(Section):
 
     def task_checks(self, whole: Any, task: Task) -> Iterator[tuple[str, str]]:
         values = task.targets == "values"
-        if not task.in_folds:
-            yield ("kaggle.competition_type model.head_type",
-                   f"cross-validation cannot take a {task}: leave out the section kaggle, and train on one split")
         if self.competition_type == "ordinal_regression" and (task.several or task.positive is not None):
             yield ("kaggle.competition_type model.head_type",
                    "ratings need several classes, or values: multiclass or regression")

@@ -19,9 +19,9 @@ import numpy as np
 from ..errors import DataError, nearest
 
 # %% auto #0
-__all__ = ['SEPARATORS', 'TargetColumn', 'TargetFormat', 'class_values', 'sorted_classes', 'plain_numbers', 'numbers',
-           'class_numbers', 'indicators', 'list_in', 'read_list', 'find_separator', 'label_lists', 'doubtful_label',
-           'check_names']
+__all__ = ['NOTHING', 'YES_NO', 'SEPARATORS', 'TargetColumn', 'TargetFormat', 'class_values', 'sorted_classes', 'plain_numbers',
+           'numbers', 'class_numbers', 'truth', 'indicators', 'list_in', 'read_list', 'find_separator', 'label_lists',
+           'doubtful_label', 'check_names']
 
 # %% ../../nbs/tasks/01_columns.ipynb #ff6332b5
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def plain_numbers(
     cells: Sequence[Any],   # of a file, as text; None where one is empty
 ) -> list[Any]:             # numbers, or the cells as they are
     "The numbers that cells are, if all of them are and no two of them are one number: `1.10` is not `1.1` here."
-    texts = [cell for cell in cells if cell is not None and cell not in _NOTHING]
+    texts = [cell for cell in cells if cell is not None and cell not in NOTHING]
+    if not texts: return list(cells)        # classes that are called so
     spelled = {cell: None for cell in texts}
     for cell in spelled:
         if not isinstance(cell, str) or not _NUMBER.fullmatch(cell): return list(cells)
@@ -97,7 +98,7 @@ def plain_numbers(
     return [spelled.get(cell) for cell in cells]
 
 
-_NOTHING = frozenset(["NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None", "<NA>"])
+NOTHING = frozenset(["NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "None", "<NA>"])
 
 # %% ../../nbs/tasks/01_columns.ipynb #f493bcb8
 def numbers(column: TargetColumn) -> np.ndarray:
@@ -122,6 +123,8 @@ def _number_hint(value: Any) -> str:
     if re.fullmatch(r"[+-]?[\d.]*,[\d.,]*", value.strip()):
         return (" data.decimal says what its comma is: \".\" if it stands between thousands, \",\" if it is the "
                 "decimal point.")
+    if re.fullmatch(r"\s*[+-]?\d{1,3}(['’_\s]\d{3})+([.,]\d+)?\s*", value):
+        return " Write its numbers without marks between thousands."
     if re.search(r"\d", value): return " Take signs such as %, $ and units out of the column."
     return " A column of words is one of classes: model.head_type: multiclass_classification."
 
@@ -129,26 +132,38 @@ def _number_hint(value: Any) -> str:
 def class_numbers(column: TargetColumn, classes: Sequence[Any]) -> np.ndarray:
     "The place of each value among the classes, int32 (N,). Raises `DataError` for a value that is not among them."
     index = {value: i for i, value in enumerate(classes)}
+    truths = {truth(value): i for i, value in enumerate(classes)}
+    if len(classes) != 2 or None in truths: truths = {}
+    found = np.empty(len(column.values), dtype=np.int32)
     for i, value in enumerate(class_values(column)):
-        if value not in index: raise column.wrong(i, _unknown(value, classes))
-    return np.array([index[value] for value in column.values], dtype=np.int32)
+        place = index.get(value, truths.get(truth(value)))
+        if place is None: raise column.wrong(i, _unknown(value, classes))
+        found[i] = place
+    return found
+
+
+def truth(value: Any) -> bool | None:
+    "True and false, whether a file has a word or a value of its own for them; None: it is neither."
+    return {"true": True, "false": False}.get(str(value).casefold())
 
 
 def _unknown(value: Any, classes: Sequence[Any]) -> str:
     near = nearest(str(value), [str(c) for c in classes])
     known = ", ".join(repr(c) for c in classes[:20]) + (", ..." if len(classes) > 20 else "")
     hint = f" Did you mean {near!r}?" if near else ""
+    if near == str(value): hint = f" It stands here as {_kind(value)} and there as another kind: write it alike."
     return f"{value!r} is not a label of the training data.{hint} Known: {known}."
 
 # %% ../../nbs/tasks/01_columns.ipynb #61e510c9
-_YES_NO = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "n": 0, "y": 1, "f": 0, "t": 1}
+YES_NO = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "n": 0, "y": 1, "f": 0, "t": 1,
+           "off": 0, "on": 1}
 
 
 def indicators(column: TargetColumn) -> np.ndarray:
     "A column of yes and no, float32 (N,) of 0 and 1."
     read = np.empty(len(column.values), dtype=np.float32)
     for i, value in enumerate(column.complete()):
-        number = _YES_NO.get(value.strip().lower()) if isinstance(value, str) else value
+        number = YES_NO.get(value.strip().lower()) if isinstance(value, str) else value
         if number not in (0, 1):
             raise column.wrong(i, f"{value!r} is neither 0 nor 1, which each of several target columns must hold "
                                   "(or false and true, no and yes).")

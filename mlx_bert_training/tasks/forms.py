@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import DataError
 from mlx_bert_training.tasks.columns import (
+    YES_NO,
     TargetColumn,
     TargetFormat,
     check_names,
@@ -73,7 +74,8 @@ class ClassForm:
         if most != 2:
             raise column.unfit("data.positive_class is of two classes; this task may have more, and none is the "
                                "positive one: leave it out, or set model.head_type to binary_classification.")
-        said = (lambda c: c == declared.positive, lambda c: _spelled(c) == _spelled(declared.positive))
+        said = (lambda c: c == declared.positive, lambda c: _spelled(c) == _spelled(declared.positive),
+                lambda c: isinstance(declared.positive, bool) and YES_NO.get(_spelled(c)) == declared.positive)
         wanted = next(filter(None, ([c for c in classes if same(c)] for same in said)), [])
         if not wanted:
             raise column.unfit(f"data.positive_class {declared.positive!r} does not occur; the classes are "

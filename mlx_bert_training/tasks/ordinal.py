@@ -18,7 +18,7 @@ from .columns import TargetColumn, TargetFormat
 from .forms import ClassForm, TargetForm
 from .losses import LossError, LossKind
 from .multiclass import Multiclass
-from .task import Rule
+from .task import Rule, log_odds
 
 # %% auto #0
 __all__ = ['CUMULATIVE', 'OrderedForm', 'Ordinal', 'cumulative']
@@ -48,6 +48,11 @@ class Ordinal(Multiclass):
     default_metrics: ClassVar[tuple[str, ...]] = ("qwk", "accuracy")
 
     def num_outputs(self, asked: int | None) -> int: return super().num_outputs(asked) - 1
+
+    def starting_logits(self, labels: np.ndarray, outputs: int) -> np.ndarray:
+        "The log-odds of each step; labels (N,), or probabilities (N, K)."
+        shares = labels if labels.ndim == 2 else np.eye(outputs + 1)[labels.astype(int)]
+        return log_odds(1 - np.cumsum(shares, axis=1)[:, :-1])
 
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         above = np.minimum.accumulate(1 / (1 + np.exp(-np.asarray(logits, np.float64))), axis=1)

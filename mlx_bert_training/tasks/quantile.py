@@ -121,7 +121,8 @@ class QuantileColumns(QuantileTable):
     def perfect(self, targets: np.ndarray, outputs: int) -> np.ndarray:
         return np.repeat(targets.astype(np.float64)[:, None], len(self.quantiles), axis=1)
 
-    def made_up(self, count: int, outputs: int) -> np.ndarray: return np.zeros((count, len(self.quantiles)))
+    def made_up(self, count: int, outputs: int, words: int = 1) -> np.ndarray:
+        return np.zeros((count, len(self.quantiles)))
 
 # %% ../../nbs/tasks/17_quantile.ipynb #8efc856c
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from .metrics import Metric
 from .words import IGNORED, spans_of
 
 # %% auto #0
-__all__ = ['span_precision', 'span_recall', 'span_f1', 'word_accuracy', 'SpanCounts', 'count_spans']
+__all__ = ['span_precision', 'span_recall', 'span_f1', 'word_accuracy', 'SpanCounts', 'spans_by_text', 'count_spans']
 
 # %% ../../nbs/tasks/16_span_metrics.ipynb #99560ce5
 class SpanCounts(NamedTuple):
@@ -38,17 +38,25 @@ class SpanCounts(NamedTuple):
         return 2 * self.right / max(1, self.decided + self.true)
 
 
+def spans_by_text(
+    targets: np.ndarray,    # (N, W) numbers of tags, `IGNORED` where there is no word
+    decided: np.ndarray,    # (N, W)
+) -> np.ndarray:            # (N, 3) spans that are both, decided, and true
+    "The counts of each text."
+    counts = np.zeros((len(targets), 3), np.int64)
+    for i, (true, guess) in enumerate(zip(targets, decided, strict=True)):
+        words = true != IGNORED
+        wanted, found = set(spans_of(true[words])), set(spans_of(guess[words]))
+        counts[i] = len(wanted & found), len(found), len(wanted)
+    return counts
+
+
 def count_spans(
     targets: np.ndarray,    # (N, W) numbers of tags, `IGNORED` where there is no word
     decided: np.ndarray,    # (N, W)
 ) -> SpanCounts:
     "How many spans there are, are decided, and are both."
-    right = mine = others = 0
-    for true, guess in zip(targets, decided, strict=True):
-        words = true != IGNORED
-        wanted, found = set(spans_of(true[words])), set(spans_of(guess[words]))
-        right, mine, others = right + len(wanted & found), mine + len(found), others + len(wanted)
-    return SpanCounts(right, mine, others)
+    return SpanCounts(*spans_by_text(targets, decided).sum(0).tolist())
 
 # %% ../../nbs/tasks/16_span_metrics.ipynb #7dca5a77
 def _word_accuracy(targets: np.ndarray, decided: np.ndarray) -> float:

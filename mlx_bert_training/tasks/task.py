@@ -18,9 +18,9 @@ from .forms import FORMS, TargetForm
 from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['TaskError', 'Rule', 'Kind', 'Combining', 'Deciding', 'Searching', 'Answering', 'Folded', 'Reported', 'Usual', 'Task',
-           'get_task', 'spec_of', 'task_place', 'known_task', 'task_in_file', 'outputs_asked', 'log_loss',
-           'finite_table', 'check_finite', 'check_probabilities', 'check_numbers']
+__all__ = ['TaskError', 'Rule', 'Kind', 'Combining', 'Deciding', 'Searching', 'Answering', 'Folded', 'Reported', 'Shaped',
+           'log_odds', 'Usual', 'Task', 'get_task', 'spec_of', 'task_place', 'known_task', 'task_in_file',
+           'outputs_asked', 'log_loss', 'finite_table', 'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/04_task.ipynb #235aa1bf
 class TaskError(MLXBertError, ValueError):
@@ -52,7 +52,8 @@ class Kind:
     pooling: ClassVar[str | None] = None            # the one that a model must have; None: any
     hub_class: ClassVar[str] = "SequenceClassification"     # Hugging Face's: the end of ...ForSequenceClassification
     grouped: ClassVar[bool] = False                 # whether rows are ranked in groups, which a column names
-    in_folds: ClassVar[bool] = True                 # whether cross-validation can take it
+    in_bundles: ClassVar[bool] = True               # whether a bundle can carry it
+    methods: ClassVar[tuple[str, ...]] = ()         # ensemble methods that can put it together; (): all of them
 
     @property
     def form(self) -> TargetForm:
@@ -221,8 +222,8 @@ class Folded(Kind):
         if self.targets == "classes": return np.eye(outputs)[targets.astype(np.int64)]
         return targets.astype(np.float64)
 
-    def made_up(self, count: int, outputs: int) -> np.ndarray:
-        "Predictions of `count` rows that nobody made, to try a format with."
+    def made_up(self, count: int, outputs: int, words: int = 1) -> np.ndarray:
+        "Predictions of `count` rows, of so many words, that nobody made, to try a format with."
         if self.targets == "values" and not self.several: return np.zeros(count)
         return np.eye(outputs)[np.arange(count) % outputs]
 
@@ -246,6 +247,37 @@ class Reported(NamedTuple):
     targets: np.ndarray         # (M,)
     predictions: np.ndarray     # (M, C) or (M,)
     places: np.ndarray | None = None    # (M, 2) the row and the word of each, where words are shown as rows
+
+# %% ../../nbs/tasks/04_task.ipynb #232c4da5
+class Shaped(Kind):
+    "How predictions of parts of the rows, and of several models, come to one shape."
+
+    def row_shape(self, predictions: np.ndarray) -> tuple[int, ...]:
+        "The part of the shape that other rows' predictions share."
+        return predictions.shape[1:]
+
+    def aligned(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        "Predictions (n, ...) in the shape that rows with such targets (N, ...) have."
+        return predictions
+
+    def completed(self, stack: np.ndarray) -> np.ndarray:
+        "Predictions (M, n, ...) of members, where one that has no answer has that of the others."
+        return stack
+
+    def given_away(self, spread: Any) -> Any:
+        "What a leak could give away of each row, in the form of `spread`: that, or N where it is no secret."
+        return spread
+
+    def cell_names(self, row: Any, names: Sequence[Any]) -> list[Any]:
+        "The names that stand in the one cell of a row of labels (C,)."
+        return [name for name, on in zip(names, row, strict=True) if on]
+
+# %% ../../nbs/tasks/04_task.ipynb #3144ac41
+def log_odds(
+    happened: np.ndarray,   # (N, C) from 0 to 1
+) -> np.ndarray:            # (C,)
+    "The log-odds of each column, with half a row added in which it happened and half a row in which it did not."
+    return np.log((happened.sum(0) + 0.5) / ((1 - happened).sum(0) + 0.5))
 
 # %% ../../nbs/tasks/04_task.ipynb #8af17763
 class Usual(Kind):
@@ -275,10 +307,9 @@ class Usual(Kind):
         "What the columns of predictions (N, C) are called beside the decision."
         return [f"probability_{name}" for name in names or range(count)]
 
-    def starting_logits(self, labels: np.ndarray) -> np.ndarray | None:
-        "(C,) logits to begin with: of many labels (N, C) their log-odds, none of them infinite; None: zeros will do."
-        if self.targets != "columns": return None
-        return np.log((labels.sum(0) + 0.5) / ((1 - labels).sum(0) + 0.5))
+    def starting_logits(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
+        "(outputs,) logits to begin with, by the labels that are trained on; None: zeros will do."
+        return log_odds(labels) if self.targets == "columns" else None
 
     def scaling(self, setting: str, metric: str) -> str:
         "What is done to targets before training: none, standardize or log1p; `setting` auto looks at the metric."
@@ -291,7 +322,7 @@ class Usual(Kind):
 
 # %% ../../nbs/tasks/04_task.ipynb #0a8e0761
 @dataclass(frozen=True)
-class Task(Combining, Searching, Answering, Folded, Usual):
+class Task(Combining, Searching, Answering, Folded, Shaped, Usual):
     "What the outputs of a model mean. The facts of a kind are class attributes; its options are fields."
     def num_outputs(self, asked: int | None) -> int:
         "How many logits a model has, of `asked` classes or labels; None: what the kind implies. Raises `TaskError`."

@@ -20,10 +20,11 @@ from .forms import TargetForm, only
 from .losses import LossError, LossKind, cross_entropy
 from .multiclass import Multiclass
 from .task import Reported, Rule, TaskError, check_probabilities
-from .words import IGNORED, NO_ANSWER, OUTSIDE, span_tags, words_of
+from .words import IGNORED, NO_ANSWER, OUTSIDE, span_tags, stacked, words_of
 
 # %% auto #0
-__all__ = ['SCHEMES', 'TOKEN_CROSS_ENTROPY', 'TagForm', 'PerWord', 'TokenClassification', 'token_cross_entropy']
+__all__ = ['SCHEMES', 'TOKEN_CROSS_ENTROPY', 'TagForm', 'PerWord', 'WordsInFolds', 'WordsTogether', 'TokenClassification',
+           'token_cross_entropy']
 
 # %% ../../nbs/tasks/15_token_classification.ipynb #b8d8fa0c
 class TagForm:
@@ -100,17 +101,86 @@ class PerWord(Multiclass):
         if y.shape == shape[:2] and (((y >= 0) & (y < shape[-1])) | (y == IGNORED)).all(): return y.astype(np.int64)
         raise DataError(f"{source}: targets of shape {y.shape} are no tags for predictions of shape {shape}")
 
+# %% ../../nbs/tasks/15_token_classification.ipynb #f4fb521b
+class WordsInFolds(PerWord):
+    "How answers for words are dealt out to folds, and brought to one shape."
+
+    @property
+    def split(self) -> str: return "iterative"
+
+    def kinds(self, labels: np.ndarray) -> np.ndarray:
+        "(N, W) the kind that each word is of, from 1; 0: of none."
+        raise NotImplementedError
+
+    def spread(self, labels: np.ndarray) -> np.ndarray:
+        "(N, K + 1) zeros and ones: whether a text has none of the K kinds, and which of them it has."
+        kinds = self.kinds(np.asarray(labels))
+        present = np.zeros((len(kinds), max(1, int(kinds.max(initial=0))) + 1), np.int64)
+        np.put_along_axis(present, kinds, 1, axis=1)
+        present[:, 0] = ~present[:, 1:].any(1)
+        return present
+
+    def given_away(self, spread: Any) -> Any: return len(spread)
+
+    def perfect(self, targets: np.ndarray, outputs: int) -> np.ndarray:
+        known = np.where(targets == IGNORED, 0, targets)
+        right = np.eye(max(outputs, int(known.max(initial=0)) + 1, 2))[known]
+        return np.where((targets == IGNORED)[..., None], np.nan, right)
+
+    def row_shape(self, predictions: np.ndarray) -> tuple[int, ...]: return predictions.shape[2:]
+
+    def aligned(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        width = targets.shape[1]
+        return stacked([predictions[:, :width]], np.nan, width)
+
+# %% ../../nbs/tasks/15_token_classification.ipynb #46c51b08
+class WordsTogether(WordsInFolds):
+    "How answers for words are put together, and written down."
+    methods: ClassVar[tuple[str, ...]] = ("voting", "hard_voting", "blending", "hill_climbing")
+    in_bundles: ClassVar[bool] = False
+
+    def completed(self, stack: np.ndarray) -> np.ndarray:
+        missing = np.isnan(stack)
+        if not missing.any(): return stack
+        answers = np.maximum((~missing).sum(0), 1)
+        mean = np.where(missing.all(0), np.nan, np.where(missing, 0, stack).sum(0) / answers)
+        return np.where(missing, mean, stack)
+
+    def likelihood(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        "(..., M) probability of the true tag of each word that has an answer."
+        rows, words = np.nonzero(targets != IGNORED)
+        found = predictions[..., rows, words, targets[rows, words]]
+        return found[..., ~np.isnan(found).reshape(-1, found.shape[-1]).any(0)]
+
+    def cells(self, asked: str, kinds: Sequence[str]) -> str:
+        if len(kinds) == 1: return "names"
+        raise TaskError(f"the tags of a text stand in one cell, and there are {len(kinds)} target columns")
+
+    def made_up(self, count: int, outputs: int, words: int = 1) -> np.ndarray:
+        return np.broadcast_to(np.eye(outputs)[0], (count, words, outputs))
+
+    def cell_names(self, row: Any, names: Sequence[Any]) -> list[Any]:
+        if None not in row: return list(row)
+        raise TaskError(f"word {list(row).index(None) + 1} of a text was cut off and has no tag: raise "
+                        "data.max_length, or set data.long_texts: windows")
+
+    def described(self, targets: np.ndarray, predictions: np.ndarray, names: Sequence[Any] | None) -> dict[str, Any]:
+        "The tags of each text in one cell."
+        form, known = TargetFormat(tuple(names or range(predictions.shape[-1]))), targets != IGNORED
+        decided = np.where(known, self.decide(predictions), IGNORED)
+        return {name: [" ".join(map(str, tags)) for tags in self.form.decode(rows, form)]
+                for name, rows in (("target", targets), ("prediction", decided))}
+
 # %% ../../nbs/tasks/15_token_classification.ipynb #ba211490
 SCHEMES = ("bio", "plain")
 
 
 @dataclass(frozen=True)
-class TokenClassification(PerWord):
+class TokenClassification(WordsTogether):
     "One of C tags for each word."
     name: ClassVar[str] = "token_classification"
     alias: ClassVar[str] = "token"
     hub_class: ClassVar[str] = "TokenClassification"
-    in_folds: ClassVar[bool] = False
     pooling: ClassVar[str | None] = "none"
     default_loss: ClassVar[str] = "token_cross_entropy"
     scheme: str = "bio"     # bio: tags mark spans; plain: each stands for itself, as parts of speech do
@@ -133,6 +203,9 @@ class TokenClassification(PerWord):
 
     @property
     def form(self) -> TargetForm: return TagForm(self.spans)
+
+    def kinds(self, labels: np.ndarray) -> np.ndarray:
+        return np.maximum((labels + 1) // 2, 0) if self.spans else np.maximum(labels + 1, 0)
 
     def decide(self, predictions: np.ndarray, rule: Rule | None = None) -> np.ndarray:
         if rule is not None: raise TaskError(f"{self}: the likeliest tag of a word is decided, by no rule")

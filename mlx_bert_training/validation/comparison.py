@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import norm, rankdata, t
 
-from ..tasks import metrics
+from ..tasks import metrics, span_metrics
 from ..tasks.metrics import Metric
 
 # %% auto #0
@@ -84,6 +84,17 @@ def _correlation(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     return (a * b - r * (a ** 2 + b ** 2) / 2) / len(y)
 
 
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    "Influence on the ratio of two sums."
+    return (above - below * above.sum() / max(below.sum(), 1)) / max(below.sum(), 1)
+
+
+def _span_f1(targets: np.ndarray, decided: np.ndarray) -> np.ndarray:
+    "Influence of each text on the F1 of spans."
+    right, found, true = span_metrics.spans_by_text(targets, decided).T
+    return _ratio(2 * right, found + true)
+
+
 # By metric, and not by its name, which somebody may have given to another.
 INFLUENCES: dict[Metric, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     metrics.accuracy: lambda y, g: _mean_of((y == g).reshape(len(y), -1).all(1) * 1.0),
@@ -97,6 +108,7 @@ INFLUENCES: dict[Metric, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     metrics.mae: lambda y, g: _mean_of(np.abs(y - g)),
     metrics.rmsle: lambda y, g: _root((np.log1p(y) - np.log1p(np.maximum(g, 0))) ** 2),
     metrics.pearson: _correlation,
+    span_metrics.span_f1: _span_f1,
 }
 
 # %% ../../nbs/validation/06_comparison.ipynb #5e2ee07e

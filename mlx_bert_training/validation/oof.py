@@ -65,7 +65,7 @@ def _check_classes(oof: OOFRecord) -> None:
     if oof.task.targets == "values" and not oof.task.several:
         oof.class_names = None
         return
-    columns = oof.predictions.shape[1]
+    columns = oof.predictions.shape[-1]
     names = range(columns) if oof.class_names is None else oof.class_names
     oof.class_names = [name.item() if isinstance(name, np.generic) else name for name in names]
     if len(oof.class_names) != columns or len(set(oof.class_names)) < columns:
@@ -81,7 +81,7 @@ def _check_test(oof: OOFRecord) -> None:
     if oof.test_ids is None: return
     ids = oof.test_ids = check_ids(oof.test_ids, f"{source}, test ids")
     found = oof.task.check_predictions(oof.test_predictions, lambda i: f"{source}, test row {i} (id {ids[i]})")
-    if found.shape != (len(ids), *oof.predictions.shape[1:]):
+    if len(found) != len(ids) or oof.task.row_shape(found) != oof.task.row_shape(oof.predictions):
         raise DataError(f"{source}: test predictions {found.shape} do not go with {len(ids)} test ids and predictions "
                         f"{oof.predictions.shape}")
     oof.test_predictions = found

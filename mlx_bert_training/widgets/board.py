@@ -19,7 +19,7 @@ from ..figures import new_figure
 from .charts import COLORS, Chart, Line
 from .controls import SLOT
 from .error_report import ErrorReport
-from .recorder import Recorder
+from .recorder import Curves, Recorder
 
 # %% auto #0
 __all__ = ['figure_text', 'Status', 'figures_html', 'status_html', 'run_status', 'shown_metric', 'shown_metrics', 'run_charts',
@@ -73,8 +73,10 @@ def status_html(status: Status) -> str:
     "Name, phase, bar, figures, and a line for a note; of the same height whatever they are."
     share = min(max(status.share, 0.0), 1.0)
     note = f"<b style='color:#D55E00'>▲</b> {escape(status.note)}" if status.note else "&nbsp;"
+    phase = escape(status.phase, quote=True)
     return (f"<div style='{_INK};line-height:1.35' class='mlx-bert-status'>"
-            f"<div style='{_VALUE}'><b>{escape(status.name)}</b> · <span role='status'>{escape(status.phase)}</span> · "
+            f"<div style='{_VALUE}' title='{phase}'><b>{escape(status.name)}</b> · "
+            f"<span role='status'>{phase}</span> · "
             f"{share:.0%}</div><div role='progressbar' aria-label='{escape(status.name, quote=True)}' "
             f"aria-valuenow='{share * 100:.0f}' aria-valuemin='0' aria-valuemax='100' style='{_FULL}'>"
             f"<div style='{_FILL};width:{share:.1%}'></div></div>{figures_html(status.figures)}"
@@ -95,8 +97,8 @@ def run_status(
     found = "–" if best is None else f"{figure_text(best)} at {p.best_step:,} ★"
     total = f"{p.total_steps:,}"
     figures = {f"best {metric.removeprefix('eval_') or 'metric'}": found, "update": f"{p.step:,} / {total}",
-               "epoch": f"{p.epoch:.2f} / {p.num_epochs}", "train loss": figure_text(p.loss),
-               "learning rate": f"{p.learning_rate:.2e}",
+               "epoch": f"{p.epoch:.2f} / {p.num_epochs:,}", "train loss": figure_text(p.loss),
+               "learning rate": f"{p.learning_rate:.3g}",
                "tokens/s": "–" if not p.tokens_per_second else f"{p.tokens_per_second:,.0f}",
                "time": clock(p.elapsed), "left": "–" if p.remaining is None else clock(p.remaining),
                "memory": size if memory else "–"}
@@ -135,12 +137,15 @@ def run_charts(
     loss = [Line("each", r.loss.x, r.loss.y, COLORS["train"], "faint"),
             Line("train", r.smooth.x, r.smooth.y, COLORS["train"], raw=r.finite()),
             *([evaluations("eval_loss", "eval", "evaluation")] if rows else [])]
-    others = [Chart(label, [evaluations(metric, label, "metric")], width=330, height=210, group="metric", size="middle")
+    others = [Chart(label, [evaluations(metric, label, "metric")], float(state.step), width=330, height=210,
+                    empty="no evaluation yet", group="metric", size="middle")
               for metric in metrics for label in [metric.removeprefix("eval_")]]
-    tracks = [("learning rate", "rate", r.rate), ("gradient norm", "norm", r.norm), ("tokens/s", "speed", r.speed)]
-    small = [Chart(title, [Line(name, track.x, track.y, COLORS[name])], log=name == "norm", width=252, height=130,
-                   marks=marks if name == "rate" else []) for title, name, track in tracks]
-    return [Chart("loss", loss, marks=marks, width=430, height=210, size="big"), *others, *small]
+    tracks = [("learning rate", "rate", r.rate, "short"), ("gradient norm", "norm", r.norm, "fixed"),
+              ("tokens/s", "speed", r.speed, "whole")]
+    small = [Chart(title, [Line(name, track.x, track.y, COLORS[name])], float(state.step), log=name == "norm",
+                   marks=marks if name == "rate" else [], width=252, height=130, form=form)
+             for title, name, track, form in tracks]
+    return [Chart("loss", loss, float(state.step), marks=marks, width=430, height=210, size="big"), *others, *small]
 
 
 def first_of_groups(charts: Sequence[Chart]) -> list[Chart]:
@@ -173,22 +178,19 @@ def side_by_side(charts: Sequence[Chart]) -> str:
     return f"<div style='display:flex;flex-wrap:wrap;gap:6px;max-width:790px'>{shown}</div>"
 
 
-def evaluation_rows(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    "The evaluations of a history, each with the training loss that was logged last before it."
-    loss, rows = None, list[dict[str, Any]]()
-    for row in history:
-        loss = row.get("loss", loss)
-        if "eval_loss" in row: rows.append({"train loss": loss, **row})
-    return rows
+def evaluation_rows(history: Sequence[Mapping[str, Any]], curves: Curves) -> list[dict[str, Any]]:
+    "The evaluations of a history, each with the smoothed training loss of that moment."
+    return [{"train loss": curves.train_loss(row["step"]), **row} for row in history if "eval_loss" in row]
 
 
 def evaluations_html(
     history: Sequence[Mapping[str, Any]],   # of the run
     best_step: int | None,                  # the update whose evaluation has the first row, with a star
+    curves: Curves,                         # which know the training loss
     most: int = 8,                          # of the others, the newest
 ) -> str:                                   # empty without evaluations
     "A table of evaluations."
-    rows = evaluation_rows(history)
+    rows = evaluation_rows(history, curves)
     if not rows: return ""
     names = list(dict.fromkeys(name for row in rows for name in row if name.startswith("eval_")))
     heads = ["", "update", "epoch", "train loss", "eval loss",
@@ -242,13 +244,15 @@ def final_figure(charts: Sequence[Chart], report: ErrorReport | None) -> Any:
 def summary_card(
     figures: Mapping[str, str],     # by label: what was best, what is kept, time
     files: str = "",                # where they are
+    failed: bool = False,           # whether an error ended it
 ) -> str:
     "What a run came to, as high as the controls whose place it takes."
-    where = f"<div style='{_VALUE};margin-top:4px' title='{escape(files, quote=True)}'>files: {escape(files)}</div>"
+    where = f"<div style='margin-top:4px;overflow-wrap:anywhere'>files: {escape(files)}</div>"
     cells = (f"<div style='max-width:100%'><div style='{_LABEL}'>{escape(name)}</div>"
              f"<div style='{_VALUE}' title='{escape(value, quote=True)}'>{escape(value)}</div></div>"
              for name, value in figures.items())
-    return (f"{SLOT}<div class='mlx-bert-slot mlx-bert-card' style='{_INK};border-left:4px solid #0A8F68;"
+    side = "#D55E00" if failed else "#0A8F68"
+    return (f"{SLOT}<div class='mlx-bert-slot mlx-bert-card' style='{_INK};border-left:4px solid {side};"
             f"padding:4px 12px'><div style='display:flex;flex-wrap:wrap;gap:2px 18px'>{''.join(cells)}</div>"
             f"{where if files else ''}</div>")
 
@@ -257,15 +261,15 @@ def run_card(progress: Progress, trainer: Any) -> str:
     "The card of a single run."
     state, metric = trainer.state, trainer.best.metric.removeprefix("eval_")
     best = "–" if state.best_metric is None else f"{figure_text(state.best_metric)} at update {state.best_step:,} ★"
-    kept = "as they were at the error" if progress.failed else f"the {trainer.kept_weights} weights"
-    speed = "–" if not progress.tokens_per_second else f"{progress.tokens_per_second:,.0f}"
+    kept = "the weights at the error" if progress.failed else f"the {trainer.kept_weights} weights"
     folder = trainer.output_dir
     paths = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     names = sorted(path.name + "/" * path.is_dir() for path in paths)
     names = [*names, *(["result.json"] if "result.json" not in names and not progress.failed else [])]
-    return summary_card({f"best {metric}": best, "kept": kept, "time": clock(progress.elapsed),
-                         "updates": f"{progress.step:,} of {progress.total_steps:,} updates", "tokens/s": speed},
-                        f"{folder}: {', '.join(names)}")
+    ended = {"ended by": progress.status.removeprefix("stopped (").removesuffix(")")} if progress.failed else {}
+    return summary_card({**ended, f"best {metric}": best, "kept": kept, "time": clock(progress.elapsed),
+                         "trained": f"{progress.step:,} of {progress.total_steps:,} updates"},
+                        f"{folder}: {', '.join(names)}", progress.failed)
 
 # %% ../../nbs/widgets/15_board.ipynb #e6c86ee7
 def final_html(
@@ -273,8 +277,9 @@ def final_html(
     history: Sequence[Mapping[str, Any]] = (),
     report: ErrorReport | None = None,
     hardest: int = 8,               # rows of the last table
+    curves: Curves | None = None,   # which know the training loss
 ) -> str:
     "The evaluations, a table by class, the hardest rows."
-    parts = [evaluations_html(history, progress.best_step, 30)]
+    parts = [evaluations_html(history, progress.best_step, curves or Curves(), 30)]
     if report is not None: parts.append(report.section(hardest).html())
     return f"<div>{''.join(parts)}</div>"

@@ -82,18 +82,21 @@ def tick_text(value: float, digits: int = 3) -> str:
     size = abs(value)
     if size >= 1e6 or 0 < size < 1e-3:
         return f"{value:.{digits - 2}e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e")
-    if size >= 1000: return f"{value / 1000:.{digits}g}k"
+    if size >= 1000: return f"{value:,.{max(0, digits - 4)}f}"
     return f"{value:.{digits}g}"
 
 
 def tick_texts(values: Sequence[float]) -> list[str]:
-    "The numbers on an axis, with as many digits as it takes to tell them apart."
+    "The numbers on an axis, all written in one way, with as many digits as it takes to say where they are."
+    sizes = [abs(value) for value in values if value]
+    if sizes and 1e-3 <= max(sizes) < 1e6 and max(sizes) <= 1e4 * min(sizes):
+        gap = min((abs(b - a) for a, b in zip(values, values[1:], strict=False) if a != b), default=max(sizes))
+        decimals = next((d for d in range(12) if all(abs(round(v, d) - v) <= 0.01 * gap for v in values)), 12)
+        return [f"{value:,.{decimals}f}" for value in values]
     for digits in range(3, 12):
         texts = [tick_text(value, digits) for value in values]
         if len(set(texts)) == len(set(values)): break
-    if any(not text.replace(".", "").lstrip("-").isdigit() for text in texts): return texts
-    decimals = max((len(text.partition(".")[2]) for text in texts), default=0)
-    return [f"{float(text):.{decimals}f}" for text in texts]
+    return texts
 
 # %% ../../nbs/widgets/12_charts.ipynb #6a31db85
 @dataclass
@@ -137,6 +140,7 @@ class Chart:
     empty: str = "nothing yet"  # what stands where no line is
     group: str = ""             # of charts that take the same place, one at a time
     size: str = "small"         # its share of a row where charts grow with the window: small, middle or big
+    form: str = "fixed"         # of its values: fixed decimals, short (as rates are), or whole numbers
 
     @property
     def is_empty(self) -> bool: return not any(len(line.y) for line in self.lines)
@@ -242,6 +246,8 @@ def chart_svg(chart: Chart) -> str:
     if chart.is_empty:
         middle = f"x='{(_LEFT + right) / 2}' y='{(_TOP + bottom) / 2}' text-anchor='middle'"
         parts = [f"<text x='4' y='13' font-weight='600' font-size='11'>{escape(chart.title)}</text>",
+                 f"<rect x='{_LEFT}' y='{_TOP}' width='{right - _LEFT}' height='{bottom - _TOP}' fill='none' "
+                 "stroke='currentColor' opacity='.15'/>",
                  f"<text {middle} opacity='.6'>{escape(chart.empty)}</text>"]
     parts += [_mark_svg(float(place([at], [1.0])[0][0]), bottom, text) for at, text in chart.marks]
     for line in chart.lines:

@@ -116,7 +116,7 @@ class Board:
     def runs(self) -> list[RunRecord]: return [standing.run for standing in self.standings]
 
     @property
-    def title(self) -> str: return f"{self.competition or 'runs'}, {self.metric}"
+    def title(self) -> str: return f"{self.competition or 'Runs'}, by {self.metric}"
 
     def to_frame(self) -> pd.DataFrame:
         "One row a run: score, error, how far behind the best with which error, what that means, time, differences."
@@ -164,13 +164,26 @@ def board_text(board: Board, width: int = 80) -> str:
 
 # %% ../../nbs/widgets/23_compare.ipynb #c0a80e71
 _MARKS = {"best": "★ best", "within noise": "≈ within noise", "behind": "behind", "one split": "one split, no error"}
+_CELL = "padding:3px 10px;white-space:nowrap;border-bottom:1px solid #8884;font-variant-numeric:tabular-nums"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int]) -> str:
+    "A table with its first row in bold; columns of words stand on the left, those of numbers on the right."
+    def line(tag: str, cells: Sequence[str], look: str = "") -> str:
+        sides = ["left" if place in words else "right" for place in range(len(cells))]
+        return "<tr>" + "".join(f"<{tag} style='text-align:{side};{_CELL}{look}'>{escape(cell)}</{tag}>"
+                                for side, cell in zip(sides, cells, strict=True)) + "</tr>"
+    body = "".join(line("td", row, "" if place else ";font-weight:600") for place, row in enumerate(rows))
+    return (f"<div style='overflow-x:auto'><table style='border-collapse:collapse'><thead>{line('th', heads)}</thead>"
+            f"<tbody>{body}</tbody></table></div>")
 
 
 def board_html(board: Board) -> str:
     "The leaderboard as a table: winner in bold, what is within the noise marked, and the curves below."
     columns = differing(board.runs)
-    heads = ["", "run", board.metric, "behind the best", "", "time", *columns.values()]
-    body = []
+    timed = any(math.isfinite(run.seconds) for run in board.runs)
+    heads = ["", "run", board.metric, "behind the best", "verdict", *["time"] * timed, *columns.values()]
+    rows = []
     for place, standing in enumerate(board.standings, 1):
         run, score = standing.run, standing.run.scores[board.metric]
         error = f" ± {score.error:.4f}" if math.isfinite(score.error) else ""
@@ -178,14 +191,11 @@ def board_html(board: Board) -> str:
         if place > 1 and math.isfinite(standing.error): gap += f" ± {standing.error:.4f}"
         if standing.paired: gap += " (by fold)"
         time = clock(run.seconds) if math.isfinite(run.seconds) else ""
-        cells = [str(place), run.name, f"{score.value:.4f}{error}", gap, _MARKS[standing.verdict], time,
-                 *(run.config.get(key, "–") for key in columns)]
-        style = " style='font-weight:600'" if place == 1 else ""
-        body.append(f"<tr{style}>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+        rows.append([str(place), run.name, f"{score.value:.4f}{error}", gap, _MARKS[standing.verdict], *[time] * timed,
+                     *(str(run.config.get(key, "–")) for key in columns)])
     drawn = "".join(chart.svg() for chart in curves(board.runs, board.metric))
-    return (f"<p><b>{escape(board.title)}</b></p><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
-            f"</table><div style='display:flex;flex-wrap:wrap;gap:6px'>{drawn}</div>")
+    return (f"<p><b>{escape(board.title)}</b></p>{_table(heads, rows, (1, 4))}"
+            f"<div style='display:flex;flex-wrap:wrap;gap:6px'>{drawn}</div>")
 
 # %% ../../nbs/widgets/23_compare.ipynb #bbdf0d14
 def draw_scores(board: Board, axes: Any) -> None:
@@ -286,9 +296,10 @@ def leaderboard_widget(table: Leaderboard) -> Any:
     except ImportError as error:
         raise missing_extra("ipywidgets", "notebook", "The filter of runs") from error
     names = {board.title: board for board in table.boards}
-    which = ipw.Dropdown(options=list(names), description="board")
-    words = ipw.Text(placeholder="name or setting, such as learning_rate=1e-4", description="filter",
-                     continuous_update=False)
+    near = {"description_width": "initial"}
+    which = ipw.Dropdown(options=list(names), description="Board", style=near)
+    words = ipw.Text(placeholder="name or setting, such as learning_rate=1e-4", description="Only with", style=near,
+                     continuous_update=False, layout=ipw.Layout(width="420px", max_width="100%"))
     out = ipw.HTML()
 
     def show(_: Any = None) -> None:
@@ -297,7 +308,7 @@ def leaderboard_widget(table: Leaderboard) -> Any:
     which.observe(show, "value")
     words.observe(show, "value")
     show()
-    return ipw.VBox([ipw.HBox([which, words]), out])
+    return ipw.VBox([ipw.HBox([which, words], layout=ipw.Layout(flex_flow="row wrap")), out])
 
 # %% ../../nbs/widgets/23_compare.ipynb #2adad4ee
 def leaderboard(

@@ -171,7 +171,8 @@ STYLE = """<style>
 .mbt-editor .lm-TabBar-tab { flex: 0 0 auto !important; min-width: 0 !important; max-width: none !important; }
 .mbt-text { font: 12px/1.45 var(--mbt-code); white-space: pre; overflow-x: auto; margin: 0; color: var(--mbt-text); }
 .mbt-difference { border-collapse: collapse; font-size: 12px; }
-.mbt-difference :is(th, td) { text-align: left; padding: 3px 16px 3px 0; font-weight: normal; }
+.mbt-row .widget-inline-hbox { max-width: calc(100% - 4px); }
+.mbt-editor .mbt-difference :is(th, td) { text-align: left; padding: 3px 16px 3px 0; font-weight: normal; }
 .mbt-difference thead th { border-bottom: 1px solid var(--mbt-line); font-weight: 600; }
 .mbt-difference :is(tbody th, td) { font-family: var(--mbt-code); }
 </style>"""
@@ -295,7 +296,7 @@ class FileBar:
 
     def __init__(self) -> None:
         w = _ipywidgets()
-        style, layout = {"description_width": "90px"}, w.Layout(width="360px")
+        style, layout = {"description_width": "90px"}, w.Layout(width="360px", max_width="100%")
         self.preset = w.Dropdown(options=list(list_presets()), description="Preset", style=style, layout=layout)
         self.path = w.Combobox(description="File", placeholder="run.yaml", options=found_files(DECLARATIONS),
                                ensure_option=False, style=style, layout=layout)
@@ -308,9 +309,12 @@ class FileBar:
         size = w.Layout(width="auto", min_width="80px", flex="0 0 auto")
         self.names = {w.Button(description=name, tooltip=tip, layout=size): name for name, tip in BUTTONS.items()}
         self.start, self.load, self.save, self.reset = self.names
-        self.purpose, self.state = w.HTML(layout=w.Layout(margin="2px 0 2px 12px")), w.HTML()
-        self.box = w.VBox([w.HBox([self.preset, self.start, self.purpose]),
-                           w.HBox([self.path, self.load, self.save, self.reset]), there, self.find, self.state])
+        wrap = w.Layout(flex_flow="row wrap")
+        self.purpose = w.HTML(layout=w.Layout(margin="2px 0 2px 12px", flex="1 1 280px", min_width="0"))
+        self.state = w.HTML()
+        self.box = w.VBox([w.HBox([self.preset, self.start, self.purpose], layout=wrap),
+                           w.HBox([self.path, self.load, self.save, self.reset], layout=wrap),
+                           there, self.find, self.state])
         self.box.add_class("mbt-bar")
 
     def sure(self, button: Any, question: str) -> bool:

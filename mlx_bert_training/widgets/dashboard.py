@@ -100,6 +100,11 @@ class Stage:
         self.top, self.below, self.board, self.tables = LiveOutput(), LiveOutput(), ChartOutput(smoothing), LiveOutput()
         wanted = clicks_are_heard() if controls is None else controls
         self.panel = ControlPanel(trainer.control, cross_validation) if wanted else None
+        trainer.control.displays.append(self.again)
+
+    def again(self) -> None:
+        "Show everything once more, in the cell that is running."
+        for output in (self.top, self.below, self.board.output, self.tables): output.again()
 
     def show(self, status: Status, charts: Sequence[Chart], tables: str, done: Sequence[object], rate: float) -> None:
         "Draw everything; the controls appear with the first drawing, and say what was done by hand."
@@ -133,14 +138,16 @@ class RunView:
 
     def status(self, progress: Progress) -> Status:
         trainer, notes = self.trainer, worries(self.recorder, self.trainer.state)
+        progress = replace(progress, loss=self.recorder.train_loss(progress.step))
         return run_status(progress, trainer.output_dir.name, trainer.best.metric, trainer.state.best_metric,
                           mx.get_peak_memory(), " ".join(notes))
 
     def draw(self, progress: Progress, fresh: Sequence[Any] = ()) -> None:
-        self.recorder.collect()
+        self.recorder.collect(keep=0 if self.trainer.control.paused else 1)
         state = self.trainer.state
-        self.stage.show(self.status(progress), self.charts(), evaluations_html(state.history, state.best_step),
-                        self.trainer.steering.interventions, state.learning_rate)
+        table = evaluations_html(state.history, state.best_step, self.recorder)
+        self.stage.show(self.status(progress), self.charts(), table, self.trainer.steering.interventions,
+                        state.learning_rate)
 
     def close(self, progress: Progress) -> None:
         "Leave what stays in the saved notebook."
@@ -150,7 +157,7 @@ class RunView:
         except MLXBertError as error: log.info("no report of errors: %s", error)
         try: figure = final_figure(charts, report)
         except MissingExtraError as error: log.info("%s", error)
-        tables = final_html(progress, self.trainer.state.history, report, self.hardest)
+        tables = final_html(progress, self.trainer.state.history, report, self.hardest, self.recorder)
         self.stage.finish(self.status(progress), run_card(progress, self.trainer), figure, charts, tables)
 
 # %% ../../nbs/widgets/22_dashboard.ipynb #0742d8c0
@@ -162,10 +169,13 @@ def leave_folds(
 ) -> None:
     "Leave of a cross-validation what stays in the saved notebook."
     words, figure = "finished" if result is not None else f"stopped in fold {book.stopped_in}", None
+    unfinished = [fold for fold in book.folds if fold.began and fold.score is None]
+    seconds = sum(fold.seconds for fold in book.folds) + (progress.elapsed if unfinished else 0.0)
+    for fold in book.folds: fold.over = True
     try: figure = cv_figure(book.folds)
     except MissingExtraError as error: log.info("%s", error)
     status = replace(book.status(replace(progress, status=words)), phase=words)
-    card = cv_card(book.folds, book.metric, result is not None, str(book.trainer.cv_folder))
+    card = cv_card(book.folds, book.metric, result is not None, str(book.trainer.cv_folder), seconds)
     headline = "" if result is None else result.headline_html()    # the call returns the tables
     tables = score_strip(book.folds, book.metric) + headline
     stage.finish(status, card, figure, fold_charts(book.folds), tables)
@@ -197,7 +207,8 @@ class CVView:
     def draw(self, progress: Progress, fresh: Sequence[Any] = ()) -> None:
         self.progress, trainer, book = progress, self.fold_trainer, self.book
         begun = [fold for fold in book.folds if fold.began]
-        for fold in begun: fold.recorder.collect()
+        for fold in begun: fold.recorder.collect(keep=0 if trainer.control.paused else 1)
+        self.progress = progress = replace(progress, loss=begun[-1].recorder.train_loss(progress.step))
         marks = trainer.steering.interventions
         metrics = [] if trainer is self.trainer else shown_metrics(trainer)     # which no fold has evaluated yet
         charts = run_charts(begun[-1].recorder, trainer.state, metrics, marks)

@@ -14,7 +14,7 @@ from .error_tables import group_classes
 from .section import axis_names, few_ticks
 
 # %% auto #0
-__all__ = ['LETTER', 'draw_confusion', 'draw_labels', 'draw_residuals', 'draw_spread', 'draw_calibration']
+__all__ = ['LETTER', 'draw_title', 'draw_confusion', 'draw_labels', 'draw_residuals', 'draw_spread', 'draw_calibration']
 
 # %% ../../nbs/widgets/02_error_pictures.ipynb #8b58f4f2
 LETTER = 0.065     # width in inches, in a small label
@@ -27,6 +27,11 @@ def _room(axes: Any) -> tuple[float, float]:
     return float(box.width * width), float(box.height * height)
 
 # %% ../../nbs/widgets/02_error_pictures.ipynb #429f1d31
+def draw_title(axes: Any, text: str) -> None:
+    "A title as the charts of a run have it."
+    axes.set_title(text, fontsize=10, loc="left", fontweight="bold")
+
+
 def draw_confusion(
     axes: Any,              # matplotlib axes
     matrix: pd.DataFrame,   # (C, C) counts, true classes down, predicted ones across
@@ -42,8 +47,8 @@ def draw_confusion(
     size, upright = min(9.0, 72 * cell * 0.7), 1.2 * letters * LETTER > min(_room(axes)) / len(names)
     axes.set_xticks(range(len(names)), names, fontsize=size, rotation=90 if upright else 0)
     axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title("confusion matrix: rows, and share of the true class", fontsize=8)
+    axes.set(xlabel="predicted (%: share of the true class)", ylabel="true")
+    draw_title(axes, "confusion matrix")
     if cell < 0.09 * len(f"{counts.max():,}"): return   # no room for counts
     for i, j in np.argwhere(counts):
         part = f"\n{share[i, j]:.0%}" if cell > 0.35 else ""
@@ -83,6 +88,7 @@ def draw_residuals(
     axes.plot(predictions, predictions - targets, "o", ms=4, mew=0, color="#2F86D0", alpha=alpha)
     axes.axhline(0, color="#D55E00", linestyle="--", linewidth=1.2)
     axes.set(xlabel="predicted", ylabel="error (predicted - true)")
+    draw_title(axes, "residuals")
     for axis in (axes.xaxis, axes.yaxis): few_ticks(axis)
     axes.grid(alpha=0.3)
 
@@ -99,6 +105,7 @@ def draw_spread(
     axes.set(xlabel="error (predicted - true)" + ("" if few else "; largest 1 % in the last bars"), ylabel="rows")
     few_ticks(axes.xaxis)
     few_ticks(axes.yaxis, counts=True)
+    draw_title(axes, "errors")
     axes.grid(alpha=0.3)
 
 # %% ../../nbs/widgets/02_error_pictures.ipynb #1c9ef582
@@ -111,6 +118,7 @@ def draw_calibration(
     axes.plot(table["said"], table["happened"], "-", color="#2F86D0", linewidth=1)
     axes.scatter(table["said"], table["happened"], s=12 + 150 * table["rows"] / table["rows"].max(), color="#2F86D0",
                  edgecolor="white", zorder=3, clip_on=False, label="model (size: rows)")
+    draw_title(axes, "calibration")
     axes.set(xlabel="probability given", ylabel="share that happened", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, markerscale=0.6)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,9 +108,10 @@ def show_report(report: ErrorPictures) -> None:
     try: picker = report.picker() if someone_may_look() else None
     except MissingExtraError: picker = None
     if picker is None: return show(section)
-    show_words(section, OPENS)
+    show_words(replace(section, tables={}), OPENS)      # what can be opened comes before the tables
     display(picker.bundle(), raw=True)
     show_pictures(section)
+    display({"text/html": replace(section, notes=[]).body(), "text/plain": str(section)}, raw=True)
 
 # %% ../../nbs/widgets/06_error_report.ipynb #ef8aec76
 class ErrorPictures:

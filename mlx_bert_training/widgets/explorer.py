@@ -223,8 +223,11 @@ def with_rest(sections: list[Section], missing: list[str]) -> list[Section]:
 # %% ../../nbs/widgets/16_explorer.ipynb #3120ae89
 def report_title(config: BaseTrainerConfig | None) -> str:
     "What the report is about."
-    name = config.environment.experiment_name if config else "data"
+    if config is None: return "Exploring data"
     kaggle = config.kaggle if isinstance(config, KaggleTrainerConfig) else None
+    named = config.environment.experiment_name != type(config.environment)().experiment_name
+    file = str(config.data.train_path or "").removeprefix("demo:")
+    name = config.environment.experiment_name if named or not file else file
     return f"Exploring {(kaggle.competition_name if kaggle else None) or name}"
 
 # %% ../../nbs/widgets/16_explorer.ipynb #edd7557d

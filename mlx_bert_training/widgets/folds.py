@@ -33,11 +33,13 @@ class FoldSlot:
     score: float | None = None  # when it is done
     seconds: float = 0.0        # that it took in this call; 0 where it was finished before
     began: bool = False
+    over: bool = False          # whether the cross-validation has ended, with or without it
 
     @property
     def state(self) -> str:
         "What stands above its chart."
         if self.score is not None: return f"{self.name}: {figure_text(self.score)}"
+        if self.over: return f"{self.name}: stopped" if self.began else f"{self.name}: not begun"
         return f"{self.name}: training" if self.began else f"{self.name}: waiting"
 
 
@@ -126,9 +128,10 @@ def cv_status(folds: Sequence[FoldSlot], progress: Progress, name: str, metric: 
     phase = f"fold {began[-1]} of {len(folds)}, {progress.status}" if began else progress.status
     figures = dict(run_status(progress, name).figures)
     for left_out in ("best metric", "memory"): figures.pop(left_out)
-    figures = {"folds done": f"{done} / {len(folds)}", f"mean {metric or 'score'}": mean_text(fold_scores(folds)),
-               **figures, "left": clock(time_left(folds, progress)).replace("?", "–")}
-    if done == len(folds): figures["left"] = "–"
+    spent = sum(fold.seconds for fold in folds) + (progress.elapsed if began else 0.0)
+    figures = {f"mean {metric or 'score'}": mean_text(fold_scores(folds)), "folds done": f"{done} / {len(folds)}",
+               **figures, "time": clock(spent), "left": clock(time_left(folds, progress)).replace("?", "–")}
+    if done == len(folds) or any(fold.over for fold in folds): figures["left"] = "–"
     return Status(name, phase, (done + share * (done < len(folds))) / max(len(folds), 1), figures)
 
 # %% ../../nbs/widgets/21_folds.ipynb #b8356097
@@ -137,13 +140,13 @@ def cv_card(
     metric: str,        # empty where no fold has a score
     finished: bool,     # or else it was stopped
     files: str,         # where they are
+    seconds: float,     # that it took
 ) -> str:
     "What a cross-validation came to."
     scores = fold_scores(folds)
-    so_far = f"the {len(scores)} finished folds are kept; running it again goes on from there"
-    kept = "everything" if finished else so_far
+    kept = "everything" if finished else "what is done; running it again goes on from there"
     return summary_card({f"mean {metric or 'score'}": mean_text(scores), "folds": f"{len(scores)} of {len(folds)}",
-                         "kept": kept, "time": clock(sum(fold.seconds for fold in folds))}, files)
+                         "kept": kept, "time": clock(seconds)}, files)
 
 # %% ../../nbs/widgets/21_folds.ipynb #074c90f0
 class FoldBook:
@@ -172,7 +175,9 @@ class FoldBook:
 
     @property
     def metric(self) -> str:
-        return self.trainer.fold_runs[-1].oofs[0].metric if self.trainer.fold_runs else ""
+        "That judges the folds, also before the first one is done."
+        if self.trainer.fold_runs: return str(self.trainer.fold_runs[-1].oofs[0].metric)
+        return str(self.trainer.config.kaggle.competition_metric or "")
 
     @property
     def stopped_in(self) -> int: return min(len(fold_scores(self.folds)) + 1, len(self.folds))

@@ -45,6 +45,7 @@ class ClassCells:
     "The cells of a confusion matrix."
     view: ClassView
     most: int = 24      # classes that have a row of their own
+    title: ClassVar[str] = "Confusion matrix"
     hint: ClassVar[str] = "Rows, and share of the true class. A cell opens its rows: click, or arrow keys and Enter."
 
     @cached_property
@@ -67,6 +68,7 @@ class ClassCells:
 class LabelCells:
     "What became of each label."
     view: LabelView
+    title: ClassVar[str] = "What became of each label"
     hint: ClassVar[str] = "Rows, and share of all rows. A cell opens its rows: click, or arrow keys and Enter."
 
     @cached_property
@@ -99,6 +101,7 @@ def points_to_draw(
 class Points:
     "The points of a residual picture."
     view: ValueView
+    title: ClassVar[str] = "Residuals"
 
     @cached_property
     def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,6 +163,7 @@ def picker_class() -> Any:
         cells: Any = traitlets.Dict().tag(sync=True)
         points = traitlets.Bytes(b"").tag(sync=True)
         label = traitlets.Unicode().tag(sync=True)
+        title = traitlets.Unicode().tag(sync=True)
         hint = traitlets.Unicode().tag(sync=True)
         beside = traitlets.Unicode().tag(sync=True)
         words = traitlets.Unicode().tag(sync=True)
@@ -188,8 +192,8 @@ class Picker:
     ):
         self.view, self.table, self.most = view, table, most
         self.spots = SPOTS[view.task.answers](view)
-        self.widget = picker_class()(label=label, hint=self.spots.hint, beside=picture_beside(view),
-                                     words=view.picture, **self.spots.drawn())
+        self.widget = picker_class()(label=label, title=self.spots.title, hint=self.spots.hint, words=view.picture,
+                                     beside=picture_beside(view), **self.spots.drawn())
         self.widget.on_msg(self._heard)
         take_clicks_beside_the_cell(self.widget)
 

@@ -44,7 +44,8 @@ def plot_data(
             blocks += [x, y]
             at += 2 * len(x)
         described.append({"title": chart.title, "label": str(chart), "log": chart.log, "group": chart.group,
-                          "size": chart.size, "height": chart.height, "lines": lines,
+                          "size": chart.size, "height": chart.height, "extent": chart.extent, "form": chart.form,
+                          "empty": chart.empty, "lines": lines,
                           "marks": [[float(x), text] for x, text in chart.marks]})
     return described, np.concatenate([*blocks, np.empty(0)]).astype(np.float64).tobytes()
 

@@ -43,7 +43,7 @@ class Curves:
     def __init__(self, smoothing: float = 0.95):
         self.smoothing = smoothing          # share of the past in the smoothed loss
         self.loss, self.smooth, self.norm, self.rate, self.speed = (Track() for _ in range(5))
-        self._mean, self._weight = 0.0, 0.0
+        self._mean, self._weight, self._before = 0.0, 0.0, 0
 
     def add(self, step: int, loss: float, norm: float, rate: float) -> None:
         "An update."
@@ -54,8 +54,9 @@ class Curves:
     def _add_loss(self, step: int, value: float) -> None:
         self.loss.add(step, value)
         if not math.isfinite(value): return
-        self._mean = self.smoothing * self._mean + (1 - self.smoothing) * value
-        self._weight = self.smoothing * self._weight + 1 - self.smoothing
+        keep = self.smoothing ** (step - self._before if self._weight else 1)
+        self._mean, self._weight = keep * self._mean + (1 - keep) * value, keep * self._weight + 1 - keep
+        self._before = step
         self.smooth.add(step, self._mean / self._weight)
 
     def recall(self, history: Sequence[dict[str, Any]]) -> None:
@@ -66,6 +67,11 @@ class Curves:
             for track, name in ((self.norm, "grad_norm"), (self.rate, "learning_rate"),
                                 (self.speed, "tokens_per_second")):
                 if row.get(name) is not None: track.add(row["step"], row[name])
+
+    def train_loss(self, step: int) -> float | None:
+        "The smoothed loss at an update, or at the last one before it; None where there is none."
+        at = int(np.searchsorted(self.smooth.x, step, side="right")) - 1
+        return None if at < 0 else float(self.smooth.y[at])
 
     def finite(self) -> tuple[np.ndarray, np.ndarray]:
         "Updates and losses, without those that are not numbers."

@@ -20,8 +20,8 @@ from ..errors import MissingExtraError
 from ..files import write_text
 
 # %% auto #0
-__all__ = ['cell_text', 'table_html', 'table_text', 'shorten', 'axis_names', 'few_ticks', 'picture_html', 'Section', 'show_words',
-           'show_pictures', 'show', 'folding_html', 'show_folding', 'page_html', 'save_page']
+__all__ = ['cell_text', 'table_html', 'table_text', 'shorten', 'brief', 'axis_names', 'few_ticks', 'picture_html', 'Section',
+           'show_words', 'show_pictures', 'show', 'folding_html', 'show_folding', 'page_html', 'save_page']
 
 # %% ../../nbs/widgets/00_section.ipynb #f8751559
 def cell_text(value: Any, percent: bool = False) -> str:
@@ -76,6 +76,14 @@ def shorten(text: str, length: int = 160) -> str:
     "A text on one line, cut where it is longer than `length` characters."
     text = " ".join(text.split())
     return text if len(text) <= length else text[:length - 1].rstrip() + "…"
+
+
+def brief(text: str, length: int) -> str:
+    "The beginning of a sentence, where it is longer than `length`: up to a colon or a comma, or else to a word."
+    if len(text) <= length: return text
+    start = text[:length - 1]
+    ends = [start.rfind(sign) for sign in (": ", "; ", ", ")]
+    return f"{start[:max(ends)]} …" if max(ends) > length // 3 else shorten(text, length)
 
 
 def axis_names(
@@ -183,7 +191,7 @@ def folding_html(
     "A section with its pictures, which a click on its heading folds and unfolds. No script is needed for it."
     first = section.notes[0] if section.notes else next(iter(section.tables), "")
     heading = f"<h{level} style='display:inline'>{escape(section.title)}</h{level}>"
-    finding = f"<span style='opacity:.8'>&nbsp; {escape(shorten(first, 110))}</span>"
+    finding = f"<span style='opacity:.8'>&nbsp; {escape(brief(first, 110))}</span>"
     said = bool(section.notes) and len(first) <= 110        # beside the heading, and not once more below it
     rest = replace(section, notes=section.notes[said:])
     place = f"<span id='{escape(anchor, quote=True)}'></span>" if anchor else ""     # inside: a link unfolds it

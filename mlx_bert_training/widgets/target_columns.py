@@ -217,8 +217,8 @@ def association_table(
         codes, table = groups.cat.codes.to_numpy(), outcome_table(groups, found)
         first = table[str(found[0])]
         rows.append({"column": name, "groups": len(table), "explained": explained(codes, found),
-                     "lowest": f"{shorten(str(first.idxmin()), 24)} {_mean_text(first.min(), found[0])}",
-                     "highest": f"{shorten(str(first.idxmax()), 24)} {_mean_text(first.max(), found[0])}",
+                     "lowest": f"{shorten(str(first.idxmin()), 24)}: {_mean_text(first.min(), found[0])}",
+                     "highest": f"{shorten(str(first.idxmax()), 24)}: {_mean_text(first.max(), found[0])}",
                      "p-value": chance(codes, found)})
     table = pd.DataFrame(rows, columns=["column", "groups", "explained", "lowest", "highest", "p-value"])
     table = table.rename(columns={"p-value": HOLM, "explained": "share explained"})

@@ -100,7 +100,7 @@ class LabServer:
         "What the server has written to its log."
         return (self.home / "server.log").read_text(errors="replace")
 
-    def wait(self, timeout: float = 60) -> None:
+    def wait(self, timeout: float = 180) -> None:
         "Return once it answers. Raises `RuntimeError` with its log if it ended instead."
         opener = build_opener(ProxyHandler({}))     # a proxy of the machine is not for the loopback
 

@@ -173,6 +173,10 @@ def test_a_cell_that_is_run_again_asks(open_notebook):
     until(lambda: "nothing was started" in notebook.text(1), "the answer")
     assert "Traceback" not in notebook.text(1)
     assert notebook.value("len(__import__('mlx_bert_training').runs())") == 1
+    notebook.click("Pause")                                 # its panel is there again, and is heard
+    notebook.page.get_by_role("button", name="Resume").wait_for()
+    until(lambda: "paused" in notebook.text(1), "the panel of the run that goes on")
+    assert notebook.output(1).locator("canvas").count() >= 5
     notebook.python("run.stop(); run.result()")
 
 

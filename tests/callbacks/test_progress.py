@@ -127,8 +127,8 @@ def test_lines_are_one_for_each_evaluation_and_nothing_else(capsys):
     play(ProgressBar("lines"))
     out, err = capsys.readouterr()
     assert err == "" and out.splitlines() == [
-        "update 10/30  epoch 1.00  eval_loss 0.5  (best)", "update 20/30  epoch 2.00  eval_loss 0.4  (best)",
-        "update 30/30  epoch 3.00  eval_loss 0.45"]
+        "update 10/30  epoch 1.00  eval_loss 0.5000  (best)", "update 20/30  epoch 2.00  eval_loss 0.4000  (best)",
+        "update 30/30  epoch 3.00  eval_loss 0.4500"]
 
 
 def test_a_resumed_run_does_not_repeat_its_lines(capsys):
@@ -139,7 +139,7 @@ def test_a_resumed_run_does_not_repeat_its_lines(capsys):
     state.step, state.history = 200, ROWS[:2]
     bar.on_epoch_end(None, state)
     bar.on_train_end(None, state)
-    assert capsys.readouterr().out == "update 200/200  epoch 2.00  eval_loss 0.5\n"
+    assert capsys.readouterr().out == "update 200/200  epoch 2.00  eval_loss 0.5000\n"
 
 
 def test_off_says_nothing(capsys):
@@ -151,7 +151,7 @@ def test_a_terminal_gets_a_bar_and_the_evaluations(capsys):
     play(ProgressBar("terminal", interval=0))
     out, err = capsys.readouterr()
     assert out == "" and "30/30" in err and "lr 2.00e-05" in err
-    assert "eval_loss 0.4  (best)\n" in err
+    assert "eval_loss 0.4000  (best)\n" in err
 
 
 def test_a_bar_that_ended_in_an_error_is_closed(capsys):
@@ -231,3 +231,11 @@ def test_a_terminal_keeps_to_its_width_and_ends_with_a_clean_line(columns):
     assert bars == {min(columns - 1, 80)}               # and the bar never changes its width
     assert any(part.startswith("finished (all is done):") for part in parts)
     assert parts[-1] == "after" and any(part.startswith("stopped (TrainingError") for part in parts[-4:])
+
+
+@pytest.mark.parametrize("width", [20, 39, 79])
+def test_a_last_line_is_never_wider_than_the_terminal(width):
+    from mlx_bert_training.callbacks.progress import _last_line
+    status = "finished (stopped by interrupt after update 10)"
+    lines = _last_line(Progress(step=10, total_steps=20, status=status, loss=0.5), width).splitlines()
+    assert max(map(len, lines)) <= width and status in " ".join(" ".join(lines).split())

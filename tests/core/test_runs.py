@@ -27,7 +27,9 @@ def test_a_run_that_trains_is_listed_and_can_be_stopped(tmp_path):
 
 
 def test_a_cell_that_is_run_again_asks_what_to_do(monkeypatch):
-    control = SimpleNamespace(asked=[], stop=lambda source: control.asked.append(source), wait=lambda seconds: True)
+    shown = []
+    control = SimpleNamespace(asked=[], stop=lambda source: control.asked.append(source), wait=lambda seconds: True,
+                              show=lambda: shown.append("again"))
     before = SimpleNamespace(done=False, control=control, _finished=threading.Event())
     monkeypatch.setitem(background._STARTED, "cell", before)
     settle("another cell", lambda question: pytest.fail("nothing to ask"))
@@ -39,6 +41,7 @@ def test_a_cell_that_is_run_again_asks_what_to_do(monkeypatch):
     def nobody(question): raise RuntimeError("no input here")
     with pytest.raises(StillTraining): settle("cell", nobody)
     assert not control.asked
+    assert shown == ["again"] * 3, "running a cell again clears it, and the run that goes on is shown anew"
 
     def stops(source):
         control.asked.append(source)

@@ -1,10 +1,11 @@
-"""A new head of many labels starts from how often each occurs in what is trained on."""
+"""A new head of many labels, or of ratings, starts from how often each occurs in what is trained on."""
 import numpy as np
 import pandas as pd
 import pytest
 
 from mlx_bert_training.callbacks.base import Callback
 from mlx_bert_training.factory import create_kaggle_trainer, create_trainer
+from mlx_bert_training.tasks.task import get_task
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -75,3 +76,16 @@ def test_a_fold_counts_its_own_rows(labelled):
     rates = [1 / (1 + np.exp(-bias)) for bias in seen.biases if bias.any()]
     assert len(rates) == 2
     np.testing.assert_allclose(sum(rate * 21 - 0.5 for rate in rates), [20, 4, 10], rtol=1e-4)
+
+
+def test_ratings_start_from_their_steps(labelled):
+    seen, table = Before(), pd.read_csv(labelled)
+    table["rating"] = [1, 2, 3, 3] * 10
+    table.to_csv(labelled, index=False)
+    create_trainer(None, None, [seen], **declaration(labelled, target_column="rating", head_type="ordinal")).train()
+    np.testing.assert_allclose(1 / (1 + np.exp(-seen.biases[0])), [30.5 / 41, 20.5 / 41], rtol=1e-5)
+
+
+def test_probabilities_of_ratings_count_as_they_are():
+    task, classes = get_task("ordinal"), np.array([0, 1, 2, 2])
+    np.testing.assert_allclose(task.starting_logits(np.eye(3)[classes], 2), task.starting_logits(classes, 2))

@@ -93,7 +93,8 @@ def test_vectors_of_a_frozen_encoder(kind, tmp_path):
     assert np.isfinite(member.predictions).all() and np.allclose(member.predictions.sum(1), 1)
 
 
-def test_libraries_that_are_not_there_and_words_that_are_none(tmp_path):
+def test_libraries_that_are_not_there_and_words_that_are_none(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "catboost", None)
     data, folds, like = competition(tmp_path)
     with pytest.raises(UnknownNameError, match="lightgbm"):
         make_partner({"type": "gbm", "options": {"library": "lightbgm"}}).member(like, data, folds, "none")

@@ -8,13 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from finished_runs import SMALL, WORDS, make_run, rows
+from finished_runs import SMALL, WORDS, make_encoder, make_run, rows
 
 from mlx_bert_training.cli import main
 from mlx_bert_training.data.frames import read_frame
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 SECRET = "hunter2-secret"
 
 
+ENCODER = str(Path(tempfile.mkdtemp(prefix="tiny-encoder-")))    # filled before it is read
 CASES = {
     "binary probabilities": ("binary", pd.DataFrame({"y": [0.5]}), {"competition_metric": "auc", "cv_repeats": 2}),
     "binary words, searched threshold": ("binary", pd.DataFrame({"y": ["yes"]}),
@@ -93,6 +95,25 @@ CASES = {
     "logarithms of characters": ("regression", pd.DataFrame({"y": [1.5]}),
                                  {"competition_metric": "rmsle", "enable_ensemble": True, "ensemble_members": ["chars"],
                                   "ensemble_keep": "always"}),
+    "trees alone": ("regression", pd.DataFrame({"y": [1.5]}),
+                    {"competition_metric": "rmse", "enable_ensemble": True, "ensemble_members": ["gbm"], "epochs": 1,
+                     "text": {"template": "{word} {fare}"}}),
+    "logarithms of trees": ("regression", pd.DataFrame({"y": [1.5]}),
+                            {"competition_metric": "rmsle", "enable_ensemble": True, "ensemble_keep": "always",
+                             "ensemble_members": [{"type": "gbm", "options": {"columns": "all"}}]}),
+    "another seed": ("binary", pd.DataFrame({"y": [0.5]}),
+                     {"competition_metric": "log_loss", "enable_ensemble": True, "ensemble_keep": "always", "seeds": 2,
+                      "cv_repeats": 2}),
+    "another pretrained model": ("binary", pd.DataFrame({"y": [0.5]}),
+                                 {"competition_metric": "log_loss", "enable_ensemble": True, "backbones": [ENCODER],
+                                  "ensemble_keep": "always", "ensemble_method": "blending"}),
+    "every member there is": ("binary", pd.DataFrame({"y": ["yes"]}),
+                              {"competition_metric": "f1", "threshold_search": True, "enable_ensemble": True,
+                               "ensemble_keep": "always", "seeds": 2, "backbones": [ENCODER],
+                               "ensemble_members": ["linear", "gbm", "chars", "nbsvm",
+                                                    {"type": "embedding", "options": {"pretrained": ENCODER}},
+                                                    {"type": "knn", "options": {"pretrained": ENCODER}}],
+                               "ensemble_weights": [3, 2, 4, 1, 2, 1, 2, 3, 1]}),
     "pairs of texts": ("binary", pd.DataFrame({"y": [0.5]}),
                        {"competition_metric": "auc", "text": {"text_column": "word", "text_pair_column": "other"}}),
 }
@@ -107,10 +128,17 @@ def bundles(tmp_path_factory):
         if name not in made:
             home = tmp_path_factory.mktemp("case")
             head, sample, options = CASES[name]
+            if ENCODER in str(options) and not any(Path(ENCODER).iterdir()): make_encoder(ENCODER)
             run, submission = make_run(home, head, sample, **options)
             made[name] = bundle(run, home / "bundle", wheels=False), home / "test.csv", submission
         return made[name]
     return get
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_encoder_left():
+    yield
+    shutil.rmtree(ENCODER, ignore_errors=True)
 
 
 def assert_same(frame: pd.DataFrame, path: Path, tolerance: float) -> None:
@@ -238,7 +266,7 @@ print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
 
 
 @pytest.mark.parametrize("case", ["binary probabilities", "ratings with cut points", "a linear partner",
-                                  "several labels with a partner", "the partner alone"])
+                                  "several labels with a partner", "the partner alone", "trees alone"])
 def test_the_copied_modules_need_neither_mlx_nor_what_fitted_a_model(bundles, tmp_path, case):
     made, test, submission = bundles(case)
     blocked = ["mlx", "mlx_bert_training", "sklearn", "scipy", "matplotlib", "yaml", "tqdm", "pyarrow"]
@@ -466,6 +494,31 @@ def test_the_partner_alone_needs_no_encoder(bundles):
     made, _, _ = bundles("the partner alone")
     assert made.facts["models"] == [] and made.facts["weights"] == {"models": 0.0, "linear": 1.0}
     assert not (made.folder / "models").exists() and "0 models and 2 linear partners" in repr(made)
+
+
+def test_every_member_is_in_the_bundle_and_its_size_is_said(bundles):
+    made, _, _ = bundles("every member there is")
+    assert made.facts["trained"].keys() == {"seed 2", Path(ENCODER).name}
+    assert made.facts["partners"].keys() == {"gbm", "chars", "nbsvm", "embedding", "knn"} and made.facts["linear"]
+    names = made.files()
+    assert sum(name.startswith("partners/encoder-") and name.endswith("model.safetensors") for name in names) == 1
+    assert "MB in all" in repr(made) and "2 of seed 2" in repr(made) and "2 knn partners" in repr(made)
+    assert not any(name.endswith((".pkl", ".pickle", ".joblib")) for name in names)
+
+
+def test_a_bundle_that_would_be_too_large_is_refused_with_what_takes_the_room(bundles, tmp_path):
+    run = bundles("every member there is")[1].parent / "runs" / "tiny"
+    with pytest.raises(BundleError, match=r"bundle_max_gb is 1e-06.*the model .*seed 2 .*fewer seeds"):
+        bundle(run, tmp_path / "bundle", wheels=False, bundle_max_gb=1e-6)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_member_that_kept_no_model_is_named(bundles, tmp_path):
+    run = tmp_path / "tiny"
+    shutil.copytree(bundles("another seed")[1].parent / "runs" / "tiny", run)
+    shutil.rmtree(run / "member-seed-2" / "fold-0-1" / "model")
+    with pytest.raises(BundleError, match=r"member-seed-2.*1 of 4 folds kept no model"):
+        bundle(run, tmp_path / "bundle", wheels=False)
 
 
 def test_a_model_without_its_partners_is_asked_for_and_said(tmp_path):

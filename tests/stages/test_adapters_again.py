@@ -11,9 +11,10 @@ from mlx_bert_training.models.create import create_model
 from mlx_bert_training.stages.model_source import ModelSource
 
 
-@pytest.mark.parametrize("options", [{}, {"use_dora": True}], ids=["lora", "dora"])
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"base_bits": 4}], ids=["lora", "dora", "4bit"])
 def test_what_a_fold_kept_computes_the_same_again(tmp_path, options):
-    made = create_model(config=SMALL, pooling="mean", adapter={"type": "lora", "options": options})
+    sizes = {**SMALL, "hidden_size": 32, "intermediate_size": 32}
+    made = create_model(config=sizes, pooling="mean", adapter={"type": "lora", "options": options})
     source = ModelSource.of(made)
     trained = source.build()
     mx.random.seed(3)

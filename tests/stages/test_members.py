@@ -1,6 +1,8 @@
 "Seeds and other pretrained models as members of an ensemble: a row each, found again, refused where they cannot be."
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from tiny_competition import SMALL, WORDS, declaration, write_files
@@ -10,6 +12,9 @@ from mlx_bert_training.data.tokenization import tiny_tokenizer
 from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.models.create import create_model
+from mlx_bert_training.stages.announce import CVListener
+from mlx_bert_training.stages.members import train_members
+from mlx_bert_training.stages.run import open_cv_folder, run_folds
 
 
 def pretrained(folder):
@@ -56,8 +61,17 @@ def test_a_backbone_is_a_member_with_tokens_of_its_own(tmp_path):
 @pytest.mark.parametrize(("kaggle", "message"), [
     ({"seeds": 3}, "seeds are members, but enable_ensemble is false"),
     ({"backbones": ["x"]}, "backbones are members, but enable_ensemble is false"),
-    ({"seeds": 3, "enable_ensemble": True, "time_budget": "5m"}, "the time is planned for one model"),
-    ({"seeds": 3, "enable_ensemble": True, "bundle_dataset": "me/my-bundle"}, "can have one model, and no seeds"),
+    ({"enable_ensemble": True, "ensemble_members": ["runs/a/oof/b.npz"], "bundle_dataset": "me/my-bundle"},
+     "a bundle can have linear, gbm, .* and not runs/a/oof/b.npz"),
 ])
 def test_what_does_not_go_together_is_refused(kaggle, message):
     with pytest.raises(ConfigError, match=message): load_config({"kaggle": kaggle})
+
+
+def test_a_member_for_which_there_is_no_time_is_left_out_and_said(tmp_path, capsys):
+    write_files(tmp_path)
+    plan = create_kaggle_trainer(config=declaration(tmp_path, kaggle={"seeds": 2, "enable_ensemble": True})).plan()
+    run, late = run_folds(plan, open_cv_folder(plan)), CVListener()
+    late.deadline = time.perf_counter()
+    assert train_members(plan, run, listener=late) == [] and "seed 2 is left out: the time is up" in capsys.readouterr().out
+    assert len(train_members(plan, run)) == len(train_members(plan, run, listener=late)) == 1    # done already

@@ -156,7 +156,6 @@ def test_a_wrong_row_is_named(tmp_path, rows, message):
 
 
 @pytest.mark.parametrize(("settings_", "message"), [
-    ({"kaggle": {"cv_folds": 3}}, "cross-validation cannot take a token_classification"),
     ({"data": {"template": "{a}"}}, "needs words: set data.text_column"),
     ({"data": {"text_column": "a", "text_pair_column": "b"}}, "needs words"),
     ({"model": {"pooling": "mean"}}, "reads every token; set it to null"),

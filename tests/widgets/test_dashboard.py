@@ -1,8 +1,12 @@
 """The dashboard without a browser: what it draws, what it costs nothing to know, and what a saved notebook keeps."""
 import base64
+import json
 import re
+import shutil
+import subprocess
 import threading
 from html.parser import HTMLParser
+from importlib.resources import files
 from types import SimpleNamespace
 
 import nbformat
@@ -20,7 +24,16 @@ from mlx_bert_training.core.steering import Intervention
 from mlx_bert_training.errors import MissingExtraError, TrainingError
 from mlx_bert_training.tasks.task import get_task
 from mlx_bert_training.widgets import DashboardCallback, board, dashboard, folds, live
-from mlx_bert_training.widgets.charts import Chart, Line, chart_svg, decimate, log_ticks, round_ticks, tick_text
+from mlx_bert_training.widgets.charts import (
+    Chart,
+    Line,
+    chart_svg,
+    decimate,
+    log_ticks,
+    round_ticks,
+    tick_text,
+    tick_texts,
+)
 from mlx_bert_training.widgets.controls import ControlPanel
 from mlx_bert_training.widgets.live import clicks_are_heard, someone_may_look
 from mlx_bert_training.widgets.recorder import Recorder, Track
@@ -81,6 +94,37 @@ def test_ticks_of_a_logarithm(low, high):
 
 def test_numbers_on_an_axis_are_short():
     for value in (0, 1, -2.5, 1e-5, 2.34e-8, 12345.6, 1e7, 123e9, 0.12345): assert len(tick_text(value)) <= 7
+
+
+AXES = [([0.0005, 0.001, 0.0015], ["0.0005", "0.0010", "0.0015"]), ([0, 500, 1000], ["0", "500", "1,000"]),
+        ([0, 1e-5, 2e-5], ["0", "1e-5", "2e-5"]), ([0.725, 0.73], ["0.725", "0.730"]),
+        ([-0.2, 0, 0.2], ["-0.2", "0.0", "0.2"]),
+        ([0.2, 0.5, 1, 2], ["0.2", "0.5", "1.0", "2.0"]), ([1e-5, 1e-3, 0.1, 10], ["1e-5", "0.001", "0.1", "10"])]
+
+
+@pytest.mark.parametrize(("values", "texts"), AXES)
+def test_an_axis_writes_its_numbers_in_one_way(values, texts):
+    assert tick_texts(values) == texts
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_browser_writes_numbers_as_the_kernel_does():
+    "The functions of the widget that write numbers, run by node."
+    script = (files("mlx_bert_training.widgets") / "static" / "plots.js").read_text(encoding="utf-8")
+    functions = script[script.index("const padded"):script.index("const SIGN")]
+    spans = [(-0.1, 0.4), (-5, 3), (2.1, 2.2), (-12, 12), (-0.18, 0.24)]
+    values = [0.5, 0, 1, 688.73, 2e-5, 1.234e-7, 5e-4]
+    asked = (f"{functions}; console.log(JSON.stringify([{json.dumps([axis for axis, _ in AXES])}.map(distinct), "
+             f"{json.dumps(values)}.map(v => [number(v, 'fixed'), number(v, 'short')]), "
+             f"{json.dumps(spans)}.map(([low, high]) => logTicks(low, high))]))")
+    answer = subprocess.run(["node", "-e", asked], capture_output=True, text=True, check=True).stdout
+    axes, figures, logs = json.loads(answer)
+    assert axes == [texts for _, texts in AXES]
+    for (low, high), ticks in zip(spans, logs, strict=True):
+        assert 2 <= len(ticks) <= 6 and low <= ticks[0] and ticks[-1] <= high
+        texts = [f"{10 ** tick:.2g}" for tick in ticks]
+        assert [float(text) for text in texts] == pytest.approx([10 ** tick for tick in ticks]), "round numbers"
+    assert figures == [[board.figure_text(float(value)), f"{value:.3g}"] for value in values]
 
 
 def test_a_spike_survives_decimation_and_order_is_kept():
@@ -290,6 +334,30 @@ def test_elsewhere_it_is_a_progress_bar(tmp_path, outputs, capsys, mode):
     assert outputs == [] and "eval_loss" in "".join(capsys.readouterr())
 
 
+def test_a_run_can_be_shown_once_more(tmp_path, outputs, monkeypatch):
+    again = []
+    monkeypatch.setattr(Output, "again", lambda self: again.append(self), raising=False)
+
+    class Asks(Callback):
+        def on_step_end(self, trainer, state):
+            if state.step == 3: trainer.control.show()
+    trainer = make(tmp_path, Asks(), DashboardCallback("notebook"))
+    trainer.train(ToyLoader())
+    assert again == outputs and not trainer.control.displays
+
+
+def test_what_is_shown_again_is_what_was_shown_last(monkeypatch):
+    from mlx_bert_training.callbacks.progress import LiveOutput
+    shown = []
+    output = LiveOutput()
+    output.again()
+    output.handle = SimpleNamespace(update=lambda bundle, **_: None, display=lambda bundle, **_: shown.append(bundle))
+    output.show({"text/plain": "one"})
+    output.show({"text/plain": "two"})
+    output.again()
+    assert shown == [{"text/plain": "two"}]
+
+
 def test_a_declaration_can_name_it():
     made = create_callback({"type": "dashboard", "interval": 2, "controls": False})
     assert isinstance(made, DashboardCallback) and made.interval == 2
@@ -395,6 +463,21 @@ def test_the_past_of_a_run_is_drawn():
     assert recorder.loss.x.tolist() == [2, 4] and len(recorder.smooth) == 2 and recorder.norm.y.tolist() == [2.0]
 
 
+def test_the_training_loss_is_one_number_from_the_first_evaluation_on():
+    recorder, state = Recorder(), state_of(0.7, 0.6)
+    for step in range(1, 201): recorder.add(step, 1 / step, 1.0, 1e-3)
+    assert board.evaluation_rows(state.history, recorder)[0]["train loss"] == recorder.smooth.y[99]
+    assert recorder.train_loss(0) is None and recorder.train_loss(500) == recorder.smooth.y[-1]
+    table = board.evaluations_html(state.history, 200, recorder)
+    assert board.figure_text(recorder.train_loss(200)) in table and "–" not in table
+
+
+def test_charts_of_a_run_end_at_the_same_update():
+    recorder, state = Recorder(), state_of(0.7, 0.6)
+    for step in range(1, 150): recorder.add(step, 0.5, 1.0, 1e-3)
+    assert {chart.extent for chart in board.run_charts(recorder, state, ["eval_auc"])} == {200.0}
+
+
 def test_the_speed_of_a_fast_model_is_that_of_its_updates():
     recorder, state = Recorder(), TrainerState()
     for state.step in range(1, 41):         # 1,000 tokens in 10 ms, and an evaluation of a second after each tenth
@@ -411,6 +494,16 @@ def test_folds_have_a_slot_from_the_start():
     slots[0].began, slots[0].score = True, 0.75
     assert folds.cv_status(slots, Progress(), "cv", "auc").figures["mean auc"] == "0.7500"
     Tags(folds.score_strip(slots, "auc"))
+
+
+def test_the_time_of_a_cross_validation_is_that_of_all_folds_and_a_stop_shows():
+    slots = [folds.FoldSlot(f"fold {i}", began=i < 3) for i in range(1, 4)]
+    slots[0].score, slots[0].seconds = 0.75, 60.0
+    running = folds.cv_status(slots, Progress(step=5, total_steps=10, elapsed=30, remaining=30), "cv", "auc")
+    assert (running.figures["time"], running.figures["left"]) == ("1:30", "1:30")
+    for slot in slots: slot.over = True
+    assert [slot.state for slot in slots] == ["fold 1: 0.7500", "fold 2: stopped", "fold 3: not begun"]
+    assert folds.cv_status(slots, Progress(elapsed=30), "cv", "auc").figures["left"] == "–"
 
 
 # --- a real kernel

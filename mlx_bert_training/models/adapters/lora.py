@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,39 +16,50 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from safetensors import safe_open
 
 from ...errors import unknown_name
 from ...files import refusals, write_text
-from ..layers import ModelError
+from mlx_bert_training.models.layers import (
+    BITS,
+    GROUPS,
+    Linear,
+    ModelError,
+    QuantizedLinear,
+    count_numbers,
+    group_of,
+    product,
+    whole_weight,
+)
 from ..ops import dropout
 from ..text_model import TextModel, at, place
 from ..weights import WeightsError, read_safetensors
 
 # %% auto #0
-__all__ = ['PRESETS', 'PEFT_PREFIX', 'LoraLinear', 'LoraOptions', 'lora_options', 'matches', 'chosen_modules', 'freeze',
-           'trained', 'new_parts', 'lora', 'dora', 'add_lora', 'adapted', 'adapter_weights', 'neutral_adapter',
-           'save_adapter', 'load_adapter']
+__all__ = ['PRESETS', 'PEFT_PREFIX', 'LoraLinear', 'LoraOptions', 'lora_options', 'matches', 'linear_layers', 'chosen_modules',
+           'freeze', 'trained', 'quantize_base', 'stored', 'new_parts', 'lora', 'dora', 'add_lora', 'merge_adapter',
+           'adapted', 'adapter_weights', 'save_adapter', 'load_adapter']
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #46dd3e90
 class LoraLinear(nn.Linear):
     "`x @ (W + s B A).T + bias` with `W` and `bias` frozen; with `use_dora` each row of the sum has a trained length."
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float, rate: float = 0.0, use_dora: bool = False,
-                 key: mx.array | None = None):
+    def __init__(self, base: nn.Linear | QuantizedLinear, rank: int, scale: float, rate: float = 0.0,
+                 use_dora: bool = False, key: mx.array | None = None):
         nn.Module.__init__(self)
-        self.weight = base.weight
-        if "bias" in base: self.bias = base.bias
-        outputs, inputs = base.weight.shape
+        for name, value in base.parameters().items(): setattr(self, name, value)
+        if isinstance(base, QuantizedLinear): self.group_size, self.bits = base.group_size, base.bits
+        outputs, inputs = whole_weight(base).shape
         limit = inputs ** -0.5      # as PEFT's, which is PyTorch's of a linear layer
         self.lora_A = mx.random.uniform(-limit, limit, (rank, inputs), key=key)
         self.lora_B = mx.zeros((outputs, rank))
-        if use_dora: self.lora_magnitude_vector = mx.linalg.norm(self.weight, axis=1)
+        if use_dora: self.lora_magnitude_vector = mx.linalg.norm(whole_weight(base), axis=1)
         self.rank, self.scale, self.rate = rank, scale, rate
-        self.freeze(keys=["weight", "bias"], strict=False)
+        self.freeze(keys=list(base.parameters()))
 
     def __call__(self, x: mx.array) -> mx.array:
         small = dropout(x, self.rate) if self.training else x
-        out = x @ self.weight.T + self.scale * ((small @ self.lora_A.T) @ self.lora_B.T)
+        out = product(x, self) + self.scale * ((small @ self.lora_A.T) @ self.lora_B.T)
         if self.use_dora: out = out * self._stretch()
         return out + self.bias if "bias" in self else out
 
@@ -63,15 +74,15 @@ class LoraLinear(nn.Linear):
         return weight * self._stretch()[:, None] if self.use_dora else weight
 
     def _sum(self) -> mx.array:
-        return self.weight + self.scale * (self.lora_B @ self.lora_A)
+        return whole_weight(self) + self.scale * (self.lora_B @ self.lora_A)
 
     def _stretch(self) -> mx.array:
         "Trained length by length; the gradient does not go through the latter (section 4.3 of DoRA)."
         return self.lora_magnitude_vector / mx.stop_gradient(mx.linalg.norm(self._sum(), axis=1))
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #242ddd2d
-_QUERY_VALUE = ("query", "value", "query_proj", "value_proj", "q_lin", "v_lin", "Wqkv")
-_DENSE = ("key", "key_proj", "k_lin", "dense", "out_lin", "lin1", "lin2", "ffn", "ffn_output", "Wo", "Wi")
+_QUERY_VALUE = ("query", "value", "query_proj", "value_proj", "q_lin", "v_lin", "Wqkv", r"attn\.q", r"attn\.v")
+_DENSE = ("key", "key_proj", "k_lin", r"attn\.k", r"attn\.o", "dense", "out_lin", "lin1", "lin2", "ffn", "ffn_output", "Wo", "Wi")
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ class LoraOptions:
     dropout: float = 0.05                           # of what A reads
     modules: tuple[str, ...] = ()                   # patterns of the matrices
     use_dora: bool = False
+    base_bits: int | None = None                    # of the frozen matrices: 8 or 4; None: as they are
 
 
 PRESETS = {
@@ -89,6 +101,7 @@ PRESETS = {
     "balanced": LoraOptions(8, 16.0, modules=_QUERY_VALUE + _DENSE),
     "expressive": LoraOptions(16, 32.0, modules=(".*",)),
 }
+PRESETS |= {f"{name}_4bit": replace(options, base_bits=4) for name, options in PRESETS.items()}
 
 
 def lora_options(
@@ -109,6 +122,9 @@ def lora_options(
         raise ModelError(f"rank of an adapter must be a whole number above 0, not {options.rank!r}")
     if not 0 <= options.dropout < 1:
         raise ModelError(f"dropout of an adapter must be in [0, 1), not {options.dropout!r}")
+    if options.base_bits not in (None, *BITS):
+        raise ModelError(f"base_bits of an adapter is {options.base_bits!r}; it can be {' or '.join(map(str, BITS))}, "
+                         "or null for matrices as they are")
     return options
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #46385f41
@@ -121,15 +137,22 @@ def matches(
     except re.error as e: raise ModelError(f"patterns of names are regular expressions: {e}") from e
 
 
+def linear_layers(
+    model: TextModel,
+) -> list[str]:                     # paths in the model
+    "The linear layers of the encoder, without its pooler."
+    inside, pooler = model.architecture.prefix + ".", model.architecture.pooler_path
+    return sorted(path for path, module in model.named_modules() if isinstance(module, nn.Linear)
+                  and path.startswith(inside) and not (path + ".").startswith(pooler + "."))
+
+
 def chosen_modules(
     model: TextModel,
     patterns: Sequence[str],
 ) -> list[str]:                     # paths in the model; raises `ModelError` where there are none
-    "The linear layers of the encoder, without its pooler, that the patterns choose."
-    inside, pooler = model.architecture.prefix + ".", model.architecture.pooler_path
-    linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)
-              and path.startswith(inside) and not (path + ".").startswith(pooler + ".")]
-    chosen = sorted(path for path in linear if matches(path, patterns))
+    "The linear layers that the patterns choose."
+    linear = linear_layers(model)
+    chosen = [path for path in linear if matches(path, patterns)]
     if chosen: return chosen
     ends = sorted({path.rpartition(".")[2] for path in linear})
     raise ModelError(f"no linear layer is called {', '.join(patterns)}; there are: {', '.join(ends)}")
@@ -153,8 +176,31 @@ def trained(
     model: nn.Module,
 ) -> tuple[int, int]:               # numbers that are trained, and all
     "How much of a model is trained."
-    return tuple(sum(value.size for _, value in tree_flatten(tree))  # type: ignore[return-value]
-                 for tree in (model.trainable_parameters(), model.parameters()))
+    return sum(value.size for _, value in tree_flatten(model.trainable_parameters())), count_numbers(model)
+
+# %% ../../../nbs/models/adapters/01_lora.ipynb #98c510d7
+def quantize_base(
+    model: TextModel,               # changed in place
+    bits: int,                      # of a number, one of `BITS`
+) -> None:                          # raises `ModelError` naming the layers that cannot be
+    "Round the linear layers of the encoder to few bits and freeze them."
+    paths = linear_layers(model)
+    widths = {path: at(model, path).weight.shape[1] for path in paths}
+    odd = [f"{path} ({width})" for path, width in widths.items() if group_of(width) is None]
+    if odd:
+        raise ModelError(f"base_bits: {bits} cuts rows into groups of {' or '.join(map(str, GROUPS))} numbers, and "
+                         f"these are not made of such: {', '.join(odd[:4])}{' and more' * (len(odd) > 4)}. Leave "
+                         "base_bits out")
+    for path in paths:
+        place(model, path, QuantizedLinear(at(model, path), bits))
+        mx.eval(at(model, path).parameters())       # one after the other, so that two forms of a matrix are the most
+
+
+def stored(
+    model: nn.Module,
+) -> int:                           # bytes
+    "What the parameters of a model take in memory."
+    return sum(value.nbytes for _, value in tree_flatten(model.parameters()))
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #fa807b95
 def new_parts(
@@ -198,6 +244,7 @@ def add_lora(
 ) -> None:
     "Put an adapter beside the layers at these paths."
     if any(isinstance(module, LoraLinear) for module in model.modules()): raise ModelError("the model has an adapter")
+    if settings.base_bits: quantize_base(model, settings.base_bits)
     model.freeze()
     for path in paths:
         key = mx.random.key(((seed & 0xFFFFFFFF) << 32) | zlib.crc32(f"{path}.lora_A".encode()))
@@ -207,6 +254,22 @@ def add_lora(
     for path in new_parts(model): at(model, path).unfreeze()
     model.adapter = settings
     mx.eval(model.parameters())
+
+# %% ../../../nbs/models/adapters/01_lora.ipynb #f1e78cc0
+def merge_adapter(
+    model: TextModel,               # changed in place
+) -> TextModel:                     # the same
+    "Multiply the adapter out: plain linear layers again, which compute what was trained, on a rounded base the same."
+    for path, layer in sorted(model.named_modules()):
+        if not hasattr(layer, "merged_weight"): continue
+        weight = layer.merged_weight()
+        plain = Linear(*reversed(weight.shape))
+        plain.weight = weight
+        if "bias" in layer: plain.bias = layer.bias
+        else: del plain.bias
+        place(model, path, plain.train(model.training))
+    model.adapter = None
+    return model
 
 # %% ../../../nbs/models/adapters/01_lora.ipynb #7947b168
 def adapted(
@@ -223,18 +286,6 @@ def adapter_weights(
     parts = tuple(f"{path}." for path in new_parts(model))
     return {name: value for name, value in tree_flatten(model.parameters())
             if "lora_" in name.rpartition(".")[2] or name.startswith(parts)}
-
-
-def neutral_adapter(
-    model: TextModel,                   # with an adapter
-    weights: Mapping[str, mx.array],    # with the adapter merged, as `save_pretrained` writes them
-) -> dict[str, mx.array]:               # the parameters of the adapter, by name in the model
-    "An adapter that changes nothing, to stand beside weights into which one was merged."
-    mine = dict(tree_flatten(model.parameters()))
-    neutral = {name: value for name, value in mine.items() if name.endswith("lora_A")}
-    neutral |= {name: mx.zeros_like(value) for name, value in mine.items() if name.endswith("lora_B")}
-    lengths = [name for name in mine if name.endswith("lora_magnitude_vector")]
-    return neutral | {name: mx.linalg.norm(weights[f"{name.rpartition('.')[0]}.weight"], axis=1) for name in lengths}
 
 
 def _peft_name(name: str) -> str:
@@ -261,9 +312,10 @@ def save_adapter(
     described = json.dumps(config, indent=2, sort_keys=True) + "\n"
     write_text(folder / "adapter_config.json", described)
     tensors = {_peft_name(name): value for name, value in adapter_weights(model).items()}
+    facts = {"format": "pt"} | ({"base_bits": str(settings.base_bits)} if settings.base_bits else {})
     with refusals(folder):
         part = folder / ".adapter_model.draft.safetensors"      # MLX adds the ending where another one stands
-        mx.save_safetensors(str(part), tensors, metadata={"format": "pt"})
+        mx.save_safetensors(str(part), tensors, metadata=facts)
         part.replace(folder / "adapter_model.safetensors")
     return folder
 
@@ -280,9 +332,10 @@ def load_adapter(
     if wrong: raise WeightsError(f"the adapter in {folder} is not supported", wrong)
     targets = config.get("target_modules") or []
     patterns = [targets] if isinstance(targets, str) else [rf"{re.escape(target)}" for target in targets]
+    found, bits = read_safetensors(file := folder / "adapter_model.safetensors"), _saved_bits(file)
     settings = lora_options(rank=config["r"], alpha=float(config["lora_alpha"]), modules=tuple(patterns),
-                            dropout=float(config.get("lora_dropout") or 0), use_dora=bool(config.get("use_dora")))
-    found = read_safetensors(folder / "adapter_model.safetensors")
+                            dropout=float(config.get("lora_dropout") or 0), use_dora=bool(config.get("use_dora")),
+                            base_bits=bits)
     add_lora(model, chosen_modules(model, patterns), settings)
     wanted = {_peft_name(name): (name, value.shape) for name, value in adapter_weights(model).items()}
     problems = [f"{name}: missing" for name in wanted if name not in found]
@@ -292,6 +345,13 @@ def load_adapter(
     if problems: raise WeightsError(f"the adapter in {folder} does not fit this model", problems)
     model.load_weights([(wanted[name][0], value.astype(mx.float32)) for name, value in found.items()], strict=False)
     return model
+
+
+def _saved_bits(file: Path) -> int | None:
+    "The bits of the base that an adapter was trained on, where its file says so."
+    with safe_open(file, "numpy") as opened: bits = (opened.metadata() or {}).get("base_bits")
+    try: return int(bits) if bits else None
+    except ValueError as e: raise WeightsError(f"{file} names {bits!r} bits of its base, which is no number") from e
 
 
 _PLAIN: dict[str, tuple[Any, ...]] = {  # the values of PEFT's settings that are computed

@@ -55,12 +55,12 @@ function matrix(model, choose) {
     if (to) { take(i + step[0], j + step[1]); to.focus(); }
     return true;
   };
-  const head = make("tr", {}, make("td"), ...columns.map(name => make("th", {scope: "col"}, name)));
+  const head = make("tr", {}, make("td", {class: "mlx-bert-corner"}, `${down} ↓`), ...columns.map(name => make("th", {scope: "col"}, name)));
   const body = buttons.map((line, i) => make("tr", {}, make("th", {scope: "row"}, rows[i]),
                                              ...line.map(button => make("td", {}, button))));
   const crown = make("tr", {}, make("td"), make("td", {colspan: columns.length, class: "mlx-bert-axis"}, `${across} →`));
   const table = make("table", {}, make("thead", {}, crown, head), make("tbody", {}, ...body));
-  return {press, node: make("div", {class: "mlx-bert-matrix"}, make("div", {class: "mlx-bert-axis"}, `${down} ↓`), table)};
+  return {press, node: make("div", {class: "mlx-bert-matrix"}, table)};
 }
 
 const ticks = (low, high) => {
@@ -142,7 +142,7 @@ export default {
     const beside = model.get("beside");
     const picture = beside ? [make("img", {src: beside, alt: model.get("words")})] : [];
     const root = make("div", {class: "mlx-bert-picker", role: "group", "aria-label": model.get("label")},
-                      make("p", {class: "mlx-bert-hint"}, model.get("hint")),
+                      make("p", {class: "mlx-bert-hint"}, make("b", {}, model.get("title")), ` ${model.get("hint")}`),
                       make("div", {class: "mlx-bert-pictures"}, drawn.node, ...picture), words);
     el.append(root);
     const answer = () => { words.innerHTML = model.get("rows"); };      // escaped where it was made

@@ -8,23 +8,32 @@ const make = (tag, attributes = {}, ...inside) => {
   return node;
 };
 
-const number = (value, digits = 4) => {
-  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-  const size = Math.abs(value);
-  if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(digits - 3 > 0 ? digits - 3 : 1);
-  if (size >= 100 && size < 1000 && digits >= 4) return value.toFixed(1);
-  if (size >= 1000) return Math.round(value).toLocaleString("en");
-  return value.toFixed(Math.max(0, digits - Math.max(0, Math.floor(Math.log10(size || 1)))));
+const padded = text => text.replace(/e([+-])(\d)$/, (_, sign, digit) => `e${sign}0${digit}`);     // as Python does
+
+const short = value => {        // three digits, without zeros at the end
+  const power = value ? Math.floor(Math.log10(Math.abs(value))) : 0;
+  if (power >= -4 && power < 6) return String(Number(value.toPrecision(3)));
+  return padded(value.toExponential(2).replace(/\.?0+e/, "e"));
 };
 
-const distinct = values => {    // as few digits as say where the ticks are: 0.725 is not 0.72
-  const gap = Math.min(...values.slice(1).map((value, i) => Math.abs(value - values[i])));
-  for (let digits = 1; digits < 9; digits++) {
-    const texts = values.map(value => number(value, digits));
-    const near = texts.every((text, i) => Math.abs(Number(text.replaceAll(",", "")) - values[i]) <= 0.05 * gap);
-    const short = texts.filter(text => text.includes("e")).length, decimals = Math.ceil(-Math.log10(gap));
-    if (short && short < texts.length && decimals < 7) return values.map(value => value.toFixed(decimals));
-    if (near && new Set(texts).size === texts.length) return texts;
+const number = (value, form) => {       // as the figures above the charts are written
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  const size = Math.abs(value);
+  if (form === "short") return short(value);
+  if (form === "whole" || size >= 1e4) return Math.round(value).toLocaleString("en");
+  return size > 0 && size < 1e-3 ? padded(value.toExponential(2)) : value.toFixed(4);
+};
+
+const distinct = values => {    // all written in one way, with as few digits as say where the ticks are
+  const sizes = values.filter(Boolean).map(Math.abs), top = Math.max(...sizes), least = Math.min(...sizes);
+  const gap = Math.min(...values.slice(1).map((value, i) => Math.abs(value - values[i])), top);
+  const one = sizes.length && top >= 1e-3 && top < 1e6 && top <= 1e4 * least;
+  const odd = value => value && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6);
+  for (let digits = 0; digits < 9; digits++) {
+    const form = {minimumFractionDigits: digits, maximumFractionDigits: digits};
+    const alone = value => odd(value) ? value.toExponential(digits).replace("e+", "e") : String(Number(value.toPrecision(6)));
+    const texts = values.map(value => one ? value.toLocaleString("en", form) : alone(value));
+    if (values.every((value, i) => Math.abs(Number(texts[i].replaceAll(",", "")) - value) <= 0.01 * gap)) return texts;
   }
   return values.map(String);
 };
@@ -41,16 +50,20 @@ const smoothed = (x, y, share) => {     // an exponential mean over updates, cor
 };
 
 const logTicks = (low, high) => {
-  for (const factors of [[1, 2, 5], [1, 3], [1]]) {
-    const found = [];
+  const found = factors => {
+    const places = [];
     for (let power = Math.floor(low); power <= Math.ceil(high); power++)
-      for (const factor of factors) {
-        const place = power + Math.log10(factor);
-        if (place >= low && place <= high) found.push(place);
-      }
-    if (found.length >= 2 && found.length <= 6) return found;
+      for (const factor of factors) places.push(power + Math.log10(factor));
+    return places.filter(place => place >= low && place <= high);
+  };
+  if (high - low < 0.5) {       // round numbers in between
+    const least = 10 ** low, most = 10 ** high, rough = (most - least) / 4, power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map(factor => factor * power).find(size => size >= rough), ticks = [];
+    for (let i = Math.max(1, Math.ceil(least / step)); i * step <= most; i++) ticks.push(Math.log10(i * step));
+    return ticks;
   }
-  return [low + 0.05 * (high - low), high - 0.05 * (high - low)];
+  for (const factors of [[1, 2, 5], [1, 3], [1]]) if (found(factors).length <= 6) return found(factors);
+  return found([1]).filter((_, i, all) => i % Math.ceil(all.length / 6) === 0);
 };
 
 const SIGN = {faint: "·", line: "—", points: "●"};
@@ -61,7 +74,8 @@ class Plot {
     this.panel = panel;
     this.readout = make("div", {class: "mlx-bert-readout"});
     this.canvas = make("div", {class: "mlx-bert-canvas"});
-    this.root = make("div", {class: `mlx-bert-plot mlx-bert-${chart.size}`, role: "img"}, this.readout, this.canvas);
+    this.nothing = make("div", {class: "mlx-bert-empty"});
+    this.root = make("div", {class: `mlx-bert-plot mlx-bert-${chart.size}`, role: "img"}, this.readout, this.canvas, this.nothing);
     this.update(chart);
   }
 
@@ -80,9 +94,10 @@ class Plot {
     this.chart = chart;
     chart.lines = chart.lines.filter(line => line.count);
     this.root.setAttribute("aria-label", chart.label);
-    const form = JSON.stringify([chart.title, chart.lines.map(line => line.name), this.log]);
+    const form = JSON.stringify([chart.title, chart.lines.map(line => [line.name, line.count === 1]), this.log]);
     if (form !== this.form) this.build(form);
     else this.plot.setData(this.data());
+    this.nothing.textContent = chart.lines.length ? "" : chart.empty;
     this.read();
   }
 
@@ -112,12 +127,12 @@ class Plot {
     this.plot = new uPlot({
       width: this.panel.width(this), height: this.chart.height, legend: {show: false}, padding: [8, 12, 0, 0],
       cursor: {sync: {key: this.panel.key}, drag: {x: true, y: false}, points: {size: 7}},
-      scales: {x: {time: false, range: (_, low, high) => this.panel.zoom ?? [Math.min(0, low ?? 0), Math.max(1, high ?? 1)]},
+      scales: {x: {time: false, range: () => this.panel.zoom ?? [0, this.chart.extent]},
                y: {range: (_, low, high) => this.range(low, high)}},
       axes: [{...axis, size: 24, space: 60, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5],
               values: (_, values) => values.map(value => value >= 1e4 ? `${value / 1e3}k` : `${value}`)},
              {...axis, size: 56, space: 28, ...(this.log ? {splits: (u, _, low, high) => logTicks(low, high)} : {}),
-              values: (_, values) => distinct(this.log ? values.map(value => 10 ** value) : values)}],
+              values: (_, values) => this.chart.lines.length ? distinct(this.log ? values.map(value => 10 ** value) : values) : []}],
       series: [{}, ...this.chart.lines.map(line => ({
         label: line.name, stroke: line.color, spanGaps: true, alpha: line.style === "faint" ? 0.4 : 1,
         width: line.style === "line" ? 2 : 1.2, dash: line.style === "points" ? [5, 4] : undefined,
@@ -167,7 +182,7 @@ class Plot {
       let value = place < 0 ? null : data[i + 1][place];
       if (this.log && value !== null) value = 10 ** value;
       const name = this.chart.lines.length > 1 ? ` ${line.name} ` : " ";
-      parts.push(make("span", {}, make("i", {style: `color:${line.color}`}, SIGN[line.style]), `${name}${number(value)}`));
+      parts.push(make("span", {}, make("i", {style: `color:${line.color}`}, SIGN[line.style]), `${name}${number(value, this.chart.form)}`));
     });
     if (idx !== null && idx !== undefined) {
       parts.splice(1, 0, make("span", {class: "mlx-bert-at"}, `update ${Math.round(data[0][idx]).toLocaleString("en")}`));

@@ -7,7 +7,16 @@ from tiny_architectures import CASES, architecture
 
 from mlx_bert_training import Callback, create_model, create_trainer
 from mlx_bert_training.models import ModelError, WeightsError
-from mlx_bert_training.models.adapters.lora import adapted, load_adapter, new_parts, save_adapter, trained
+from mlx_bert_training.models.adapters.lora import (
+    adapted,
+    linear_layers,
+    load_adapter,
+    merge_adapter,
+    new_parts,
+    save_adapter,
+    stored,
+    trained,
+)
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 IDS = mx.array(np.random.default_rng(0).integers(5, 60, (3, 9)))
@@ -55,6 +64,67 @@ def test_presets_go_from_few_to_all():
     assert "trained: " in repr(create_model(adapter="lora")) and "trained: " not in repr(create_model())
 
 
+def wide(case):
+    "A tiny architecture whose rows groups of 32 numbers fill."
+    name, config = architecture(case).name, dict(CASES[case][1])
+    for size in ("hidden_size", "dim", "intermediate_size", "hidden_dim", "embedding_size",
+                 "pooler_hidden_size"):
+        if size in config: config[size] = 32 * max(1, config[size] // 16)
+    return {"model_type": name, **config}
+
+
+def on_rounded_base(config, **options):
+    return create_model(config=config, adapter={"type": "lora", "options": {"preset": "expressive", **options}})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_base_in_few_bits_in_every_architecture(tmp_path, case):
+    config = wide(case)
+    full, model = create_model(config=config), on_rounded_base(config, base_bits=4, dropout=0.0)
+    lora_on_it = create_model(config=config, adapter={"type": "lora", "options": {"preset": "expressive"}}).eval()
+    assert stored(model) < stored(lora_on_it) and trained(model) == trained(lora_on_it)
+    names = [name for name in trainable(model) if "lora_" not in name]
+    assert all(name.startswith(tuple(f"{part}." for part in new_parts(model))) for name in names)
+    merged = merge_adapter(on_rounded_base(config, base_bits=4)).eval()
+    np.testing.assert_allclose(np.array(model.eval()(IDS)), np.array(merged(IDS)), atol=1e-5)
+    assert np.abs(np.array(merged(IDS)) - np.array(full.eval()(IDS))).max() > 1e-7     # it was rounded
+    rounded = {name: value for name, value in tensors(merged).items() if name in tensors(lora_on_it)}
+    lora_on_it.load_weights(list(rounded.items()), strict=False)
+    loss = lambda m: lambda p: (m.update(p), mx.square(m(IDS)).sum())[1]    # noqa: E731
+    ours, theirs = (dict(tree_flatten(mx.grad(loss(m))(m.trainable_parameters()))) for m in (model, lora_on_it))
+    assert set(ours) == set(theirs)
+    for name in ours: np.testing.assert_allclose(np.array(ours[name]), np.array(theirs[name]), atol=1e-5, rtol=1e-4)
+    expected = np.array(shaken(model)(IDS))
+    model.save_pretrained(tmp_path / "merged")
+    np.testing.assert_allclose(np.array(create_model(pretrained=tmp_path / "merged").eval()(IDS)), expected, atol=1e-4)
+    save_adapter(model, tmp_path / "kept")
+    again = load_adapter(create_model(config=config), tmp_path / "kept").eval()
+    assert np.array_equal(np.array(again(IDS)), expected)
+
+
+def test_more_bits_are_nearer():
+    config = wide("roberta")
+    exact = np.array(create_model(config=config).eval()(IDS))
+    off = [np.abs(np.array(on_rounded_base(config, base_bits=bits).eval()(IDS)) - exact).max() for bits in (8, 4)]
+    assert 0 < off[0] < 0.5 * off[1]
+
+
+def test_presets_have_a_twin_of_four_bits():
+    plain, twin = (create_model(adapter={"type": "dora", "options": {"preset": preset}})
+                   for preset in ("efficient", "efficient_4bit"))
+    assert trained(plain) == trained(twin) and list(adapted(plain)) == list(adapted(twin))
+    assert all(layer.bits == 4 and layer.use_dora for layer in adapted(twin).values())
+    quantized = {name.rpartition(".")[0] for name in tensors(twin) if name.endswith(".scales")}
+    assert quantized == set(linear_layers(create_model()))
+    assert "MiB instead of" in repr(twin) and stored(twin) < stored(plain)
+
+
+def test_bits_that_cannot_be_are_refused_by_name():
+    with pytest.raises(ModelError, match="base_bits of an adapter is 5; it can be 8 or 4"):
+        create_model(adapter={"type": "lora", "options": {"base_bits": 5}})
+    with pytest.raises(ModelError, match=r"query \(16\).*Leave base_bits out"): on_rounded_base(SMALL, base_bits=4)
+
+
 def test_modules_are_chosen_by_pattern():
     model = create_model(adapter={"type": "lora", "options": {"modules": r"layer\.1\.attention\.self\.(query|key)"}})
     assert list(adapted(model)) == [f"bert.encoder.layer.1.attention.self.{name}" for name in ("key", "query")]
@@ -84,17 +154,20 @@ class StopAt(Callback):
         if state.step == self.step: raise KeyboardInterrupt
 
 
-def declaration(folder, name, kind):
+def declaration(folder, name, kind, **training):
+    sizes = {**SMALL, "hidden_size": 32} if "4bit" in str(kind) else SMALL
     return {
-        "model": {"config": SMALL, "adapter": kind},
+        "model": {"config": sizes, "adapter": kind},
         "data": {"train_path": "demo:german_credit/train.csv", "target_column": "risk", "id_column": "id",
                  "max_length": 24, "max_train_rows": 120, "template": "{purpose} of {credit_amount}"},
-        "optimizer": {"learning_rate": 1e-2}, "training": {"num_epochs": 2, "save_strategy": "steps", "save_steps": 2},
+        "optimizer": {"learning_rate": 1e-2}, "training": {"num_epochs": 2, "save_strategy": "steps", "save_steps": 2,
+                                                               **training},
         "environment": {"output_dir": str(folder), "run_name": name, "device": "cpu", "compile": True}}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("kind", ["lora", "dora", {"type": "lora", "options": {"preset": "balanced_4bit"}}],
+                         ids=["lora", "dora", "4bit"])
 def test_training_changes_the_adapter_alone_and_resumes_with_the_same_bits(tmp_path, kind):
     whole = create_trainer(config=declaration(tmp_path, "whole", kind))
     before, parts = {name: mx.array(value) for name, value in tensors(whole.model).items()}, trainable(whole.model)
@@ -108,3 +181,14 @@ def test_training_changes_the_adapter_alone_and_resumes_with_the_same_bits(tmp_p
     resumed = create_trainer(config=declaration(tmp_path, "broken", kind))
     resumed.train(resume_from="latest")
     assert all(mx.array_equal(value, after[name]) for name, value in tensors(resumed.model).items())
+
+
+def test_an_average_of_weights_leaves_a_rounded_base_alone(tmp_path):
+    kind = {"type": "lora", "options": {"preset": "efficient_4bit"}}
+    made = declaration(tmp_path, "averaged", kind, num_epochs=1, mixed_precision=True)
+    trainer = create_trainer(config={**made, "callbacks": [{"type": "ema", "decay": 0.5}]})
+    before = {name: mx.array(value) for name, value in tensors(trainer.model).items()}
+    trainer.train()
+    after, learned = tensors(trainer.model), trainable(trainer.model)
+    assert all(mx.array_equal(after[name], before[name]) for name in before if name not in learned)
+    assert any(value.dtype == mx.uint32 for value in after.values())
