@@ -51,20 +51,20 @@ def declaration_of(folder: str) -> str | None:
 
 def settle_resume(args: argparse.Namespace) -> None:
     "A `--resume` that stands before the declaration means the newest checkpoint too; alone, a run as it was declared."
-    said = args.resume
-    if said is None or said == "latest" or args.config is not None: return
-    if not os.path.isdir(said): args.config, args.resume = said, "latest"
-    else: args.config = declaration_of(said)
+    word = args.resume
+    if word is None or word == "latest" or args.config is not None: return
+    if not os.path.isdir(word): args.config, args.resume = word, "latest"
+    else: args.config = declaration_of(word)
 
 # %% ../nbs/11_cli.ipynb #11bdcdb4
 def train_elsewhere(args: argparse.Namespace) -> int:
     "Train in a rank on each machine of a host file."
     from mlx_bert_training.parallel.hosts import train_on_hosts
-    said = [args.config, *args.overrides]
-    if args.resume is not None: said += ["--resume", args.resume]
-    if args.replay is not None: said += ["--replay", args.replay]
+    words = [word for word in (args.config, *args.overrides) if word]
+    if args.resume is not None: words += ["--resume", args.resume]
+    if args.replay is not None: words += ["--replay", args.replay]
     options = () if args.port is None else ("--starting-port", str(args.port))
-    train_on_hosts(args.hosts, ["train", *filter(None, said)], options)
+    train_on_hosts(args.hosts, ["train", *words], options)
     return 0
 
 
@@ -107,8 +107,8 @@ def auto(args: argparse.Namespace) -> None:
     "From two tables to a score and a submission, within a time."
     from mlx_bert_training.declaration.load import parse_overrides
     from mlx_bert_training.search.auto import auto as run_auto
-    overrides = args.overrides if args.test is None or "=" not in args.test else [args.test, *args.overrides]
-    test = args.test if args.test is not None and "=" not in args.test else None
+    test, overrides = args.test, args.overrides
+    if test is not None and "=" in test: test, overrides = None, [test, *overrides]     # there is no second table
     print(run_auto(args.train, test, args.target, args.time, args.output, **parse_overrides(overrides)))
 
 # %% ../nbs/11_cli.ipynb #75855c33
@@ -193,9 +193,10 @@ def bundle(args: argparse.Namespace) -> None:
     from mlx_bert_training.kaggle.bundle import bundle
     made = bundle(args.run, args.output, model_alone=args.model_alone, wheels=not args.no_wheels, sample=args.sample,
                   dataset=args.dataset, **parse_overrides(args.overrides))
-    if not args.push: return print(made)
-    from mlx_bert_training.kaggle.push import push
-    print(push(made))
+    if args.push:
+        from mlx_bert_training.kaggle.push import push
+        print(push(made))
+    else: print(made)
 
 # %% ../nbs/11_cli.ipynb #6161fafc
 def export(args: argparse.Namespace) -> None:
@@ -270,7 +271,7 @@ Command = Callable[..., argparse.ArgumentParser]    # `command(function)` adds a
 
 
 def add_runs(command: Command) -> None:
-    "What trains."
+    "Add the commands that train."
     sub = command(train, with_config=True)
     sub.add_argument("--resume", nargs="?", const="latest", metavar="CHECKPOINT",
                      help="go on from the newest, or from this one")
@@ -293,7 +294,7 @@ def add_runs(command: Command) -> None:
 
 # %% ../nbs/11_cli.ipynb #549363c2
 def add_results(command: Command) -> None:
-    "What is done with what was trained."
+    "Add the commands that use what was trained."
     sub = command(predict)
     sub.add_argument("run", help="the folder of a finished run")
     sub.add_argument("file", help="a data file with the columns of the training file")
@@ -318,7 +319,7 @@ def add_results(command: Command) -> None:
 
 # %% ../nbs/11_cli.ipynb #5d69c071
 def add_looks(command: Command) -> None:
-    "What looks at data, submissions and runs."
+    "Add the commands that look at data, submissions and runs."
     sub = command(explore, with_config=True)
     sub.add_argument("-o", "--output", default="explore.html", help="where to write (default: %(default)s)")
     sub.add_argument("--oof", metavar="FILE", help="out-of-fold predictions, such as runs/NAME/oof/NAME.npz")
@@ -341,7 +342,7 @@ def add_looks(command: Command) -> None:
 
 # %% ../nbs/11_cli.ipynb #4ceb83a9
 def add_facts(command: Command) -> None:
-    "What says how things are, and fetches what is missing."
+    "Add the commands that say how things are, and those that fetch or draft what is missing."
     command(info)
     sub = command(benchmark)
     sub.add_argument("shapes", nargs="*", metavar="ROWSxTOKENS", help="such as 32x128 (default: a few)")

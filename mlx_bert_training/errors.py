@@ -13,8 +13,8 @@ from typing import Any
 from .secrets import redact
 
 # %% auto #0
-__all__ = ['MLXBertError', 'DataError', 'CheckpointError', 'TrainingError', 'UnknownNameError', 'MissingExtraError', 'nearest',
-           'unknown_name', 'missing_extra']
+__all__ = ['MLXBertError', 'DataError', 'CheckpointError', 'TrainingError', 'UnknownNameError', 'MissingExtraError',
+           'with_article', 'nearest', 'unknown_name', 'missing_extra']
 
 # %% ../nbs/01_errors.ipynb #71b2d540
 class MLXBertError(Exception):
@@ -56,6 +56,10 @@ class UnknownNameError(MLXBertError, ValueError):
 class MissingExtraError(MLXBertError, ImportError):
     "An optional library that is not installed: names the extra that brings it."
 
+# %% ../nbs/01_errors.ipynb #77a9496b
+def with_article(noun: str) -> str:
+    "The noun behind a or an."
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 # %% ../nbs/01_errors.ipynb #1d59c838
 def nearest(

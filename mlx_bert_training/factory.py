@@ -34,6 +34,7 @@ from .kaggle.trainer import KaggleTrainer, as_kaggle_config
 from .models.create import create_model, declared_sizes
 from .models.layers import ModelError
 from .models.weights import resolve_pretrained
+from .pretraining.adapt import adapt
 from .pretraining.masking import PretrainingError
 from .protocols import CallbackProtocol, Model
 from .runtime.ranks import process_ranks
@@ -73,9 +74,11 @@ def declared_callbacks(
 
 def _merge(declared: Sequence[CallbackProtocol], own: Sequence[CallbackProtocol]) -> list[CallbackProtocol]:
     "Declared callbacks without those that the user's take the place of, then the user's."
-    shown, kinds = any(isinstance(callback, ProgressBar) for callback in own), set(map(type, own))
-    return [callback for callback in declared
-            if type(callback) not in kinds and not (shown and isinstance(callback, ProgressBar))] + list(own)
+    kinds = {type(callback) for callback in own}
+    brings_bar = any(isinstance(callback, ProgressBar) for callback in own)     # a dashboard is one, too
+    kept = [callback for callback in declared
+            if type(callback) not in kinds and not (brings_bar and isinstance(callback, ProgressBar))]
+    return [*kept, *own]
 
 # %% ../nbs/08_factory.ipynb #130b6fdf
 def register_trainer(
@@ -142,7 +145,8 @@ def declared_model(
     pretrained: str | Path | None = None,   # instead of the declared weights: of an adapted encoder
 ) -> Model:
     "The model the `model:` section describes, with one output for each label of the data."
-    section, labels = config.model, data.labels if data is not None else None
+    section = config.model
+    labels = data.labels if data is not None else None
     kind, sizes = declared_sizes(section, data.tokenizer.vocab_size if data is not None else None)
     pooling, options = split_kind(section.pooling) if section.pooling is not None else (None, {})
     return create_model(
@@ -168,13 +172,12 @@ def declared_encoder(
     data: PreparedData | None,
     control: RunControl | None = None,  # shared with other trainers
 ) -> Path | None:                   # the folder of an encoder that was adapted to the texts; None: not declared
-    "Raises `PretrainingError` where there is nothing to adapt, or nothing to adapt it to."
+    "The encoder to start from, adapted to the texts. Raises `PretrainingError` where there are none, or no encoder."
     if config.pretraining.objective == "none": return None
     if model is not None:
         raise PretrainingError("pretraining adapts the model that a declaration describes, and a model was passed: "
                                "set pretraining.objective to none, or leave the model to the declaration")
     if data is None: raise PretrainingError("pretraining needs texts: set data.train_path")
-    from mlx_bert_training.pretraining.adapt import adapt
     return adapt(config, data, adapting_callbacks, control).model
 
 # %% ../nbs/08_factory.ipynb #073c9b80

@@ -5,6 +5,7 @@
 # %% ../nbs/06_files.ipynb #3214d3a7
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -24,7 +25,7 @@ from .errors import MLXBertError
 
 # %% auto #0
 __all__ = ['OutputError', 'refusals', 'make_folder', 'write_bytes', 'write_text', 'append_text', 'json_safe', 'write_json',
-           'write_arrays', 'replace_folder', 'delete_folder', 'sweep']
+           'write_arrays', 'file_sha256', 'replace_folder', 'delete_folder', 'sweep']
 
 # %% ../nbs/06_files.ipynb #0a6967f0
 class OutputError(MLXBertError, OSError):
@@ -97,7 +98,7 @@ def append_text(
     with refusals(path), path.open("a", encoding="utf-8", newline="\n") as file: file.write(text)
     return path
 
-
+# %% ../nbs/06_files.ipynb #211cc15b
 def json_safe(value: Any) -> Any:
     "`value` with NaN and infinities replaced by None, at any depth."
     if isinstance(value, Mapping): return {str(key): json_safe(item) for key, item in value.items()}
@@ -118,7 +119,7 @@ def write_json(
     "Write a JSON file in one step. Raises `OutputError` when the disk refuses."
     return write_text(path, json.dumps(json_safe(value), indent=1, allow_nan=False, default=_plain) + "\n")
 
-
+# %% ../nbs/06_files.ipynb #d9d7bdc5
 def write_arrays(
     path: str | os.PathLike[str],       # usually ends in .npz
     arrays: Mapping[str, np.ndarray],   # by name
@@ -127,6 +128,16 @@ def write_arrays(
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)    # type: ignore[arg-type]
     return write_bytes(path, packed.getvalue())
+
+# %% ../nbs/06_files.ipynb #7376d08f
+def file_sha256(
+    path: str | os.PathLike[str],
+) -> str:       # 64 hexadecimal digits
+    "The SHA-256 of what a file holds."
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20): digest.update(block)
+    return digest.hexdigest()
 
 # %% ../nbs/06_files.ipynb #44f65cab
 def _flush(path: Path) -> None:

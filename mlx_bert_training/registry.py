@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .errors import MLXBertError, unknown_name
+from .errors import MLXBertError, unknown_name, with_article
 from .lazy import import_whole
 
 # %% auto #0
@@ -73,7 +73,7 @@ class Registry:
         place = self.entries.get(name, name)
         found = import_object(place) if isinstance(place, str) else place
         if self.check is None or self.check(found): return found
-        raise RegistryError(f"{name!r} is not a {self.kind}: {found!r} does not fit")
+        raise RegistryError(f"{name!r} is not {with_article(self.kind)}: {found!r} does not fit")
 
     def copy(self) -> Registry:
         "A registry of its own with the same names."

@@ -126,7 +126,7 @@ class TrainingJob:
     replay: list[Intervention]
 
     def run(self, control: RunControl | None = None) -> tuple[TrainResult, pd.DataFrame | None, Path, Path | None]:
-        "Train; what there is to say of it."
+        "Train. Returns the result, the scores beside the baselines, the folder of the model and the predictions."
         done = run_training(self.config, resume_from=self.resume_from, replay=self.replay, control=control)
         return done.result, done.scores, done.model_folder, done.predictions
 
@@ -165,20 +165,21 @@ def summary_lines(
     name: str = "",                     # of the model, if the run's says less
 ) -> dict[str, str]:                    # by what they are about
     "What a competition's run came to, for someone who has never seen one."
-    metric, folds, place = result.metric, result.folds.n_folds, result.output_dir
-    mine, other = result.combined.members[0], next(iter(result.combined.members[1:]), None)
+    metric, folds = result.metric, result.folds.n_folds
+    mine, *others = result.combined.members
     own = mine.score(metric)
     lines = {"score": f"{metric} {result.mean:.4f} ± {result.standard_error:.4f} over {folds} folds, "
                       "on rows that were not trained on"}
-    if other is not None:
-        gain = compare(own, other.score(metric))
-        simple = other.score(metric).pooled
-        lines["won"] = f"{name or mine.name} has {own.pooled:.4f}, {other.name} {simple:.4f} on all rows at once"
+    if others:
+        simple = others[0].score(metric)
+        gain = compare(own, simple)
+        lines["won"] = (f"{name or mine.name} has {own.pooled:.4f}, {simple.name} {simple.pooled:.4f} "
+                        "on all rows at once")
         lines["sure"] = (f"{gain.mean:+.4f} ± {gain.row_error:.4f} for other rows like these; "
                          f"for other training rows too, by {folds} folds: {gain.verdict}")
     written = f"{submission.name} (checked), " if submission is not None else ""
-    lines["files"] = f"{place}: {written}cv.json, cv.png, folds/*/model"
-    lines["next"] = f"change the declaration, run it again, and compare: mlx-bert runs {place.parent}"
+    lines["files"] = f"{result.output_dir}: {written}cv.json, cv.png, folds/*/model"
+    lines["next"] = f"change the declaration, run it again, and compare: mlx-bert runs {result.output_dir.parent}"
     return lines
 
 # %% ../nbs/10_run.ipynb #f02b12c7

@@ -132,29 +132,32 @@ def _stored(text: str) -> dict[str, str]:
     return {key: value for section in parser.values() for key, value in section.items()}
 
 # %% ../nbs/00_secrets.ipynb #7440b219
-def _from_environment() -> Iterator[tuple[str, str]]:
-    "Users and credentials in the environment."
-    environ = dict(os.environ)
-    users = [environ.get(name, "") for name in ("MLFLOW_TRACKING_USERNAME", "KAGGLE_USERNAME")]
-    for name, value in environ.items():
-        hidden = sounds_secret(name) and len(value) >= 6 and not name.endswith("PWD") or name in _ALWAYS
-        if hidden: yield from ((user, value) for user in users)
-        if hidden and len(value) < 250: yield "", _read(value)      # Kaggle takes a file of it, too
-        if "://" in value: yield address_login(value)
-
-
 _ALWAYS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN",
            "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
+def _from_environment() -> Iterator[tuple[str, str]]:
+    "Pairs of a user and a credential in the environment; the user may be empty."
+    environ = dict(os.environ)
+    users = [environ.get(name, "") for name in ("MLFLOW_TRACKING_USERNAME", "KAGGLE_USERNAME")]
+    for name, value in environ.items():
+        if "://" in value: yield address_login(value)
+        secret = sounds_secret(name) and len(value) >= 6 and not name.endswith("PWD")     # PWD is a folder
+        if not secret and name not in _ALWAYS: continue
+        yield from ((user, value) for user in users)
+        if len(value) < 250: yield "", _read(value)      # Kaggle takes a file of it, too
+
+
 def _from_files() -> Iterator[tuple[str, str]]:
-    "Users and credentials in the files of the libraries below."
+    "Pairs of a user and a credential in the files of the libraries below; the user may be empty."
     home, environ = Path.home(), os.environ
     hub = Path(environ.get("HF_HOME") or home / ".cache" / "huggingface")
-    for path in (home / ".kaggle/access_token", home / ".kaggle/access_token.txt",
-                 environ.get("HF_TOKEN_PATH") or hub / "token"): yield "", _read(path)
-    for path in (kaggle_folder() / "kaggle.json", home / ".kaggle/kaggle.json", home / ".kaggle/credentials.json",
-                 hub / "stored_tokens", home / ".mlflow/credentials"):
+    bare = (home / ".kaggle/access_token", home / ".kaggle/access_token.txt",
+            environ.get("HF_TOKEN_PATH") or hub / "token")
+    for path in bare: yield "", _read(path)
+    named = (kaggle_folder() / "kaggle.json", home / ".kaggle/kaggle.json", home / ".kaggle/credentials.json",
+             hub / "stored_tokens", home / ".mlflow/credentials")
+    for path in named:
         stored = _stored(_read(path))
         user = stored.get("username") or stored.get("mlflow_tracking_username") or environ.get("KAGGLE_USERNAME", "")
         yield from ((user, value) for name, value in stored.items() if name == "key" or sounds_secret(name))
@@ -167,7 +170,7 @@ def find_secrets() -> Secrets:
 
 # %% ../nbs/00_secrets.ipynb #9f1ab61a
 def _blank(value: Any) -> Any:
-    "What stands for a credential; nothing, numbers and switches are none."
+    "What is shown in a credential's place; no value, an empty text and switches are shown as they are."
     return value if value is None or value == "" or isinstance(value, bool) else "***"
 
 

@@ -36,3 +36,8 @@ def declaration(folder, **sections):
         "kaggle": {"competition_metric": "auc", "cv_folds": 3, "submission_dir": str(folder / "submissions"),
                    "save_fold_models": False}}
     return {name: {**base.get(name, {}), **sections.get(name, {})} for name in base.keys() | sections.keys()}
+
+
+def with_dropout(folder, **sections):
+    "The same with dropout, so that a fold that draws other random numbers ends with other bits."
+    return declaration(folder, model={"config": SMALL, "pooling": "mean", "dropout_rate": 0.1}, **sections)

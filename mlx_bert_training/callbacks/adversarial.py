@@ -87,10 +87,11 @@ class AWP(Adversarial):
         "A step up the slope of each matrix, within a band around it."
         found = {}
         for name, gradient in gradients.items():
-            weight, band = weights[name], self.eps * mx.abs(weights[name])
+            weight = weights[name]
             if weight.ndim < 2:     # the scale of a norm
                 found[name] = weight
                 continue
+            band = self.eps * mx.abs(weight)
             scale = self.lr * mx.linalg.norm(weight) / (mx.linalg.norm(gradient) + _TINY)
             found[name] = mx.clip(weight + scale * gradient, weight - band, weight + band)
         return found

@@ -35,11 +35,12 @@ def read_metrics(
             raise DataError(f"{path}, line {number}: not a row of metrics: {error}") from None
     return pd.DataFrame(rows)
 
-# %% ../../nbs/callbacks/06_metrics_logger.ipynb #2908c13d
+# %% ../../nbs/callbacks/06_metrics_logger.ipynb #4879bf61
 def _line(row: dict[str, Any]) -> str:
+    "A row as a line of JSON; NumPy's and MLX's scalars as plain numbers."
     return json.dumps(row, allow_nan=False, default=lambda value: value.item()) + "\n"
 
-# %% ../../nbs/callbacks/06_metrics_logger.ipynb #4879bf61
+
 class MetricsLogger(Callback):
     "Write each row of `state.history` to a JSON-lines file in the folder of the run; shows itself as a table."
     first_rank_only = True

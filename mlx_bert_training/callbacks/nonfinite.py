@@ -53,8 +53,9 @@ class GoodWeights(Callback):
 
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Keep the weights to begin with."
-        if state.step == 0: self.skipped = self.in_a_row = self.returns = 0
-        if state.step == 0: self.before, self.now, self.good = [], [], {}
+        if state.step == 0:
+            self.skipped = self.in_a_row = self.returns = 0
+            self.before, self.now, self.good = [], [], {}
         if not self.good: self._keep(trainer)
 
     def _keep(self, trainer: TrainerView) -> None:

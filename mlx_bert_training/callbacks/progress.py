@@ -134,7 +134,7 @@ def render_html(
     progress: Progress,     # where the run stands
     max_rows: int = 30,     # evaluations shown
 ) -> str:                   # a fragment of HTML
-    "Both."
+    "The bar, and below it the table of evaluations."
     return render_bar(progress) + render_evaluations(progress, max_rows)
 
 # %% ../../nbs/callbacks/05_progress.ipynb #9f1a0143
@@ -307,7 +307,7 @@ class Pace:
 
 # %% ../../nbs/callbacks/05_progress.ipynb #2ea97d2a
 def _evaluations(state: TrainerState, seen: int = 0) -> list[dict[str, Any]]:
-    "The evaluations in the history, but for the rows that have been seen."
+    "The evaluations among the rows of the history that come after those that were seen."
     return [row for row in state.history[seen:] if "eval_loss" in row]
 
 # %% ../../nbs/callbacks/05_progress.ipynb #63fe865a
@@ -378,7 +378,7 @@ class ProgressBar(ProgressDisplay):
         if self._view and self._throttle.ready(): self._draw(state)
 
     def on_evaluate_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Go on."
+        "Say that training goes on."
         self._status = "training"
 
     def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:

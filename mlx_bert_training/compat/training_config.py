@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from ..core.config import BaseTrainerConfig
 from ..declaration.load import load_config
 from ..declaration.problems import ConfigError, Problem
-from ..declaration.yaml_io import dump_yaml, read_document, write_text
+from ..declaration.yaml_io import dump_yaml, read_document
 from ..errors import nearest, unknown_name
+from ..files import write_text
 
 Fields = TypeVar("Fields", bound="FormerFields")
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator
+from functools import partial
 from html import escape
 from typing import Any, Generic, TypeVar
 
@@ -149,9 +150,9 @@ class RunHandle(BackgroundRun[T]):
     "A run in the background: `pause`, `resume`, `stop`, `checkpoint`, `set_learning_rate`, then `result()` or `await`."
 
     def show(self) -> None: self.control.show()     # its panel, in this cell too
-    def pause(self) -> None: self.control.pause(); self._check()
-    def resume(self) -> None: self.control.resume(); self._check()
-    def checkpoint(self) -> None: self.control.checkpoint(); self._check()
+    def pause(self) -> None: self._ask(self.control.pause)
+    def resume(self) -> None: self._ask(self.control.resume)
+    def checkpoint(self) -> None: self._ask(self.control.checkpoint)
 
     def stop(self, when: str = "now", keep: str | None = None) -> None:
         "End after this update, or this epoch; see `RunControl.stop`."
@@ -159,9 +160,10 @@ class RunHandle(BackgroundRun[T]):
 
     def set_learning_rate(self, learning_rate: float) -> None:
         "Use this rate for the next update; see `RunControl.set_learning_rate`."
-        self.control.set_learning_rate(learning_rate); self._check()
+        self._ask(partial(self.control.set_learning_rate, learning_rate))
 
-    def _check(self) -> None:
+    def _ask(self, request: Callable[[], None]) -> None:
+        request()       # a mistake in it is answered first
         if self.done: raise ControlError("the run has ended: there is nothing left to steer")
 
     def _updates(self) -> str:

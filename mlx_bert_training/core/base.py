@@ -43,11 +43,13 @@ from ..runtime.ranks import RankError, Ranks, arrays_of_first, check_agreement, 
 from ..tasks.targets import TargetTransform, transformed
 from ..tasks.task import Task
 
+log = logging.getLogger(__name__)
+
 # %% auto #0
 __all__ = ['log', 'batch_seed', 'train_epoch', 'finish_update', 'finish_epoch', 'log_progress', 'evaluate_and_note', 'run_loop',
-           'restore_best', 'finish_run', 'training_step', 'RunParts', 'make_parts', 'TrainerFacts', 'ModelFacts',
-           'note_batch', 'Predictor', 'check_loaders', 'Preparable', 'Resumable', 'settle_control', 'heard_here',
-           'TrainerParts', 'Trainer']
+           'restore_best', 'finish_run', 'training_step', 'RunParts', 'make_parts', 'TrainerFacts', 'EvaluatorFacts',
+           'note_batch', 'Predictor', 'check_loaders', 'prepare_run', 'renew_step', 'Resumable', 'settle_control',
+           'heard_here', 'TrainerParts', 'Trainer']
 
 # %% ../../nbs/core/22_base.ipynb #0010bedf
 def batch_seed(
@@ -63,7 +65,8 @@ def batch_seed(
 # %% ../../nbs/core/22_base.ipynb #76c3b912
 def train_epoch(trainer: Trainer) -> None:
     "The rest of the current epoch: batches into windows, windows into updates."
-    state, size, waiting = trainer.state, trainer.config.training.gradient_accumulation_steps, 0
+    state, size = trainer.state, trainer.config.training.gradient_accumulation_steps
+    waiting = 0         # batches in the window so far
     assert trainer.train_loader is not None
     if state.batch == 0: trainer.fire("on_epoch_begin")
     batches = transformed(trainer.train_loader, trainer.evaluator.transform).batches(state.epoch, state.batch)
@@ -198,9 +201,6 @@ def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any
                 techniques=changing)
 
 # %% ../../nbs/core/22_base.ipynb #0c87d10d
-log = logging.getLogger(__name__)
-
-
 @dataclass
 class RunParts:
     "What one run trains with."
@@ -219,7 +219,8 @@ def make_parts(
     techniques: Iterable[Any] = (),     # callbacks; those that change the passes are taken
 ) -> RunParts:
     "The declared parts of one run, with those that are given in the place of the declared ones."
-    config, training, parameters = evaluator.config, evaluator.config.training, evaluator.model.trainable_parameters()
+    config, training = evaluator.config, evaluator.config.training
+    parameters = evaluator.model.trainable_parameters()
     if evaluates: check_best(training.best_metric, evaluator.task, evaluator.metric_names)
     best = BestTracker(training.best_metric, training.best_metric_mode, bool(training.load_best_at_end),
                        evaluator.metric_names if evaluates else None)
@@ -274,7 +275,7 @@ class TrainerFacts:
         print(self.callbacks.describe())
 
 # %% ../../nbs/core/22_base.ipynb #d8538320
-class ModelFacts(TrainerFacts):
+class EvaluatorFacts(TrainerFacts):
     "What a model's outputs mean and how they are measured, and the weights that count."
     evaluator: Evaluator
 
@@ -318,7 +319,7 @@ def note_batch(
     raise EvaluationStopped(f"the evaluation was stopped after {done} of {total} batches")
 
 # %% ../../nbs/core/22_base.ipynb #7cd77951
-class Predictor(ModelFacts):
+class Predictor(EvaluatorFacts):
     "A model with its listeners, which evaluates and predicts."
 
     def __init__(self, evaluator: Evaluator, callbacks: Sequence[CallbackProtocol] = (), handle: Any = None):
@@ -370,8 +371,37 @@ def check_loaders(config: BaseTrainerConfig, train: DataLoader | None, validatio
     return train
 
 # %% ../../nbs/core/22_base.ipynb #82e4772c
-class Preparable(Predictor):
-    "A predictor that can be made ready to train."
+def prepare_run(trainer: Resumable, train_loader: DataLoader | None, val_loader: DataLoader | None) -> None:
+    "A fresh plan for these loaders, and the loss, optimizer, schedule and step for it."
+    config, training = trainer.config, trainer.config.training
+    train_loader, val_loader = shortened(training, train_loader, val_loader)
+    trainer.train_loader, trainer.val_loader = check_loaders(config, train_loader, val_loader), val_loader
+    trainer.ledger = Ledger(plan_run(training, len(trainer.train_loader)))
+    trainer.keep_weights, trainer.outputs, trainer.rows_digests = None, None, None
+    trainer.evaluator.loss, optimizer, schedule = trainer.given
+    if trainer.fits_targets:
+        trainer.evaluator.transform = declared_transform(config, trainer.task, trainer.train_loader)
+    labels = getattr(trainer.train_loader, "labels", None)
+    if config.model.label_rates and labels is not None:
+        start_head(trainer.model, trainer.task, np.asarray(labels))
+    trainer.evaluator.loss_for(trainer.train_loader)
+    evaluates = training.eval_strategy != "no" and val_loader is not None
+    trainer.parts = make_parts(trainer.evaluator, trainer.state, evaluates, optimizer, schedule, trainer.callbacks)
+    warmup = getattr(trainer.schedule, "warmup_steps", 0)
+    if warmup >= trainer.state.total_steps > 0:
+        log.warning("the warm-up takes %d updates and the run has %d: the learning rate never reaches the declared "
+                    "one. Shorten scheduler.warmup_steps, or train longer", warmup, trainer.state.total_steps)
+    if evaluates: warn_unmeasurable(training.best_metric, trainer.task, val_loader)
+
+
+def renew_step(trainer: Resumable) -> None:
+    "A step for the optimizer's state as it is now; the compiled one has captured an earlier state."
+    trainer.parts.step.close()
+    trainer.parts.step = training_step(trainer.evaluator, trainer.optimizer, trainer.callbacks)
+
+# %% ../../nbs/core/22_base.ipynb #4c3d94fd
+class Resumable(Predictor):
+    "A predictor that can be made ready to train, saved, and taken on from what was saved."
     train_loader: DataLoader | None = None
     output_dir: Path | None = None                                      # the folder of this run
     filled_folder: Path | None = None                                   # the folder that a run has written into
@@ -384,32 +414,7 @@ class Preparable(Predictor):
 
     def prepare_training(self, train_loader: DataLoader | None, val_loader: DataLoader | None) -> None:
         "A fresh plan, and the loss, optimizer, schedule and step for it; what `train` does first."
-        train_loader, val_loader = shortened(self.config.training, train_loader, val_loader)
-        self.train_loader, self.val_loader = check_loaders(self.config, train_loader, val_loader), val_loader
-        self.ledger = Ledger(plan_run(self.config.training, len(self.train_loader)))
-        self.keep_weights, self.outputs, self.rows_digests = None, None, None
-        self.evaluator.loss, optimizer, schedule = self.given
-        if self.fits_targets: self.evaluator.transform = declared_transform(self.config, self.task, self.train_loader)
-        labels = getattr(self.train_loader, "labels", None)
-        if self.config.model.label_rates and labels is not None:
-            start_head(self.model, self.task, np.asarray(labels))
-        self.evaluator.loss_for(self.train_loader)
-        evaluates = self.config.training.eval_strategy != "no" and val_loader is not None
-        self.parts = make_parts(self.evaluator, self.state, evaluates, optimizer, schedule, self.callbacks)
-        warmup = getattr(self.parts.rate.schedule, "warmup_steps", 0)
-        if warmup >= self.state.total_steps > 0:
-            log.warning("the warm-up takes %d updates and the run has %d: the learning rate never reaches the declared "
-                        "one. Shorten scheduler.warmup_steps, or train longer", warmup, self.state.total_steps)
-        if evaluates: warn_unmeasurable(self.config.training.best_metric, self.task, val_loader)
-
-    def renew_step(self) -> None:
-        "A step for the optimizer's state as it is now."
-        self.parts.step.close()
-        self.parts.step = training_step(self.evaluator, self.optimizer, self.callbacks)
-
-# %% ../../nbs/core/22_base.ipynb #4c3d94fd
-class Resumable(Preparable):
-    "One that can be saved, and taken on from what was saved."
+        prepare_run(self, train_loader, val_loader)
 
     def save_checkpoint(self, path: str | Path) -> Path:
         "Write all that a resume needs. Raises `CheckpointError`, and `TrainingError` for weights that are not finite."
@@ -425,7 +430,7 @@ class Resumable(Preparable):
         check_thread(self.handle)
         if self.optimizer is None: self.prepare_training(self.train_loader, self.val_loader)
         restore_run(self, path, going_on)
-        self.renew_step()
+        renew_step(self)
         run = run_of_checkpoint(path)
         if run is not None: self.output_dir = run.path
 
@@ -433,7 +438,7 @@ class Resumable(Preparable):
         "Take earlier weights and an earlier state of the optimizer, and go on from there."
         set_weights(self.model, weights, "earlier weights")
         self.parts.optimizer.state = tree_unflatten(list(optimizer.items()))
-        self.renew_step()
+        renew_step(self)
 
 # %% ../../nbs/core/22_base.ipynb #f3297199
 def settle_control(evaluator: Evaluator, control: RunControl | None) -> RunControl:

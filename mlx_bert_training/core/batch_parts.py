@@ -5,7 +5,6 @@
 # %% ../../nbs/core/13_batch_parts.ipynb #adebd654
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial, reduce
@@ -13,16 +12,17 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_map
 
 from .. import runtime
 from .step import InferenceStep, TrainingStep
+from .weights import twin
 from ..protocols import Batch, Loss, Model
 from ..runtime.device import on_cpu
 
 # %% auto #0
-__all__ = ['T', 'Window', 'LARGE', 'row_parts', 'twin', 'Companion', 'Crew', 'follow', 'window_sum', 'PartsStep',
-           'PartsInference', 'training_step_of', 'inference_step_of']
+__all__ = ['T', 'Window', 'LARGE', 'row_parts', 'Companion', 'Crew', 'follow', 'window_sum', 'PartsStep', 'PartsInference',
+           'training_step_of', 'inference_step_of']
 
 # %% ../../nbs/core/13_batch_parts.ipynb #7cc84bb9
 def row_parts(
@@ -38,12 +38,6 @@ def row_parts(
 
 # %% ../../nbs/core/13_batch_parts.ipynb #bd645bbe
 T = TypeVar("T")
-
-
-def twin(model: Model) -> Any:
-    "The same modules once more, with the same arrays in them."
-    arrays = {id(value): value for _, value in tree_flatten(model.parameters())}
-    return copy.deepcopy(model, arrays)
 
 
 class Companion:
@@ -99,6 +93,7 @@ def follow(model: Any, leader: Any) -> Callable[[], None]:
 
 
 def _gradient(ready: Callable[[], None], step: TrainingStep, share: Batch, seed: int) -> tuple[mx.array, mx.array]:
+    "Loss sum and weight of the rows of one thread, whose gradient stays in the window of its step."
     ready()
     mx.random.seed(seed)
     return _computed(step.accumulate(share), step.window)
@@ -114,6 +109,7 @@ def window_sum(windows: Sequence[Window]) -> Window:
 
 
 def _computed(found: T, *more: Any) -> T:
+    "The same arrays, which no longer belong to the thread that wrote them down."
     mx.eval(found, *more)
     return found
 

@@ -76,7 +76,6 @@ def warn_unmeasurable(metric: str, task: Task, loader: DataLoader | None) -> Non
                 "the last weights will be kept, not the best. Hold out other rows (data.validation_fraction or "
                 "data.validation_path), or choose another metric, such as eval_loss", metric, len(labels))
 
-
 # %% ../../nbs/core/15_best.ipynb #f014ad93
 class BestTracker:
     "Remembers the best evaluation and its weights."

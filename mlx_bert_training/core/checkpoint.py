@@ -15,26 +15,18 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .run_folder import RunFolder
 from ..errors import CheckpointError
-from ..files import replace_folder, write_json
+from ..files import file_sha256, replace_folder, write_json
 from ..protocols import DataLoader
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'MANIFEST', 'VALUES', 'write_checkpoint', 'verify_checkpoint', 'read_checkpoint', 'checkpoint_folder',
-           'checkpoint_step', 'newest_whole', 'latest_checkpoint', 'array_digest', 'loader_digest']
+__all__ = ['log', 'MANIFEST', 'VALUES', 'write_checkpoint', 'verify_checkpoint', 'read_checkpoint', 'checkpoint_step',
+           'newest_whole', 'latest_checkpoint', 'array_digest', 'loader_digest']
 
 # %% ../../nbs/core/06_checkpoint.ipynb #4f1142cc
 MANIFEST, VALUES = "manifest.json", "state.json"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20): digest.update(block)
-    return digest.hexdigest()
 
 
 def write_checkpoint(
@@ -49,7 +41,7 @@ def write_checkpoint(
             for name, group in arrays.items():
                 mx.save_safetensors(str(building / f"{name}.safetensors"), dict(group))
             write_json(building / VALUES, values)
-            sums = {path.name: _sha256(path) for path in sorted(building.iterdir())}
+            sums = {path.name: file_sha256(path) for path in sorted(building.iterdir())}
             write_json(building / MANIFEST, sums)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: the checkpoint could not be written: {error}") from error
@@ -68,7 +60,7 @@ def verify_checkpoint(folder: str | Path) -> None:
         raise CheckpointError(f"{folder}: not a checkpoint, {MANIFEST} does not list its files")
     for name, expected in sums.items():
         if not (folder / name).is_file(): raise CheckpointError(f"{folder / name}: the file is missing")
-        try: found = _sha256(folder / name)
+        try: found = file_sha256(folder / name)
         except OSError as error: raise CheckpointError(f"{folder / name}: cannot be read: {error}") from error
         if found != expected:
             raise CheckpointError(f"{folder / name}: the file was changed or damaged after it was written")
@@ -89,14 +81,6 @@ def read_checkpoint(
         raise CheckpointError(f"{folder}: the checkpoint cannot be read: {error}") from error
 
 # %% ../../nbs/core/06_checkpoint.ipynb #748d411e
-def checkpoint_folder(
-    run: str | Path,    # the folder of a run
-    step: int,          # updates done
-) -> Path:              # such as checkpoints/step-000123 in it
-    "Where a run keeps the checkpoint of an update."
-    return RunFolder(Path(run)).checkpoint(step)
-
-
 def checkpoint_step(folder: Path) -> int:
     "The update number in a checkpoint's folder name, -1 for another folder."
     kind, _, number = folder.name.partition("-")
@@ -125,10 +109,11 @@ def latest_checkpoint(
 
 # %% ../../nbs/core/06_checkpoint.ipynb #33dd9c7a
 def array_digest(*arrays: Any) -> str:
-    "A hash of arrays, of mappings from names to arrays, and of texts."
+    "A hash of arrays, of mappings from names to arrays, and of texts. The device and the order of names do not count."
     digest = hashlib.sha256()
     for item in arrays:
-        for name, array in sorted(item.items()) if isinstance(item, dict) else [("", item)]:
+        named = sorted(item.items()) if isinstance(item, dict) else [("", item)]
+        for name, array in named:
             values = np.asarray(array.astype(mx.float32) if isinstance(array, mx.array) else array)
             if values.dtype == object: values = values.astype(str)
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
@@ -136,12 +121,10 @@ def array_digest(*arrays: Any) -> str:
             digest.update(np.ascontiguousarray(values))     # type: ignore[arg-type]
     return digest.hexdigest()
 
-
 # %% ../../nbs/core/06_checkpoint.ipynb #c97357ed
 def loader_digest(loader: DataLoader | None) -> str:
     "A hash of what a loader holds: tokens where it shows them, and labels and ids."
     encoded = getattr(getattr(loader, "dataset", None), "encoded", None)
     tokens = [getattr(encoded, name, None) for name in ("ids", "lengths")]
-    return array_digest(*(str(t) if t is None else t for t in
-                          [*tokens, getattr(loader, "labels", None), getattr(loader, "row_ids", None)]))
-
+    held = [*tokens, getattr(loader, "labels", None), getattr(loader, "row_ids", None)]
+    return array_digest(*("None" if part is None else part for part in held))

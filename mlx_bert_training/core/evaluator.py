@@ -85,7 +85,8 @@ def run_all(
         real = np.asarray(batch.get("example_weight", np.ones(len(out)))) > 0
         first = sum(len(part) for part in rows)
         rows.append(np.asarray(batch.get("row", np.arange(first, first + len(real))))[real])
-        said, known = np.array(out)[real], batch.get("word_labels", batch.get("labels"))
+        said = np.array(out)[real]
+        known = batch.get("word_labels", batch.get("labels"))
         if "word" in batch:
             said = at_words(said, np.asarray(batch["word"])[real])
             width = max(width, said.shape[1], 0 if known is None else known.shape[1])
@@ -93,11 +94,11 @@ def run_all(
         if known is not None: labels.append(np.asarray(known)[real])
         total, weight = total + float(loss_sum), weight + float(loss_weight)
     if not rows: raise MLXBertError("the loader gave no batches")
-    of = np.concatenate(rows)       # several times the same where a text is read in windows
-    once = np.unique(of, return_index=True)[1]
-    means, numbers = mean_by_row(_joined(logits, width, np.nan), of)
-    return Outputs(means, _joined(labels, width, IGNORED)[once] if labels else None, numbers,
-                   total / weight if weight else math.nan)
+    row_of = np.concatenate(rows)       # several times the same where a text is read in windows
+    means, numbers = mean_by_row(_joined(logits, width, np.nan), row_of)
+    first_of_row = np.unique(row_of, return_index=True)[1]
+    targets = _joined(labels, width, IGNORED)[first_of_row] if labels else None
+    return Outputs(means, targets, numbers, total / weight if weight else math.nan)
 
 
 def _joined(parts: list[np.ndarray], width: int, fill: float) -> np.ndarray:

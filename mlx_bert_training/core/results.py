@@ -172,7 +172,8 @@ class Predictions(Predicted):
         if self.task.several:
             names = [str(name) for name in self.class_names or range(self.values.shape[1])]
             return frame.join(pd.DataFrame(self.values if probabilities else self.labels(), columns=names))
-        frame[self.target_column if isinstance(self.target_column, str) else self.target_column[0]] = self.labels()
+        target = self.target_column if isinstance(self.target_column, str) else self.target_column[0]
+        frame[target] = self.labels()
         if probabilities and self.values.ndim == 2:
             names = self.task.table_names(self.class_names, self.values.shape[1])
             for i, name in enumerate(names): frame[name] = self.values[:, i]

@@ -71,7 +71,6 @@ def check_rows(
         raise CheckpointError(f"{path}: the rows of the {' and the '.join(other)} part are no longer those that this "
                               "run began with. Put the data back, or start a new run without resuming")
 
-
 # %% ../../nbs/core/17_resume.ipynb #778bf902
 MAY_CHANGE = ("environment.output_dir", "environment.run_name", "environment.experiment_name", "environment.device",
               "environment.compile", "data.num_workers", "data.test_path", "training.num_epochs", "training.max_steps",
@@ -175,7 +174,8 @@ def restore_run(
 
 
 def _restore(trainer: Any, path: str | Path, arrays: dict[str, Any], values: Any, going_on: bool) -> None:
-    mine, theirs, state = plan_of(trainer), values["plan"], TrainerState.from_dict(values["state"])
+    mine, theirs = plan_of(trainer), values["plan"]
+    state = TrainerState.from_dict(values["state"])
     kinds = {name: (type(value), int) for name, value in vars(TrainerState()).items() if value is not None}
     odd = [name for name, kind in kinds.items() if not isinstance(getattr(state, name), kind)]
     if odd: raise CheckpointError(f"{path}: the state of the run has no value that can be used for {', '.join(odd)}")

@@ -168,6 +168,3 @@ def run_of_checkpoint(checkpoint: str | Path) -> RunFolder | None:
     "The run whose checkpoint this is; None for a checkpoint that stands by itself."
     checkpoint = Path(checkpoint)
     return RunFolder(checkpoint.parent.parent) if checkpoint.parent.name == "checkpoints" else None
-
-
-

@@ -87,7 +87,8 @@ def suits_task(training: TrainingSection, task: Task) -> Iterator[tuple[str, str
 # %% ../../nbs/core/01_section.ipynb #eec4a03f
 def evaluation_checks(training: TrainingSection, whole: Any) -> Iterator[tuple[str, str]]:
     "What is wrong between evaluating, saving and stopping."
-    data, strategy, saving = whole.data, "training.eval_strategy", "training.save_strategy"
+    data = whole.data
+    strategy, saving = "training.eval_strategy", "training.save_strategy"      # keys, for the messages
     if training.max_steps == 0: yield "training.max_steps", "would train nothing; write -1 for no limit"
     if training.eval_strategy == "no":
         needs = {"training.early_stopping": training.early_stopping, "training.save_best_only": training.save_best_only,

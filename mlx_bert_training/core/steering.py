@@ -11,19 +11,18 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from .checkpoint import checkpoint_folder
 from .control import Request, RunControl
+from .run_folder import RunFolder
 from .state import TrainerState
-from .view import TrainerView
 from ..errors import DataError
 from ..files import write_text
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'INTERVENTIONS', 'Intervention', 'read_interventions', 'InterventionRecord', 'Follower', 'Steering']
+__all__ = ['log', 'INTERVENTIONS', 'Intervention', 'read_interventions', 'Steered', 'InterventionRecord', 'Follower', 'Steering']
 
 # %% ../../nbs/core/19_steering.ipynb #66dd8b8c
 INTERVENTIONS = "interventions.jsonl"   # in the folder of a run
@@ -58,6 +57,16 @@ def read_interventions(
             raise DataError(f"{path}, line {number}: not an intervention: {error}") from None
     return found
 
+# %% ../../nbs/core/19_steering.ipynb #a8aa3703
+class Steered(Protocol):
+    "What steering asks of a trainer."
+    output_dir: Path            # the folder of the run
+    keep_weights: str | None    # best or last, where a stop by hand says so
+
+    def scheduled_rate(self) -> float: ...   # Rate of the coming update, unscaled.
+    def leave_out(self, seconds: float) -> None: ...   # Do not count this time as training.
+    def save_checkpoint(self, path: str | Path) -> Path: ...   # Everything a resume needs.
+
 # %% ../../nbs/core/19_steering.ipynb #47b0b1c5
 class InterventionRecord:
     "What was done to a run, in its folder and its checkpoints; and what of an earlier run is to be done again."
@@ -73,13 +82,13 @@ class InterventionRecord:
         self.planned = [i for i in self.planned if i not in due]
         return [Request(i.action, i.value, "replay") for i in due]
 
-    def _note(self, trainer: TrainerView, state: TrainerState, request: Request) -> None:
+    def _note(self, trainer: Steered, state: TrainerState, request: Request) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
         self.interventions.append(Intervention(state.step, request.action, request.value, request.source, now))
         self._write(trainer)
         self.control.changed()
 
-    def _write(self, trainer: TrainerView) -> None:
+    def _write(self, trainer: Steered) -> None:
         lines = [json.dumps(asdict(intervention)) + "\n" for intervention in self.interventions]
         write_text(trainer.output_dir / INTERVENTIONS, "".join(lines))
 
@@ -100,7 +109,7 @@ class Follower(InterventionRecord):
         self._last: Request | None = None           # a stop that waits for the end of the epoch
         self._rate: Request | None = None           # a learning rate that waits for the next update
 
-    def _follow(self, trainer: TrainerView, state: TrainerState, *planned: Request) -> None:
+    def _follow(self, trainer: Steered, state: TrainerState, *planned: Request) -> None:
         "Do what was asked."
         for request in (*planned, *self.control.take("pause", "resume", "checkpoint", "stop")):
             if request.action == "stop":
@@ -110,7 +119,7 @@ class Follower(InterventionRecord):
                 if request.action == "checkpoint": self._save(trainer, state, pin=True)
                 self._note(trainer, state, request)
 
-    def _stop(self, trainer: TrainerView, state: TrainerState, request: Request) -> None:
+    def _stop(self, trainer: Steered, state: TrainerState, request: Request) -> None:
         "End the run here, so that it can be resumed."
         self._last, self.stopped = None, True
         state.should_stop, state.stop_reason = True, f"stopped by {request.source} after update {state.step}"
@@ -118,9 +127,9 @@ class Follower(InterventionRecord):
         self._save(trainer, state)
         self._note(trainer, state, request)
 
-    def _save(self, trainer: TrainerView, state: TrainerState, pin: bool = False) -> None:
+    def _save(self, trainer: Steered, state: TrainerState, pin: bool = False) -> None:
         "A checkpoint of this update, unless there is one."
-        path = checkpoint_folder(trainer.output_dir, state.step)
+        path = RunFolder(trainer.output_dir).checkpoint(state.step)
         if pin and str(path) not in state.pinned: state.pinned.append(str(path))
         if state.last_checkpoint == str(path): return
         if state.best_step == state.step: state.best_checkpoint = str(path)
@@ -131,14 +140,14 @@ class Steering(Follower):
     "Follows the requests to a run and records them. Every trainer has one."
     order = 95
 
-    def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
+    def on_train_begin(self, trainer: Steered, state: TrainerState) -> None:
         "Begin the record; of a resumed run, go on with it."
         if state.step == 0: self.interventions = []
         self._last, self._rate, self.stopped = None, None, False
         path = trainer.output_dir / INTERVENTIONS
         if self.interventions or path.exists(): self._write(trainer)
 
-    def on_batch_begin(self, trainer: TrainerView, state: TrainerState) -> None:
+    def on_batch_begin(self, trainer: Steered, state: TrainerState) -> None:
         "Change the learning rate, if that was asked for."
         for request in (*self._due(state, "learning_rate"), *self.control.take("learning_rate")): self._rate = request
         if self._rate is None: return
@@ -148,7 +157,7 @@ class Steering(Follower):
         state.learning_rate_factor = float(wanted.value or 0.0) / scheduled
         self._note(trainer, state, wanted)
 
-    def on_step_end(self, trainer: TrainerView, state: TrainerState) -> None:
+    def on_step_end(self, trainer: Steered, state: TrainerState) -> None:
         "Pause, save or stop, if that was asked for."
         self._follow(trainer, state, *self._due(state, "stop"))
         if not self.control.paused: return
@@ -158,7 +167,7 @@ class Steering(Follower):
             self._follow(trainer, state)
         trainer.leave_out(time.perf_counter() - began)
 
-    def on_epoch_end(self, trainer: TrainerView, state: TrainerState) -> None:
+    def on_epoch_end(self, trainer: Steered, state: TrainerState) -> None:
         "Stop, if that was to wait for the end of the epoch, or was asked for during its evaluation."
         if self.control.stop_now_wanted: self._follow(trainer, state)
         if self._last is not None: self._stop(trainer, state, self._last)

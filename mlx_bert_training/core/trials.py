@@ -91,8 +91,9 @@ class LearningRateSweep:
         ax = figure.subplots()
         ax.plot(self.rates, self.losses, color="#2F86D0")
         ax.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
-        if self.suggestion: ax.axvline(self.suggestion, color="#D55E00", ls="--", label=f"{self.suggestion:.1e}")
-        if self.suggestion: ax.legend(fontsize=8)
+        if self.suggestion is not None:
+            ax.axvline(self.suggestion, color="#D55E00", ls="--", label=f"{self.suggestion:.1e}")
+            ax.legend(fontsize=8)
         ax.grid(alpha=0.3)
         return figure
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..errors import CheckpointError, TrainingError
 from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['model_weights', 'set_weights', 'start_head', 'check_finite', 'exchanged_weights', 'to_evaluate']
+__all__ = ['model_weights', 'set_weights', 'twin', 'start_head', 'check_finite', 'exchanged_weights', 'to_evaluate']
 
 # %% ../../nbs/core/08_weights.ipynb #5c87ee20
 def model_weights(model: Any) -> dict[str, mx.array]:
@@ -28,7 +29,7 @@ def model_weights(model: Any) -> dict[str, mx.array]:
 
 def set_weights(
     model: Any,                         # an mlx module
-    weights: Mapping[str, mx.array],       # what `model_weights` gave
+    weights: Mapping[str, mx.array],    # what `model_weights` gave
     source: str | Path,                 # where they are from, for the message
 ) -> None:
     "Put weights into a model. Raises `CheckpointError` unless names and shapes all fit."
@@ -37,6 +38,12 @@ def set_weights(
     odd = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
     if odd: raise CheckpointError(f"{source}: the weights are of another model; they differ in {', '.join(odd[:10])}")
     model.update(tree_unflatten(list(weights.items())))
+
+# %% ../../nbs/core/08_weights.ipynb #b8283b76
+def twin(model: Any) -> Any:
+    "The same modules once more, with the same arrays in them."
+    arrays = {id(array): array for _, array in tree_flatten(model.parameters())}
+    return deepcopy(model, arrays)
 
 # %% ../../nbs/core/08_weights.ipynb #9d89cfec
 def start_head(
@@ -62,7 +69,6 @@ def check_finite(
     names = ", ".join(odd[:3]) + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
     raise TrainingError(f"the run diverged: {when} there are values that are not finite, in {names}. Nothing of this "
                         "is saved. Try a lower learning rate or a longer warm-up, or go on from an earlier checkpoint")
-
 
 # %% ../../nbs/core/08_weights.ipynb #cda5e89c
 @contextmanager

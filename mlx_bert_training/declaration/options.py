@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from .kinds import is_place
 from .problems import ConfigError, Problem
-from ..errors import nearest
+from ..errors import nearest, with_article
 from ..registry import Registry
 from ..secrets import Secrets, find_secrets, redact
 
@@ -197,8 +197,8 @@ def _choose(option: Option, word: str) -> str:
     if word in option.words: return word
     if option.registry is not None and is_place(word):
         if (library := word.partition(":")[0].partition(".")[0]) not in sys.stdlib_module_names: return word
-        raise Unfit(f"{word!r} is not a {option.registry.kind}: {library} is of Python's own library, and module:Name "
-                    f"is a part of yours. Known: {', '.join(option.words)}", "")
+        raise Unfit(f"{word!r} is not {with_article(option.registry.kind)}: {library} is of Python's own library, and "
+                    f"module:Name is a part of yours. Known: {', '.join(option.words)}", "")
     if option.open or option.suffix and word.endswith(option.suffix): return word
     if word in option.later: raise Unfit("not part of this release yet", "")
     raise Unfit("not a known value", nearest(word[:50], [*option.words, *option.aliases]) or "")

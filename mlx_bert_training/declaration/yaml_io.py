@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 import yaml
 
 from .problems import ConfigError, Problem, show
-from ..files import write_text  # noqa: F401  # to be had from here, too
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'plain_scalar', 'Document', 'parse_yaml', 'parse_json', 'read_document', 'Dumper', 'dump_yaml']

@@ -19,7 +19,7 @@ from ..validation.folds import Folds
 from ..validation.oof import OOF, load_oof
 
 # %% auto #0
-__all__ = ['Partner', 'make_partner', 'as_plain', 'around', 'make_member', 'make_members']
+__all__ = ['Partner', 'make_partner', 'as_plain', 'around', 'make_member']
 
 # %% ../../nbs/ensemble/10_partners.ipynb #fd510b14
 class Partner(Protocol):
@@ -91,17 +91,3 @@ def make_member(
     plain = as_plain(model)
     member = make_partner(name).member(plain, data, folds, transform, folder)
     return member if plain is model else around(member, model)
-
-# %% ../../nbs/ensemble/10_partners.ipynb #0f009f50
-def make_members(
-    names: Sequence[str | Mapping[str, Any]],   # partners, or paths of oof files
-    model: OOF,                     # of the run
-    data: PreparedData | None,      # for partners that read the data
-    folds: Folds,                   # of the run
-    transform: str,                 # of the targets
-    folder: Path | None = None,     # where partners keep their models; None: nowhere
-) -> list[OOF]:                     # the run's model first
-    "The members of an ensemble. Raises `DataError` for one that cannot be had."
-    members = [model]
-    for name in names: members.append(make_member(name, members, data, folds, transform, folder))
-    return members

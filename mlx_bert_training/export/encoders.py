@@ -282,7 +282,7 @@ def modernbert_layer(g: Graph, x: str, path: str, config: ModernBertConfig, thet
 
 # %% ../../nbs/export/02_encoders.ipynb #ebfa592x
 def modernbert(g: Graph, path: str, config: ModernBertConfig) -> str:
-    "ModernBERT."
+    "ModernBERT: positions as rotations, and layers that see a window or the whole text in turns."
     x = norm(g, lookup(g, "input_ids", f"{path}.embeddings.tok_embeddings"), f"{path}.embeddings.norm", config.norm_eps)
     real = unsqueezed(g, is_real(g, "attention_mask"), 1, 2)
     biases = {"full_attention": additive(g, real),

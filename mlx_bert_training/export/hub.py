@@ -5,7 +5,6 @@
 # %% ../../nbs/export/04_hub.ipynb #0e328532
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from ..core.config import BaseTrainerConfig
 from ..core.run_folder import RunFolder
 from ..declaration.load import load_config
 from ..errors import DataError, missing_extra
-from ..files import write_text
+from ..files import file_sha256, write_text
 from ..tasks.task import task_place
 
 # %% auto #0
@@ -33,10 +32,7 @@ def fingerprint(
     "The name of a file and a hash of what is in it."
     path = Path(path)
     if not path.is_file(): return f"`{path.name}` (no longer there, so without a hash)"
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        while chunk := f.read(1 << 20): digest.update(chunk)
-    return f"`{path.name}`, {path.stat().st_size:,} bytes, sha256 `{digest.hexdigest()}`"
+    return f"`{path.name}`, {path.stat().st_size:,} bytes, sha256 `{file_sha256(path)}`"
 
 # %% ../../nbs/export/04_hub.ipynb #1493b6f4
 PRIVATE = ("environment", "mlflow", "kaggle", "widgets", "extends")    # sections about a machine or an account

@@ -22,7 +22,7 @@ import pandas as pd
 
 from .. import runtime
 from ..core.config import BaseTrainerConfig, DataConfig
-from ..data.frames import resolve_path
+from ..data.files import resolve_path
 from ..declaration.whole import flat
 from ..errors import DataError
 from ..secrets import redact

@@ -20,8 +20,8 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..declaration.yaml_io import write_text
 from ..errors import MLXBertError, missing_extra
+from ..files import write_text
 from .spool import Operation, Refused, Spool, deliver_all, is_served
 from ..secrets import address_login, get_logger, redact
 

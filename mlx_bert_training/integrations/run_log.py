@@ -17,7 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..declaration.yaml_io import write_text
+from ..files import write_text
 from .facts import plain_name
 from .mlflow_store import SPOOL, Store, public_uri, unended
 from .spool import Outbox, Spool, link_or_copy
@@ -147,7 +147,7 @@ class RunLog:
     def params(self, values: Mapping[str, str]) -> None: self._add("params", values=dict(values))   # see `run_params`
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        "Set tags."
+        "Set tags of the run, without secrets; one that is set again is replaced."
         self._add("tags", values=redact({plain_name(name): str(value) for name, value in values.items()}))
 
     def data(self, record: dict[str, str]) -> None: self._add("data", record=record)     # see `dataset_records`

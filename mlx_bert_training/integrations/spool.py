@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..declaration.yaml_io import write_text
+from ..files import write_text
 from ..secrets import get_logger, redact
 
 log = get_logger(__name__)

@@ -48,12 +48,11 @@ from ..ensemble.linear_file import read_linear
 from ..ensemble.registry import PARTNERS
 from ..ensemble.thresholds import search_threshold
 from ..errors import MLXBertError
-from ..files import replace_folder, write_text
+from ..files import file_sha256, replace_folder, write_text
 from . import bundle_inference
 from .bundle_inference import InferenceError
 from .delivery import submission_style
 from .files import SAMPLE, find_sample
-from .ledger import file_sha256
 from .section import WEIGHTED, BundleOptions
 from .submission import build_submission, read_sample
 from .trainer import as_kaggle_config

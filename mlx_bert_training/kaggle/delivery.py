@@ -21,10 +21,10 @@ from ..core.results import Predictions, with_texts
 from ..data.delimited import TableFormat
 from ..data.frames import resolve_path
 from ..data.prepare import PreparedData
-from ..files import write_bytes
+from ..files import file_sha256, write_bytes
 from .client import KaggleClient, KaggleSubmitError, Submission, run_tag
 from .files import find_sample
-from .ledger import Ledger, LedgerEntry, file_sha256
+from .ledger import Ledger, LedgerEntry
 from mlx_bert_training.kaggle.submission import (
     SampleFormat,
     build_submission,

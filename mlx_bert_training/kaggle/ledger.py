@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -23,14 +22,14 @@ import pandas as pd
 
 from ..errors import DataError
 from ..figures import new_figure
-from ..files import json_safe
+from ..files import file_sha256, json_safe
 from ..secrets import get_logger
 
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'LedgerEntry', 'file_sha256', 'Fit', 'fit_scores', 'plot_scores', 'one_at_a_time', 'merged', 'LedgerFile',
-           'Ledger', 'LedgerSummary', 'summarize']
+__all__ = ['log', 'LedgerEntry', 'Fit', 'fit_scores', 'plot_scores', 'one_at_a_time', 'merged', 'LedgerFile', 'Ledger',
+           'LedgerSummary', 'summarize']
 
 # %% ../../nbs/kaggle/07_ledger.ipynb #a6ecaba6
 @dataclass
@@ -50,11 +49,6 @@ class LedgerEntry:
     file_sha256: str = ""
     tag: str = ""                       # in Kaggle's description; with a tag and no ref it may have been sent
     time: str = ""                      # UTC, ISO 8601; filled in when it is added
-
-
-def file_sha256(path: str | Path) -> str:
-    "The SHA-256 of a file, in hexadecimal digits."
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 # %% ../../nbs/kaggle/07_ledger.ipynb #85d61d5c
 def _append(path: Path, line: str) -> None:

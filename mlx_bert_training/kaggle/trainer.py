@@ -42,7 +42,7 @@ from ..stages.run import open_cv_folder
 from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['as_kaggle_config', 'SameCallbacks', 'TrainerEvents', 'ModelHolder', 'Trainable', 'SingleSplit', 'Competitor',
+__all__ = ['as_kaggle_config', 'SameCallbacks', 'TrainerEvents', 'ModelHolder', 'claim_model', 'SingleSplit', 'Competitor',
            'in_time', 'steered', 'KaggleTrainer']
 
 # %% ../../nbs/kaggle/11_trainer.ipynb #d49e28e5
@@ -122,47 +122,48 @@ class ModelHolder:
     @property
     def val_loader(self) -> DataLoader | None: return self.trainer.val_loader
 
+    def show_loop(self) -> None:
+        "Print who listens to which event, in the order of a run."
+        self.trainer.show_loop()
+
 # %% ../../nbs/kaggle/11_trainer.ipynb #8d7bf720
-class Trainable(ModelHolder):
-    "Trains, loads and saves the one model."
+def claim_model(split: ModelHolder, purpose: str) -> None:      # train, save or ask
+    "Raise an error while another run goes on, or where a model is asked that never learnt anything."
+    check_thread(split.handle)
+    if purpose == "train": split.latest, split.trained = "model", True
+    if purpose != "ask" or split.trained or split.cv is None: return
+    raise MLXBertError("the model has its initial weights: train_with_cv trained one model a fold, and they are in "
+                       f"{split.cv.output_dir}/folds/*/model. predict() without a loader gives the predictions of "
+                       "the run")
+
+# %% ../../nbs/kaggle/11_trainer.ipynb #7ra1nab1
+class SingleSplit(ModelHolder):
+    "What a competition's trainer can do with one model: train it, evaluate and predict with it, save and load it."
 
     def train(self, *args: Any, **options: Any) -> TrainResult:
         "As `Trainer.train`: one model, without cross-validation."
-        self._own_model("train")
+        claim_model(self, "train")
         return self.trainer.train(*args, **options)
 
     def start(self, *args: Any, **options: Any) -> RunHandle[TrainResult]:
         "As `Trainer.start`: one model, in the background."
-        self._own_model("train")
+        claim_model(self, "train")
         self.handle = self.trainer.start(*args, **options)
         return self.handle
 
     def load_checkpoint(self, path: str | Path) -> None:
         "As `Trainer.load_checkpoint`, for the one model."
-        self._own_model("train")
+        claim_model(self, "train")
         self.trainer.load_checkpoint(path)
 
     def save_checkpoint(self, path: str | Path) -> Path:
         "As `Trainer.save_checkpoint`, for the one model."
-        self._own_model("save")
+        claim_model(self, "save")
         return self.trainer.save_checkpoint(path)
-
-    def _own_model(self, purpose: str) -> None:
-        "Raise an error while another run goes on, or where a model is asked that never learnt anything."
-        check_thread(self.handle)
-        if purpose == "train": self.latest, self.trained = "model", True
-        if purpose != "ask" or self.trained or self.cv is None: return
-        raise MLXBertError("the model has its initial weights: train_with_cv trained one model a fold, and they are in "
-                           f"{self.cv.output_dir}/folds/*/model. predict() without a loader gives the predictions of "
-                           "the run")
-
-# %% ../../nbs/kaggle/11_trainer.ipynb #7ra1nab1
-class SingleSplit(Trainable):
-    "What a competition's trainer can do with one model: train it, evaluate and predict with it, save and load it."
 
     def evaluate(self, loader: DataLoader | None = None) -> dict[str, float]:
         "As `Trainer.evaluate`, with the one model."
-        self._own_model("ask")
+        claim_model(self, "ask")
         return self.trainer.evaluate(loader)
 
     def predict(self, loader: DataLoader | None = None) -> Predictions:
@@ -170,12 +171,8 @@ class SingleSplit(Trainable):
         if self.latest == "cv" and loader is None and self.cv is not None:
             data = self.trainer.config.data
             return self.cv.predictions(data.id_column, data.target_column or "prediction")
-        self._own_model("ask")
+        claim_model(self, "ask")
         return self.trainer.predict(loader)
-
-    def show_loop(self) -> None:
-        "Print who listens to which event, in the order of a run."
-        self.trainer.show_loop()
 
 # %% ../../nbs/kaggle/11_trainer.ipynb #d57e3bb4
 class Competitor(SingleSplit):

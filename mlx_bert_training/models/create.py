@@ -154,7 +154,7 @@ WITH_LORA = "_with_lora"    # after one of these: with the adapter "lora"
 def check_model_type(
     model_type: str,        # as a declaration gives it
 ) -> str | None:            # the architecture of a random model; None: the usual one
-    "Raises `UnknownNameError`."
+    "What a model type says of the architecture. Raises `UnknownNameError` for one that there is not."
     plain = model_type.removesuffix(WITH_LORA)
     if plain not in MODEL_TYPES:
         raise unknown_name("model type", model_type, [*MODEL_TYPES, *(name + WITH_LORA for name in MODEL_TYPES)])

@@ -5,7 +5,6 @@
 # %% ../../nbs/models/08_weights.ipynb #3b29d3bf
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -30,7 +29,7 @@ from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
 from ..errors import MLXBertError, missing_extra, nearest
-from ..files import make_folder, refusals, sweep
+from ..files import file_sha256, make_folder, refusals, sweep
 from ..lease import Lease, LeaseError
 from .architecture import Architecture, plain_name, why_ignored
 from .pickles import PickleError, read_pickled_tensors
@@ -115,11 +114,7 @@ def verified(
     "Does the folder hold exactly these weights?"
     file = folder / "model.safetensors"
     if not (file.is_file() and (folder / "config.json").is_file()): return False
-    digest = hashlib.sha256()
-    with file.open("rb") as f:
-        while chunk := f.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest() == known.sha256
+    return file_sha256(file) == known.sha256
 
 # %% ../../nbs/models/08_weights.ipynb #17034438
 def run_command(

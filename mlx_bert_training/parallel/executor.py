@@ -44,7 +44,7 @@ class JobListener(Protocol):
 
 
 class Executor(Protocol):
-    "Does jobs."
+    "Does jobs, in this process or in others; a class of your own needs this one method."
 
     def run(self, jobs: Sequence[Job], listener: JobListener) -> list[Any]:
         "Do all jobs; their results, in the order of the jobs."

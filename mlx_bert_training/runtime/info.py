@@ -18,11 +18,11 @@ from .device import available_memory, bf16_problem, buffer_cache, ensure_ready
 from .kernels import compiler, use_kernel_flags
 
 # %% auto #0
-__all__ = ['installed_extras', 'package_requirements', 'version', 'MachineInfo', 'compiler_and_flags', 'machine_info']
+__all__ = ['missing_libraries', 'package_requirements', 'version', 'MachineInfo', 'compiler_and_flags', 'machine_info']
 
 # %% ../../nbs/runtime/05_info.ipynb #f623a7e2
-def installed_extras() -> dict[str, list[str]]:
-    "Extra of this package -> the libraries of it that are not installed."
+def missing_libraries() -> dict[str, list[str]]:
+    "The libraries of each extra of this package that are not installed, by extra; an empty list where all are."
     missing: dict[str, list[str]] = {}
     for requirement in package_requirements():
         name, extra = re.match(r"[\w.-]+", requirement), re.search(r"extra == ['\"](\w+)", requirement)
@@ -101,7 +101,8 @@ def machine_info() -> MachineInfo:
     required = [r for r in package_requirements() if "extra ==" not in r and "darwin" not in r]
     names = [m[0] for r in required if (m := re.match(r"[\w.-]+", r)) and m[0] != "mlx"]
     backends = ["cpu"] + ["metal"] * mx.metal.is_available() + ["cuda"] * mx.cuda.is_available()
-    missing = {extra: f"pip install 'mlx_bert_training[{extra}]'" for extra, m in installed_extras().items() if m}
+    missing = {extra: f"pip install 'mlx_bert_training[{extra}]'"
+               for extra, lacking in missing_libraries().items() if lacking}
     return MachineInfo(
         python=platform.python_version(), platform=platform.platform(), mlx=version("mlx") or "unknown",
         backends=backends, device=str(mx.default_device().type).rpartition(".")[2],

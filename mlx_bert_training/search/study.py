@@ -5,7 +5,6 @@
 # %% ../../nbs/search/05_study.ipynb #fce8ff06
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -26,7 +25,7 @@ from ..declaration.load import first_layer, load_config, read_layers
 from ..declaration.options import merge
 from ..errors import MLXBertError, TrainingError
 from ..factory import create_kaggle_trainer, declared_data
-from ..files import make_folder, write_text
+from ..files import make_folder, write_json
 from ..lease import Lease, LeaseError
 from .plots import plots_html, save_plots
 from .space import draw, take_spaces
@@ -266,8 +265,8 @@ def run_search(
     config = load_search(source, **overrides)
     folder, limit = StudyFolder.of(config), time or config.search.time
     objective = Objective(config, folder, RunControl())
-    metric = create_kaggle_trainer(config=trial_config(config, {}, folder.path, "plan"), data=objective.data.of(
-        trial_config(config, {}, folder.path))).plan().metric
+    untouched = trial_config(config, {}, folder.path, "plan")       # the declaration without any draw
+    metric = create_kaggle_trainer(config=untouched, data=objective.data.of(untouched)).plan().metric
     study = open_study(config, folder, metric_direction(metric))
     import_optuna().storages.fail_stale_trials(study)
     wanted = trials or config.search.trials
@@ -296,6 +295,6 @@ def _finish(study: Any, config: SearchTrainerConfig, folder: StudyFolder, metric
     facts = {"metric": metric, "best": result.best_value, "params": study.best_trial.params,
              "fresh": None if fresh is None else fresh.mean, "trials": len(result.trials),
              "fresh_error": None if fresh is None else fresh.standard_error}
-    write_text(folder.result, json.dumps(facts, indent=1, default=str) + "\n")
+    write_json(folder.result, facts)
     save_plots(study, folder.plot)
     return result

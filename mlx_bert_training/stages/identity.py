@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..files import json_safe
+from ..files import file_sha256, json_safe
 
 # %% auto #0
 __all__ = ['describe_object', 'config_hash', 'named_files']
@@ -45,5 +45,4 @@ def named_files(value: Any) -> dict[str, str]:
     try: path = Path(value) if isinstance(value, (str, Path)) and value else None
     except ValueError: path = None
     if path is None or not os.path.isfile(path): return {}
-    with path.open("rb") as file: return {str(value): hashlib.sha256(file.read()).hexdigest()}
-
+    return {str(value): file_sha256(path)}

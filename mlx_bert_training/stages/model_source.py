@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
-from ..core.resume import model_weights, set_weights
+from ..core.weights import model_weights, set_weights, twin
 from ..models.adapters.lora import merge_adapter
 from ..models.weights import read_tensors
 from ..protocols import Model
@@ -31,26 +29,18 @@ class ModelSource:
     @classmethod
     def of(cls, model: Model) -> ModelSource:
         "A source of models like this one, with the weights that it has now. Training it later changes nothing here."
-        return cls(_copied(model), model_weights(model))
+        return cls(twin(model), model_weights(model))
 
     def build(self) -> Model:
         "A new model with the initial weights."
-        model = _copied(self.pattern)
+        model = twin(self.pattern)
         set_weights(model, dict(self.weights), "the initial weights")
         return model
 
     def load(self, folder: Path) -> Model:
         "A new model with weights that were saved. Raises `CheckpointError` if they are of another model."
-        model: Any = _copied(self.pattern)
+        model = twin(self.pattern)
         saved = read_tensors(folder)
         if getattr(model, "adapter", None): merge_adapter(model)    # as it was merged into the weights that were saved
         set_weights(model, saved, folder)
-        loaded: Model = model
-        return loaded
-
-
-def _copied(model: Any) -> Model:
-    "The same parts once more; the arrays are shared, since an array of MLX is replaced and never changed in place."
-    arrays = {id(array): array for array in model_weights(model).values()}
-    made: Model = deepcopy(model, dict(arrays))
-    return made
+        return model

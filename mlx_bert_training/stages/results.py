@@ -22,7 +22,7 @@ from ..ensemble.create import EnsembleResult
 from ..ensemble.pseudo_label import PseudoLabelResult
 from ..ensemble.thresholds import ThresholdResult
 from ..ensemble.tta import TTAResult
-from ..files import json_safe, write_bytes, write_text
+from ..files import write_bytes, write_json, write_text
 from .augment import Augmented
 from .combine import Combined
 from .decide import Decision
@@ -209,11 +209,6 @@ def final_predictions(result: CVResult, id_column: str | None, target_column: An
     made = Predictions(values, oof.task, oof.test_ids, oof.class_names, target_column, id_column or oof.id_column)
     return with_texts(made, result.texts)
 
-# %% ../../nbs/stages/14_results.ipynb #c558e31d
-def _plain(value: Any) -> Any:
-    "NumPy numbers as Python's."
-    return value.item() if hasattr(value, "item") else str(value)
-
 # %% ../../nbs/stages/14_results.ipynb #34e1e814
 def save_result(result: CVResult) -> Path:
     "Write `cv.json`, the reports and, where matplotlib is, the plot. Returns the path of `cv.json`."
@@ -237,7 +232,7 @@ def save_result(result: CVResult) -> Path:
              "round": result.relabelled.run.round,
              "tta": result.tta.chosen if result.tta else "none",
              "pseudo_labels": bool(result.pseudo_labels and result.pseudo_labels.keep)}
-    write_text(path, json.dumps(json_safe(facts), indent=1, default=_plain) + "\n")
+    write_json(path, facts)
     for name, report in (("leaks", result.leaks), ("adversarial", result.adversarial)):
         if report is None: continue
         write_text(folder.report(name), f"{report}\n")

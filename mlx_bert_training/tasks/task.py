@@ -149,7 +149,7 @@ class Searching(Deciding):
 
     def check_rule(self, metric: str, targets: np.ndarray, row: Callable[[int], str] = "row {}".format) -> None:
         "Raise `ThresholdError` where no rule changes this metric of labels, or where there are no ratings to cut."
-        from mlx_bert_training.tasks.rule_search import FROM_COUNTS
+        from mlx_bert_training.tasks.rule_search import FROM_COUNTS  # a search knows metrics, and these know tasks
         if self.positive is not None and metric not in FROM_COUNTS:
             raise ThresholdError(f"no search for {metric!r} with two classes; there is one for "
                                  f"{', '.join(FROM_COUNTS)}")
@@ -318,7 +318,6 @@ class Usual(Kind):
     def loss_options(self) -> dict[str, Any]:
         "What a loss is told of the task's own options."
         return {}
-         # type: ignore[return-value]
 
 # %% ../../nbs/tasks/04_task.ipynb #0a8e0761
 @dataclass(frozen=True)

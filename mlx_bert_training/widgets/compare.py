@@ -18,9 +18,9 @@ import pandas as pd
 from ..callbacks.metrics_logger import read_metrics
 from ..callbacks.progress import clock
 from ..core.run_folder import RunFolder
-from ..declaration.yaml_io import write_text
 from ..errors import DataError, missing_extra, unknown_name
 from ..figures import new_figure
+from ..files import write_text
 from ..integrations.runs import RunRecord, gain, read_folders, read_store
 from ..tasks.metrics import METRICS, metric_direction
 from ..validation.comparison import Gain

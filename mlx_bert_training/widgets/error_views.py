@@ -130,7 +130,7 @@ class ClassView(CountedView):
         return [self.names[int(i)] for i in decided]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        "By title."
+        "The tables of a report, by title."
         confused = {"Most often confused": most_confused(self.confusion)} if len(self.names) > 2 else {}
         return {"By class": self.per_class, **confused}
 
@@ -171,7 +171,7 @@ class LabelView(CountedView):
         return [", ".join(self.names[int(j)] for j in np.flatnonzero(row)) or "–" for row in decided]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        "By title."
+        "The tables of a report, by title."
         return {"By label": self.per_class, "What became of each label": self.confusion}
 
     @property
@@ -209,7 +209,7 @@ class ValueView(ErrorView):
         return [cell_text(value) for value in decided]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        "By title."
+        "The tables of a report, by title."
         return {"By range of the true value": self.ranges}
 
     def summary(self) -> list[str]:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..declaration.yaml_io import write_text
 from ..errors import MissingExtraError
+from ..files import write_text
 
 # %% auto #0
 __all__ = ['cell_text', 'table_html', 'table_text', 'shorten', 'brief', 'axis_names', 'few_ticks', 'picture_html', 'Section',

@@ -4,7 +4,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from toys import ToyLoader, ToyModel, toy_config
+from toys import Breaks, ToyLoader, ToyModel, same, toy_config
 
 from mlx_bert_training.callbacks import Callback, ModelCheckpoint, SupCon
 from mlx_bert_training.callbacks.base import CallbackError
@@ -22,24 +22,12 @@ class Embeds(ToyModel):
         return self.dropout(self.norm(self.hidden(x)))
 
 
-class Breaks(Callback):
-    order = 100
-
-    def __init__(self, step): self.step = step
-
-    def on_batch_begin(self, trainer, state):
-        if state.step == self.step: raise KeyboardInterrupt
-
-
 def run(tmp_path, name, *callbacks, resume=None, model=Embeds, **settings):
     config = toy_config(tmp_path, run_name=name, num_epochs=4, gradient_accumulation_steps=2, load_best_at_end=False,
                         **settings)
     trainer = Trainer(model(dropout=0.3), config, callbacks=[ModelCheckpoint("steps", 2), *callbacks])
     trainer.train(ToyLoader(), ToyLoader(seed=1), resume_from=resume)
     return trainer
-
-
-def same(a, b): return a.keys() == b.keys() and all(mx.array_equal(a[name], b[name]).item() for name in a)
 
 
 def test_the_formula_of_khosla_and_others():

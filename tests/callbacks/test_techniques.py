@@ -6,7 +6,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from toys import ToyLoader, ToyModel, toy_config
+from toys import Breaks, ToyLoader, ToyModel, same, toy_config
 
 from mlx_bert_training.callbacks import FGM, Callback, ExponentialAverage, ModelCheckpoint, NonFinite, create_callback
 from mlx_bert_training.callbacks.base import CallbackError
@@ -23,15 +23,6 @@ TECHNIQUES = [
     {"type": "mixout", "parameters": "hidden.weight"}, {"type": "nonfinite", "policy": "rollback", "every": 2},
 ]
 KINDS = [entry["type"] for entry in TECHNIQUES]
-
-
-class Breaks(Callback):
-    order = 100
-
-    def __init__(self, step): self.step = step
-
-    def on_batch_begin(self, trainer, state):
-        if state.step == self.step: raise KeyboardInterrupt
 
 
 class Spoilt(ToyLoader):
@@ -52,9 +43,6 @@ def run(tmp_path, name, technique=None, breaks=None, resume=None, loader=None, *
     trainer = Trainer(ToyModel(dropout=0.3), config, callbacks=callbacks)
     result = trainer.train(loader or ToyLoader(), ToyLoader(seed=1), resume_from=resume)
     return trainer, result
-
-
-def same(a, b): return a.keys() == b.keys() and all(mx.array_equal(a[name], b[name]).item() for name in a)
 
 
 @pytest.mark.long

@@ -5,9 +5,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from toys import ToyLoader, ToyModel, toy_config
+from toys import Breaks, ToyLoader, ToyModel, same, toy_config
 
-from mlx_bert_training.callbacks import Callback, ModelCheckpoint
+from mlx_bert_training.callbacks import ModelCheckpoint
 from mlx_bert_training.callbacks.base import CallbackError, create_callback
 from mlx_bert_training.core.base import Trainer
 from mlx_bert_training.core.step import Passes
@@ -30,15 +30,6 @@ def teacher_file(path, n=40, task="binary", seed=0, folds=None, **changes):
     return str(oof.save(path))
 
 
-class Breaks(Callback):
-    order = 100
-
-    def __init__(self, step): self.step = step
-
-    def on_batch_begin(self, trainer, state):
-        if state.step == self.step: raise KeyboardInterrupt
-
-
 def run(tmp_path, name, technique=None, breaks=None, resume=None, **settings):
     config = toy_config(tmp_path, run_name=name, num_epochs=4, gradient_accumulation_steps=2, load_best_at_end=False,
                         **settings)
@@ -47,9 +38,6 @@ def run(tmp_path, name, technique=None, breaks=None, resume=None, **settings):
     trainer = Trainer(ToyModel(dropout=0.3), config, callbacks=callbacks)
     trainer.train(ToyLoader(), ToyLoader(seed=1), resume_from=resume)
     return trainer
-
-
-def same(a, b): return a.keys() == b.keys() and all(mx.array_equal(a[name], b[name]).item() for name in a)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -9,10 +9,11 @@ import pytest
 from kaggle_server import Competition, KaggleServer
 
 from mlx_bert_training.declaration.load import load_config
+from mlx_bert_training.files import file_sha256
 from mlx_bert_training.kaggle.client import KaggleClient
 from mlx_bert_training.kaggle.connection import KaggleError, RetryPolicy
 from mlx_bert_training.kaggle.delivery import LEDGER_FILE, SubmissionFile, send_final
-from mlx_bert_training.kaggle.ledger import Ledger, LedgerEntry, file_sha256
+from mlx_bert_training.kaggle.ledger import Ledger, LedgerEntry
 
 ROWS = "id,target\n" + "".join(f"{i},{i % 2}\n" for i in range(30))
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from jobs_to_send import Counted, Dies, Fails, Heard, Threads, Waits
-from tiny_competition import SMALL, declaration, write_files
+from tiny_competition import with_dropout, write_files
 
 from mlx_bert_training import create_kaggle_trainer
 from mlx_bert_training.core.control import RunControl, RunStopped
@@ -103,27 +103,23 @@ def files(tmp_path):
     return tmp_path
 
 
-def config_of(files, **sections):
-    return declaration(files, model={"config": SMALL, "pooling": "mean", "dropout_rate": 0.1}, **sections)
-
-
 @pytest.mark.long
 def test_the_same_bits_as_here(files):
-    plain = create_kaggle_trainer(config=config_of(files, environment={"run_name": "plain"})).train_with_cv()
-    apart = create_kaggle_trainer(config=config_of(files, parallel={"executor": "processes", "workers": 2}))
+    plain = create_kaggle_trainer(config=with_dropout(files, environment={"run_name": "plain"})).train_with_cv()
+    apart = create_kaggle_trainer(config=with_dropout(files, parallel={"executor": "processes", "workers": 2}))
     result = apart.train_with_cv()
     assert np.array_equal(result.oof.predictions, plain.oof.predictions)
     assert np.array_equal(result.test_predictions, plain.test_predictions)
     assert [run.fold for run in result.run.runs] == [0, 1, 2] and not any(run.skipped for run in result.run.runs)
     assert apart.fold_progress[0]["step"] > 0 and apart.fold_count == 3
-    again = create_kaggle_trainer(config=config_of(files, parallel={"executor": "processes"})).train_with_cv()
+    again = create_kaggle_trainer(config=with_dropout(files, parallel={"executor": "processes"})).train_with_cv()
     assert all(run.skipped for run in again.run.runs)
 
 
 @pytest.mark.long
 def test_a_stop_reaches_folds_elsewhere_and_the_run_goes_on_from_their_checkpoints(files):
-    config = config_of(files, training={"num_epochs": 40, "logging_steps": 1},
-                       parallel={"executor": "processes", "workers": 1})
+    config = with_dropout(files, training={"num_epochs": 40, "logging_steps": 1},
+                          parallel={"executor": "processes", "workers": 1})
     plain = create_kaggle_trainer(config={**config, "parallel": {}, "environment": {
         **config["environment"], "run_name": "plain"}}).train_with_cv()
     class Stop(CVListener):
@@ -142,13 +138,13 @@ def test_a_stop_reaches_folds_elsewhere_and_the_run_goes_on_from_their_checkpoin
 def test_twenty_kills_over_folds(files):
     "`pytest -m slow tests/parallel`: 20 workers die over ten folds, and the predictions are those of a quiet run."
     sections = {"kaggle": {"cv_folds": 5, "cv_repeats": 2}, "training": {"num_epochs": 30, "save_strategy": "epoch"}}
-    quiet = config_of(files, environment={"run_name": "plain"}, **sections)
+    quiet = with_dropout(files, environment={"run_name": "plain"}, **sections)
     plain = create_kaggle_trainer(config=quiet).train_with_cv()
     heard = Heard()
     executor = Processes(workers=2, retries=50)
     thread, left = killed_at_random(executor, heard, kills=20, spread=(0.8, 2.4))
     thread.start()
-    trainer = create_kaggle_trainer(config=config_of(files, **sections))
+    trainer = create_kaggle_trainer(config=with_dropout(files, **sections))
     trainer.executor = executor
     ended = []
     fire = trainer.fire

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 from jobs_to_send import Counted, Dies, DiesOnce, Fails, Heard, Threads, Waits
-from tiny_competition import SMALL, declaration, write_files
+from tiny_competition import with_dropout, write_files
 
 from mlx_bert_training import create_kaggle_trainer
 from mlx_bert_training.core.control import RunStopped
@@ -70,19 +70,15 @@ def files(tmp_path):
     return tmp_path
 
 
-def config_of(files, **sections):
-    return declaration(files, model={"config": SMALL, "pooling": "mean", "dropout_rate": 0.1}, **sections)
-
-
 @pytest.mark.parametrize("sees_our_files", [True, False])
 def test_the_same_bits_as_here(files, monkeypatch, sees_our_files):
-    plain = create_kaggle_trainer(config=config_of(files, environment={"run_name": "plain"})).train_with_cv()
+    plain = create_kaggle_trainer(config=with_dropout(files, environment={"run_name": "plain"})).train_with_cv()
     made = RayRun.__init__
     def elsewhere(run, *arguments):
         made(run, *arguments)
         if not sees_our_files: monkeypatch.setattr(type(run.marker), "touch", lambda path: None)
     monkeypatch.setattr(RayRun, "__init__", elsewhere)
-    config = config_of(files, parallel={"executor": "ray", "workers": 2}, kaggle={"save_fold_models": True})
+    config = with_dropout(files, parallel={"executor": "ray", "workers": 2}, kaggle={"save_fold_models": True})
     result = create_kaggle_trainer(config=config).train_with_cv()
     monkeypatch.undo()
     assert np.array_equal(result.oof.predictions, plain.oof.predictions)
@@ -96,10 +92,10 @@ def test_the_same_bits_as_here(files, monkeypatch, sees_our_files):
 
 def test_a_worker_that_is_lost_in_mid_fold_costs_nothing(files):
     sections = {"training": {"num_epochs": 3, "save_strategy": "epoch"}}
-    quiet = config_of(files, environment={"run_name": "plain"}, **sections)
+    quiet = with_dropout(files, environment={"run_name": "plain"}, **sections)
     plain = create_kaggle_trainer(config=quiet).train_with_cv()
     dying = {"type": "jobs_to_send:DiesInMidFold", "options": {"mark": str(files / "died")}}
-    config = {**config_of(files, parallel={"executor": "ray", "workers": 2}, **sections), "callbacks": [dying]}
+    config = {**with_dropout(files, parallel={"executor": "ray", "workers": 2}, **sections), "callbacks": [dying]}
     result = create_kaggle_trainer(config=config).train_with_cv()
     assert (files / "died").exists() and np.array_equal(result.oof.predictions, plain.oof.predictions)
 
