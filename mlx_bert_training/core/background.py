@@ -158,8 +158,7 @@ class RunHandle(BackgroundRun[T]):
         "End after this update, or this epoch; see `RunControl.stop`."
         self.control.stop(when, keep)
 
-    def set_learning_rate(self, learning_rate: float) -> None:
-        "Use this rate for the next update; see `RunControl.set_learning_rate`."
+    def set_learning_rate(self, learning_rate: float) -> None:     # see `RunControl.set_learning_rate`
         self._ask(partial(self.control.set_learning_rate, learning_rate))
 
     def _ask(self, request: Callable[[], None]) -> None:
@@ -167,8 +166,8 @@ class RunHandle(BackgroundRun[T]):
         if self.done: raise ControlError("the run has ended: there is nothing left to steer")
 
     def _updates(self) -> str:
-        state = self.state
-        return f"update {state.step:,}/{state.total_steps:,}, {state.epoch:,}/{state.num_epochs:,} epochs"
+        now = self.state
+        return f"update {now.step:,}/{now.total_steps:,}, {now.epoch:,}/{now.num_epochs:,} epochs"
 
     def __repr__(self) -> str:
         what = "paused" if self.control.paused else "training"

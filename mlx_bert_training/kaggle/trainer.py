@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core.background import RunHandle, check_thread
 from ..core.base import Trainer
@@ -42,8 +42,8 @@ from ..stages.run import open_cv_folder
 from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['as_kaggle_config', 'SameCallbacks', 'TrainerEvents', 'ModelHolder', 'claim_model', 'SingleSplit', 'Competitor',
-           'in_time', 'steered', 'KaggleTrainer']
+__all__ = ['T', 'as_kaggle_config', 'SameCallbacks', 'TrainerEvents', 'ModelHolder', 'claim_model', 'SingleSplit', 'in_the_plan',
+           'Competitor', 'in_time', 'steered', 'KaggleTrainer']
 
 # %% ../../nbs/kaggle/11_trainer.ipynb #d49e28e5
 def as_kaggle_config(config: BaseTrainerConfig | None) -> KaggleTrainerConfig:
@@ -174,6 +174,19 @@ class SingleSplit(ModelHolder):
         claim_model(self, "ask")
         return self.trainer.predict(loader)
 
+# %% ../../nbs/kaggle/11_trainer.ipynb #a5bdfc06
+T = TypeVar("T")
+
+
+def in_the_plan(
+    backbones: Mapping[str, T],         # by `model.pretrained`
+    declared: KaggleTrainerConfig,
+    planned: KaggleTrainerConfig,       # the same, or what of it there is time for
+) -> dict[str, T]:
+    "The backbones that a plan has time for; those that no declaration names are kept."
+    out = {*declared.kaggle.backbones} - {*planned.kaggle.backbones}
+    return {name: parts for name, parts in backbones.items() if name not in out}
+
 # %% ../../nbs/kaggle/11_trainer.ipynb #d57e3bb4
 class Competitor(SingleSplit):
     "What a competition needs before its folds are run: initial weights, callbacks, and the plan."
@@ -215,9 +228,7 @@ class Competitor(SingleSplit):
                           options=self.options)
         check_before_training(plan.config, self.data, getattr(plan.test, "row_ids", None), task=plan.task,
                               metric=plan.metric, class_names=plan.class_names)
-        out = {*self.declared.kaggle.backbones} - {*self.config.kaggle.backbones}       # for which there is no time
-        wanted = {name: parts for name, parts in self.backbones.items() if name not in out}
-        return replace(plan, members=backbone_plans(plan, wanted))
+        return replace(plan, members=backbone_plans(plan, in_the_plan(self.backbones, self.declared, self.config)))
 
 # %% ../../nbs/kaggle/11_trainer.ipynb #4be66fe2
 @contextmanager
