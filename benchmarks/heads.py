@@ -31,6 +31,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from mlx_bert_training import create_trainer, runtime
 from mlx_bert_training.data.baselines import baseline_scores
 from mlx_bert_training.data.frames import read_frame
+from mlx_bert_training.declaration.load import parse_overrides
 from mlx_bert_training.tasks.metrics import compute_metrics
 
 RESULTS = Path(__file__).parent / "results" / "heads.jsonl"
@@ -110,7 +111,8 @@ def commonlit(data: Path, folder: Path) -> Rows:
 SETS = {"wnut17": wnut17, "stsb": stsb, "goemotions": goemotions, "commonlit": commonlit}
 
 
-def one_run(name: str, data: Path, rows: int, test_rows: int | None, epochs: int, seed: int) -> list[dict[str, Any]]:
+def one_run(name: str, data: Path, rows: int, test_rows: int | None, epochs: int, seed: int,
+            declared: list[str]) -> list[dict[str, Any]]:
     "Train on some rows, score on the test part: a line for the model and one for each simple model."
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -125,8 +127,10 @@ def one_run(name: str, data: Path, rows: int, test_rows: int | None, epochs: int
                   for part in {*RECIPE, *made.declaration}}
         config["data"] |= files
         config["training"] |= {"metrics": made.metrics}
-        trainer = create_trainer(config=config, num_epochs=epochs, seed=seed, output_dir=place)
+        trainer = create_trainer(config=config, num_epochs=epochs, seed=seed, output_dir=place,
+                                 **parse_overrides(declared))
         key = {"set": name, "rows": len(train), "test_rows": len(test), "epochs": epochs, "seed": seed}
+        if declared: key["declared"] = " ".join(declared)
         if made.baseline is not None: simple = made.baseline(trainer.data)
         else: simple = baseline_scores(trainer.data, made.metrics).T.to_dict()
         lines = [{**key, "model": model, **scores} for model, scores in simple.items()]
@@ -143,7 +147,7 @@ def report(results: list[dict[str, Any]]) -> str:
     parts = []
     for name in dict.fromkeys(row["set"] for row in results):
         frame = pd.DataFrame([row for row in results if row["set"] == name]).drop(
-            columns=["set", "loss", "seconds", "device"], errors="ignore")
+            columns=["set", "loss", "seconds", "device"], errors="ignore").astype(object).fillna("")
         heads = [str(column) for column in frame.columns]
         cells = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row]
                  for row in frame.itertuples(index=False)]
@@ -159,13 +163,15 @@ def main() -> None:
     parser.add_argument("--test-rows", type=int, help="to test on; all of them where this is left out")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="declared",
+                        help="other than the recipe")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     if args.set == "report":
         lines = args.results.read_text(encoding="utf-8").splitlines()
         return print(report([json.loads(line) for line in lines]))
     if args.data is None: parser.error("--data: say where the files of the set are")
-    for row in one_run(args.set, args.data, args.rows, args.test_rows, args.epochs, args.seed):
+    for row in one_run(args.set, args.data, args.rows, args.test_rows, args.epochs, args.seed, args.declared):
         print(row, flush=True)
         args.results.parent.mkdir(exist_ok=True)
         with args.results.open("a", encoding="utf-8") as file: file.write(json.dumps(row) + "\n")
