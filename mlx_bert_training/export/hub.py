@@ -19,7 +19,7 @@ from ..core.run_folder import RunFolder
 from ..declaration.load import load_config
 from ..errors import DataError, missing_extra
 from ..files import file_sha256, write_text
-from ..tasks.task import task_place
+from ..tasks.task import known_task, task_place
 
 # %% auto #0
 __all__ = ['PRIVATE', 'SHARES', 'fingerprint', 'public_declaration', 'score_lines', 'front_matter', 'model_card', 'export_hub',
@@ -75,7 +75,9 @@ def front_matter(
     metrics: Mapping[str, float],
 ) -> str:                           # YAML between dashes
     "What the hub reads of a card."
-    values: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-classification",
+    task = known_task(config.model.head_type)
+    kind = "token-classification" if task is not None and task.per_word else "text-classification"
+    values: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": kind,
                               "tags": ["mlx", "mlx-bert-training", task_place(config.model.head_type)],
                               "metrics": [name.removeprefix("eval_") for name in metrics if name != "eval_loss"]}
     if licence: values["license"] = licence

@@ -5,8 +5,9 @@ import pytest
 import yaml
 
 from mlx_bert_training.cli import main
+from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.errors import DataError
-from mlx_bert_training.export.hub import export_hub, model_card, public_declaration, push_to_hub
+from mlx_bert_training.export.hub import export_hub, front_matter, model_card, public_declaration, push_to_hub
 from mlx_bert_training.models import create_model
 
 SIZES = dict(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
@@ -67,3 +68,9 @@ def test_the_command_pushes_the_folder_with_the_real_clients_names(run, tmp_path
     assert "https://hub/commit" in capsys.readouterr().out
     with pytest.raises(DataError, match="organisation/name"): push_to_hub(tmp_path, "mine")
     assert main(["export", "onnx", str(run), str(tmp_path / "o"), "--push", "me/mine"]) == 2
+
+
+@pytest.mark.parametrize(("head", "kind"), [("binary", "text-classification"), ("regression", "text-classification"),
+                                            ("token_classification", "token-classification")])
+def test_the_card_says_which_pipeline_the_model_is_for(head, kind):
+    assert f"pipeline_tag: {kind}\n" in front_matter(load_config(None, head_type=head), None, {})

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed; it is the o
 transformers = pytest.importorskip("transformers", reason="transformers is not installed; it is what we compare with")
 
 from mlx_bert_training.models import WeightsError, create_model, resolve_pretrained  # noqa: E402
-from mlx_bert_training.models.registry import POOLINGS  # noqa: E402
+from mlx_bert_training.models.text_model import PYTORCH_POOLINGS  # noqa: E402
 
 transformers.utils.logging.disable_progress_bar()
 SIZES = dict(vocab_size=90, hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
@@ -71,7 +71,7 @@ def compare(model, twin, ids=IDS, mask=MASK, types=TYPES):
     return logits, abs(loss.item() - out.loss.item()), worst
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", ["cls", *PYTORCH_POOLINGS])
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: head["head_type"])
 def test_what_we_save_gives_the_same_in_transformers(tmp_path, pooling, head):
     model, twin = both(create_model(pooling=pooling, config=SIZES, seed=3, **head), tmp_path / "model")
@@ -83,7 +83,7 @@ def test_what_we_save_gives_the_same_in_transformers(tmp_path, pooling, head):
     assert logits < 1e-4 and loss < 1e-4 and gradients < 1e-3
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", ["cls", *PYTORCH_POOLINGS])
 def test_a_row_of_padding_and_no_mask_at_all(tmp_path, pooling):
     model, twin = both(create_model(pooling=pooling, config=SIZES), tmp_path / "model")
     ids = np.concatenate([IDS[:2], np.zeros((1, 20), dtype=np.int64)])
