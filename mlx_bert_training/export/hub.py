@@ -75,9 +75,8 @@ def front_matter(
     metrics: Mapping[str, float],
 ) -> str:                           # YAML between dashes
     "What the hub reads of a card."
-    task = known_task(config.model.head_type)
-    kind = "token-classification" if task is not None and task.per_word else "text-classification"
-    values: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": kind,
+    kind = "token" if getattr(known_task(config.model.head_type), "per_word", False) else "text"
+    values: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": f"{kind}-classification",
                               "tags": ["mlx", "mlx-bert-training", task_place(config.model.head_type)],
                               "metrics": [name.removeprefix("eval_") for name in metrics if name != "eval_loss"]}
     if licence: values["license"] = licence

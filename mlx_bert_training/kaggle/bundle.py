@@ -31,8 +31,8 @@ from ..data.files import DEMO
 
 # %% auto #0
 __all__ = ['log', 'MODEL_FILES', 'ALONE', 'LATER', 'PLATFORMS', 'OWNER', 'CODE', 'BundleError', 'FinishedRun', 'round_models',
-           'partner_files', 'find_shares', 'allowed_overrides', 'read_run', 'describe_texts', 'choose_sample',
-           'describe_submission', 'describe', 'default_wheels', 'write_own_wheel', 'download_wheels',
+           'partner_files', 'find_shares', 'allowed_overrides', 'check_carried', 'read_run', 'describe_texts',
+           'choose_sample', 'describe_submission', 'describe', 'default_wheels', 'write_own_wheel', 'download_wheels',
            'inference_notebook', 'Bundle', 'package_sources', 'write_code', 'sizes', 'check_size', 'check_target',
            'bundle']
 
@@ -192,6 +192,17 @@ def _libraries(run: FinishedRun) -> list[str]:
     return [f"{name} was fitted by {library}, which has to be there where the bundle predicts; Kaggle's own notebooks "
             "have it" for name, library in found.items() if library != "sklearn"]
 
+# %% ../../nbs/kaggle/12_bundle.ipynb #77f59d73
+def check_carried(found: FinishedRun) -> None:
+    "Raise `BundleError` for a task that a bundle cannot carry, or whose partners it cannot."
+    task = found.labels.task
+    if not task.in_bundles:
+        raise BundleError(f"{found.folder}: a bundle cannot carry a {task}; the models of its folds are folders that "
+                          "transformers loads, and `load` of this package where it can be installed")
+    if task.plain is not task and (found.linear or found.partners):
+        raise BundleError(f"{found.folder}: the partners of a {task} predict plain values, and a bundle cannot put its "
+                          "answer around them; model_alone=True (--model-alone) bundles the model's folds")
+
 # %% ../../nbs/kaggle/12_bundle.ipynb #c7cee17c
 def read_run(
     folder: str | Path,     # of a finished run, of `mlx-bert train` or `mlx-bert run`
@@ -221,9 +232,7 @@ def read_run(
     home = RunFolder(run)
     found.trained = {name: round_models(home, Folds.load(home.folds), member_round(name)) for name in others
                      if name not in found.partners}
-    if found.labels.task.plain is not found.labels.task and (found.linear or found.partners):
-        raise BundleError(f"{run}: the partners of a {found.labels.task} predict plain values, and a bundle cannot put "
-                          "its answer around them; model_alone=True (--model-alone) bundles the model's folds")
+    check_carried(found)
     found.notes += _libraries(found)
     found.partners_left = model_alone and bool(cv.get("ensemble") or cv.get("weights"))
     if found.partners_left:

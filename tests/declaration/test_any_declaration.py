@@ -17,7 +17,7 @@ VALUES = {
         "type": st.sampled_from(["adamw", "sgd"])}),
     "environment": st.fixed_dictionaries({}, optional={
         "seed": st.integers(0, 2**31),
-        "run_name": st.from_regex(r"[A-Za-z0-9äß][A-Za-z0-9 _.äß-]{0,20}", fullmatch=True),
+        "run_name": st.from_regex(r"[A-Za-z0-9äß]([A-Za-z0-9 _.äß-]{0,19}[A-Za-z0-9_äß-])?", fullmatch=True),
         "experiment_name": st.sampled_from(["yes", "1e3", "null", "0x10", "12:30", "~x", "ünï"])})}
 SECTIONS = st.fixed_dictionaries({}, optional=VALUES)
 

@@ -13,9 +13,10 @@ from toys import ToyLoader, ToyModel, toy_config
 
 from mlx_bert_training.callbacks import Callback, ModelCheckpoint
 from mlx_bert_training.core.base import Trainer
-from mlx_bert_training.core.checkpoint import MANIFEST, _sha256, latest_checkpoint, read_checkpoint, verify_checkpoint
+from mlx_bert_training.core.checkpoint import MANIFEST, latest_checkpoint, read_checkpoint, verify_checkpoint
 from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.errors import CheckpointError, MLXBertError, TrainingError
+from mlx_bert_training.files import file_sha256
 
 MANY = 50 if LONG else 8
 
@@ -55,7 +56,7 @@ def test_every_damage_is_found(checkpoint, count, damage):
 
 def signed(checkpoint):
     "Make the sums of a forged checkpoint right."
-    sums = {path.name: _sha256(path) for path in checkpoint.iterdir() if path.name != MANIFEST}
+    sums = {path.name: file_sha256(path) for path in checkpoint.iterdir() if path.name != MANIFEST}
     (checkpoint / MANIFEST).write_text(json.dumps(sums))
 
 

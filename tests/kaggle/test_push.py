@@ -284,9 +284,8 @@ def test_the_command(site, go, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("ensemble", "message"), [
-    ({"ensemble_members": ["linear", "gbm"]}, "and not gbm; leave it out"),
-    ({"ensemble_members": [{"type": "knn", "options": {"neighbours": 3}}]}, "and not knn"),
     ({"ensemble_method": "stacking"}, "weighted mean .* and no stacking"),
+    ({"ensemble_method": "hard_voting"}, "weighted mean .* and no hard_voting"),
 ])
 def test_what_a_bundle_cannot_have_is_known_before_training(ensemble, message):
     declared = {"kaggle": {"enable_ensemble": True, **ensemble}}
