@@ -247,7 +247,7 @@ def summary_card(
     failed: bool = False,           # whether an error ended it
 ) -> str:
     "What a run came to, as high as the controls whose place it takes."
-    where = f"<div style='margin-top:4px;overflow-wrap:anywhere'>files: {escape(files)}</div>"
+    where = f"<div style='{_VALUE};margin-top:4px' title='{escape(files, quote=True)}'>files: {escape(files)}</div>"
     cells = (f"<div style='max-width:100%'><div style='{_LABEL}'>{escape(name)}</div>"
              f"<div style='{_VALUE}' title='{escape(value, quote=True)}'>{escape(value)}</div></div>"
              for name, value in figures.items())
