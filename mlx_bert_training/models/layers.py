@@ -18,8 +18,8 @@ from .ops import gelu, layer_norm, linear, packed_linear
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'BITS', 'GROUPS', 'ModelError', 'Linear', 'Embedding', 'LayerNorm', 'group_of', 'QuantizedLinear',
-           'product', 'whole_weight', 'count_numbers', 'split_key', 'fresh_key', 'additive_mask', 'recomputed',
-           'LayeredEncoder', 'initialize']
+           'product', 'whole_weight', 'count_numbers', 'split_key', 'fresh_key', 'heads_apart', 'heads_together',
+           'additive_mask', 'recomputed', 'LayeredEncoder', 'initialize']
 
 # %% ../../nbs/models/03_layers.ipynb #f7c198a0
 class ModelError(MLXBertError, ValueError):
@@ -127,6 +127,21 @@ def split_key(
 def fresh_key() -> mx.array:
     "A new key, drawn from the global random stream."
     return mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
+
+# %% ../../nbs/models/03_layers.ipynb #deee44bd
+def heads_apart(
+    x: mx.array,        # (B, T, H)
+    heads: int,
+) -> mx.array:          # (B, heads, T, H/heads)
+    "Cut vectors into the parts of the heads."
+    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+def heads_together(
+    x: mx.array,        # (B, heads, T, D)
+) -> mx.array:          # (B, T, heads * D)
+    "Put the parts of the heads side by side again."
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
 
 # %% ../../nbs/models/03_layers.ipynb #abecb85b
 def additive_mask(

@@ -19,6 +19,8 @@ from mlx_bert_training.models.layers import (
     LayerNorm,
     Linear,
     ModelError,
+    heads_apart,
+    heads_together,
     split_key,
 )
 from ..ops import attention, dropout
@@ -96,15 +98,12 @@ class BertSelfAttention(nn.Module):
         self.query, self.key, self.value = (Linear(config.hidden_size, config.hidden_size) for _ in range(3))
         self.heads, self.rate = config.num_attention_heads, config.attention_probs_dropout_prob
 
-    def split(self, x: mx.array) -> mx.array:
-        "(B, T, H) to (B, heads, T, H/heads)."
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)
-
     def __call__(self, x: mx.array, context: mx.array, mask: mx.array | None, key: mx.array | None) -> mx.array:
-        q, k, v = self.split(self.query(x)), self.split(self.key(context)), self.split(self.value(context))
+        parts = self.query(x), self.key(context), self.value(context)
+        q, k, v = (heads_apart(part, self.heads) for part in parts)
         rate = self.rate if self.training else 0.0
         out = attention(q, k, v, mask, q.shape[-1] ** -0.5, dropout_rate=rate, training=self.training, key=key)
-        return out.transpose(0, 2, 1, 3).reshape(x.shape)
+        return heads_together(out)
 
 
 class BertOutput(nn.Module):

@@ -19,6 +19,8 @@ from mlx_bert_training.models.layers import (
     LayerNorm,
     Linear,
     ModelError,
+    heads_apart,
+    heads_together,
     split_key,
 )
 from ..ops import attention, dropout
@@ -87,14 +89,11 @@ class DistilBertAttention(nn.Module):
         self.q_lin, self.k_lin, self.v_lin, self.out_lin = (Linear(config.dim, config.dim) for _ in range(4))
         self.heads, self.rate = config.n_heads, config.attention_dropout
 
-    def split(self, x: mx.array) -> mx.array:
-        "(B, T, H) to (B, heads, T, H/heads)."
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)
-
     def __call__(self, x: mx.array, context: mx.array, mask: mx.array | None, key: mx.array | None) -> mx.array:
-        q, k, v = self.split(self.q_lin(x)), self.split(self.k_lin(context)), self.split(self.v_lin(context))
+        parts = self.q_lin(x), self.k_lin(context), self.v_lin(context)
+        q, k, v = (heads_apart(part, self.heads) for part in parts)
         out = attention(q, k, v, mask, dropout_rate=self.rate, training=self.training, key=key)
-        return self.out_lin(out.transpose(0, 2, 1, 3).reshape(x.shape))
+        return self.out_lin(heads_together(out))
 
 
 class DistilBertFeedForward(nn.Module):

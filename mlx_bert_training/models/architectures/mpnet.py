@@ -17,7 +17,16 @@ import numpy as np
 from ..architecture import Architecture, WordHead
 from .bert import BertIntermediate, BertOutput
 from .roberta import RobertaConfig, RobertaPooler, max_tokens, position_ids
-from ..layers import Embedding, LayeredEncoder, LayerNorm, Linear, ModelError, split_key
+from mlx_bert_training.models.layers import (
+    Embedding,
+    LayeredEncoder,
+    LayerNorm,
+    Linear,
+    ModelError,
+    heads_apart,
+    heads_together,
+    split_key,
+)
 from ..ops import attention, dropout
 
 # %% auto #0
@@ -87,16 +96,13 @@ class MPNetSelfAttention(nn.Module):
         self.q, self.k, self.v, self.o = (Linear(config.hidden_size, config.hidden_size) for _ in range(4))
         self.heads, self.rate = config.num_attention_heads, config.attention_probs_dropout_prob
 
-    def split(self, x: mx.array) -> mx.array:
-        "(B, T, H) to (B, heads, T, H/heads)."
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)
-
     def __call__(self, x: mx.array, context: mx.array, bias: mx.array, key: mx.array | None) -> mx.array:
-        q, k, v = self.split(self.q(x)), self.split(self.k(context)), self.split(self.v(context))
+        parts = self.q(x), self.k(context), self.v(context)
+        q, k, v = (heads_apart(part, self.heads) for part in parts)
         bias = mx.broadcast_to(bias, (*q.shape[:3], k.shape[2]))    # the full shape, so that it gets a gradient
         rate = self.rate if self.training else 0.0
         out = attention(q, k, v, bias, q.shape[-1] ** -0.5, dropout_rate=rate, training=self.training, key=key)
-        return self.o(out.transpose(0, 2, 1, 3).reshape(x.shape))
+        return self.o(heads_together(out))
 
 # %% ../../../nbs/models/architectures/08_mpnet.ipynb #8a770179
 class MPNetAttention(nn.Module):
