@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..declaration.options import Section, option
-from ..tasks.task import known_task
+from ..tasks.task import Task, known_task
 
 # %% auto #0
-__all__ = ['known_encoding', 'DataConfig']
+__all__ = ['known_encoding', 'DataOptions', 'sampling_checks', 'column_checks', 'default_checks', 'long_checks', 'DataConfig']
 
 # %% ../../nbs/data/00_section.ipynb #9068a3f8
 def known_encoding(name: str) -> bool:
@@ -22,9 +22,9 @@ def known_encoding(name: str) -> bool:
     try: return codecs.lookup(name)._is_text_encoding and codecs.decode(b"", name) == ""   # type: ignore[attr-defined]
     except (LookupError, ValueError): return False
 
-# %% ../../nbs/data/00_section.ipynb #db852ea9
+# %% ../../nbs/data/00_section.ipynb #cc5a423d
 @dataclass
-class DataConfig(Section):
+class DataOptions(Section):
     "Where examples come from and how they are put into batches."
     train_path: str | None = option(None, "training file, csv, parquet, jsonl, conll; null: loaders in code", path=True)
     validation_path: str | None = option(None, "validation file; null: part of train_path is held out", path=True)
@@ -61,55 +61,73 @@ class DataConfig(Section):
                          choices=("auto", "memory", "disk"))
     length_buckets: int = option(8, "at most so many padded lengths, hence compiled shapes", ge=1, le=1024)
 
-    def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
-        if self.sampling == "balanced" and not self.shuffle_train:
-            yield "data.sampling data.shuffle_train", "draws rows at random, but data.shuffle_train is false"
-        task = known_task(whole.model.head_type)
-        targets = getattr(task, "targets", "classes")
-        if self.sampling == "balanced" and targets != "classes":
-            yield "data.sampling model.head_type", "draws each class as often, and this task has no single class a row"
-        if self.template is not None and self.text_column is not None:
-            yield "data.template data.text_column", "the text comes from this or from data.text_column; set one to null"
-        if task is not None and task.per_word:
-            for key in ("template", "text_pair_column"):
-                if getattr(self, key) is not None:
-                    yield f"data.{key} model.head_type", f"a {task} needs words: set data.text_column to their column"
-        if task is not None and task.grouped and self.group_column is None and self.train_path is not None:
-            yield "data.group_column model.head_type", f"a {task} needs the column that says which rows are compared"
-        if task is not None and not task.grouped and self.group_column is not None:
-            yield "data.group_column model.head_type", (f"a {task} does not read it: set it to null; folds that keep "
-                                                        "groups have kaggle.group_column")
-        if self.text_pair_column is not None and self.text_column is None:
-            yield "data.text_pair_column data.text_column", "a second text needs a first: set data.text_column"
-        if self.template_defaults and self.template is None:
-            yield from self.default_checks(task is not None and task.per_word)
-        for column, value in self.template_defaults.items():
-            if isinstance(value, bool):
-                yield "data.template_defaults", f"{column}: is read as true or false; a word stands in quotes, 'no'"
-        if not known_encoding(self.encoding): yield "data.encoding", "no such encoding; utf-8 and cp1252 are usual"
-        if self.long_texts != "head": yield from self.long_checks(whole, task is not None and task.per_word)
+# %% ../../nbs/data/00_section.ipynb #2210d345
+def sampling_checks(data: DataOptions, task: Task | None) -> Iterator[tuple[str, str]]:
+    "What does not go with rows that are drawn."
+    if data.sampling != "balanced": return
+    if not data.shuffle_train:
+        yield "data.sampling data.shuffle_train", "draws rows at random, but data.shuffle_train is false"
+    if getattr(task, "targets", "classes") != "classes":
+        yield "data.sampling model.head_type", "draws each class as often, and this task has no single class a row"
 
-    def default_checks(self, per_word: bool) -> Iterator[tuple[str, str]]:
-        "Where values that are missing can have no default."
-        if self.text_column is None:
+
+def column_checks(data: DataOptions, task: Task | None) -> Iterator[tuple[str, str]]:
+    "Columns that contradict each other, or what the task reads."
+    if data.template is not None and data.text_column is not None:
+        yield "data.template data.text_column", "the text comes from this or from data.text_column; set one to null"
+    if task is not None and task.per_word:
+        for key in ("template", "text_pair_column"):
+            if getattr(data, key) is not None:
+                yield f"data.{key} model.head_type", f"a {task} needs words: set data.text_column to their column"
+    if task is not None and task.grouped and data.group_column is None and data.train_path is not None:
+        yield "data.group_column model.head_type", f"a {task} needs the column that says which rows are compared"
+    if task is not None and not task.grouped and data.group_column is not None:
+        yield "data.group_column model.head_type", (f"a {task} does not read it: set it to null; folds that keep "
+                                                    "groups have kaggle.group_column")
+    if data.text_pair_column is not None and data.text_column is None:
+        yield "data.text_pair_column data.text_column", "a second text needs a first: set data.text_column"
+
+# %% ../../nbs/data/00_section.ipynb #ed0d1ef4
+def default_checks(data: DataOptions, per_word: bool) -> Iterator[tuple[str, str]]:
+    "Where values that are missing can have no default, and defaults that are no words."
+    if data.template_defaults and data.template is None:
+        if data.text_column is None:
             yield "data.template_defaults data.template", "is for the values of data.template or data.text_column"
-        if self.text_pair_column is not None:
+        if data.text_pair_column is not None:
             yield "data.template_defaults data.text_pair_column", "is for a template, or for one text a row"
         if per_word: yield "data.template_defaults model.head_type", "a task of words needs the words of each row"
+    for column, value in data.template_defaults.items():
+        if isinstance(value, bool):
+            yield "data.template_defaults", f"{column}: is read as true or false; a word stands in quotes, 'no'"
 
-    def long_checks(self, whole: Any, per_word: bool) -> Iterator[tuple[str, str]]:
-        "What does not go with keeping more of a text than its beginning."
-        if per_word:
-            yield "data.long_texts model.head_type", "a task of words keeps the beginning of a text: set it to head"
-        if self.text_pair_column is not None and self.long_texts != "tail":
-            yield "data.long_texts data.text_pair_column", "is for one text a row; with two there are head and tail"
-        if getattr(getattr(whole, "kaggle", None), "enable_tta", False):
-            yield "data.long_texts kaggle.enable_tta", "variants of texts keep their beginning: set it to head"
-        if self.long_texts != "windows": return
-        if self.window_overlap >= self.max_length - 2:
-            yield "data.window_overlap data.max_length", "is as long as a window; it has to be a good deal shorter"
-        if self.sampling == "balanced":
-            yield "data.long_texts data.sampling", "balanced sampling draws whole texts, not windows: set it to all"
+
+def long_checks(data: DataOptions, per_word: bool, varied: bool) -> Iterator[tuple[str, str]]:
+    "What does not go with keeping more of a text than its beginning; `varied`: predictions are of variants of a text."
+    if data.long_texts == "head": return
+    if per_word:
+        yield "data.long_texts model.head_type", "a task of words keeps the beginning of a text: set it to head"
+    if data.text_pair_column is not None and data.long_texts != "tail":
+        yield "data.long_texts data.text_pair_column", "is for one text a row; with two there are head and tail"
+    if varied: yield "data.long_texts kaggle.enable_tta", "variants of texts keep their beginning: set it to head"
+    if data.long_texts != "windows": return
+    if data.window_overlap >= data.max_length - 2:
+        yield "data.window_overlap data.max_length", "is as long as a window; it has to be a good deal shorter"
+    if data.sampling == "balanced":
+        yield "data.long_texts data.sampling", "balanced sampling draws whole texts, not windows: set it to all"
+
+# %% ../../nbs/data/00_section.ipynb #fd587368
+@dataclass
+class DataConfig(DataOptions):
+    "Where examples come from and how they are put into batches, with what contradicts itself."
+
+    def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
+        task = known_task(whole.model.head_type)
+        per_word = task is not None and task.per_word
+        yield from sampling_checks(self, task)
+        yield from column_checks(self, task)
+        yield from default_checks(self, per_word)
+        if not known_encoding(self.encoding): yield "data.encoding", "no such encoding; utf-8 and cp1252 are usual"
+        yield from long_checks(self, per_word, getattr(getattr(whole, "kaggle", None), "enable_tta", False))
 
     def cut(self) -> dict[str, Any]:
         "How long texts are cut, as arguments of `Tokenizer.encode`."
