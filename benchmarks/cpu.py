@@ -1,27 +1,33 @@
-"""Speed on a CPU against transformers on torch: steps and inference of many shapes, epochs of real texts, start-up.
+"""Speed on a CPU against transformers on torch: steps and inference of many shapes, whole jobs on real texts, start-up.
 
     pip install -r benchmarks/requirements.txt accelerate matplotlib
     python benchmarks/cpu.py shapes                     # lengths 16 to 512, batches 1, 8 and 32; tables and a plot
+    python benchmarks/cpu.py family                     # each architecture in MiniLM's size, one shape
     python benchmarks/cpu.py epoch --data train.csv --text text --label target
+    python benchmarks/cpu.py folds --data train.csv --text text --label target
+    python benchmarks/cpu.py predict --data train.csv --text text --label target --rows 20000
     python benchmarks/cpu.py start
     python benchmarks/cpu.py report                     # the tables again, from the figures that were kept
 
-Three sides take turns in one run, each in its own process with the same weights and batches: this package, this package
-with `environment.cpu_parts: 2`, and transformers. A figure is the median of the ratios of neighbouring turns with their
-quartiles, once of the time on the clock and once of the processor's time (user and system of the process); below 1 this
-package is faster. On a machine that others use, threads that wait for each other spin, which costs both sides processor
-time and torch the most: the load is kept with the figures, and says how far to trust them.
+Three sides take turns in one run, each in its own process with the same weights and batches: this package with whole
+batches (`environment.cpu_parts: 1`), with each batch in two parts (`cpu_parts_from: 0`), and transformers. As shipped,
+large batches are computed in parts and others whole. A figure is the median of the ratios of neighbouring turns with
+their quartiles, once of the time on the clock and once of the processor's time (user and system of the process); below
+1 this package is faster. On a machine that others use, threads that wait for each other spin, which costs both sides
+processor time and torch the most: the load is kept with the figures, and says how far to trust them.
 """
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -30,14 +36,12 @@ import numpy as np
 from train_step import MODELS, Worker, fixed_batches
 
 RESULTS = Path(__file__).parent / "results"
-OURS = {"mlx": "one part", "mlx-parts": "two parts"}
+OURS = {"mlx-whole": "one part", "mlx-parts": "two parts"}
 Turn = dict[str, dict[str, float]]      # side -> seconds, processor
 
 
 def machine() -> dict[str, Any]:
     "What the figures were taken on."
-    import importlib.metadata
-
     from mlx_bert_training.runtime import cpu_threads
     names = ("mlx", "torch", "transformers", "scipy-openblas32")
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
@@ -67,30 +71,39 @@ def shapes(args: argparse.Namespace) -> None:
     "Every shape, the cheapest first, until the time is over."
     end, sizes = time.monotonic() + 60 * args.minutes, [(b, t) for b in args.batches for t in args.lengths]
     sizes.sort(key=lambda size: size[0] * size[1])
-    batches = [fixed_batches(b, t, 1, 30522)[0] for b, t in sizes]
     name = f"shapes-{args.model}-{args.dropout}"
     kept = RESULTS / f"cpu-{name}.json"
-    found: dict[str, dict[str, list[Turn]]] = json.loads(kept.read_text(encoding="utf-8"))["shapes"] if args.add else {}
+    found = json.loads(kept.read_text(encoding="utf-8"))["shapes"] if args.add else {}
     from mlx_bert_training import create_model
     with tempfile.TemporaryDirectory() as folder:
         create_model(config=MODELS[args.model], dropout_rate=0.0).save_pretrained(folder)
-        sides = [Worker(name, Path(folder), batches, args.dropout) for name in (*OURS, "torch")]
+        for size, turns in shape_turns(Path(folder), sizes, args.dropout, end, args):
+            found["{} x {}".format(*size)] = turns
+            keep(name, {"model": args.model, "dropout": args.dropout, "shapes": found})
+
+
+def shape_turns(folder: Path, sizes: Sequence[tuple[int, int]], dropout: float, end: float, args: argparse.Namespace,
+                ) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
+    "Each shape with the turns of its steps and inferences, and the most memory that each side has had so far."
+    batches = [fixed_batches(b, t, 1, 30522)[0] for b, t in sizes]
+    sides = [Worker(name, folder, batches, dropout) for name in (*OURS, "torch")]
+    try:
         losses = [side("infer", *range(len(sizes)))["losses"] for side in sides]    # before dropout parts them
         if np.ptp(losses, axis=0).max() > 1e-3: raise SystemExit(f"the losses of the sides differ: {losses}")
-        for number, (b, t) in enumerate(sizes):
+        for number, size in enumerate(sizes):
             if time.monotonic() > end: break
             for side in sides: side("train", number, number)    # compiles
-            shape, until = f"{b} x {t}", min(end, time.monotonic() + args.seconds)
-            found[shape] = {"train": [], "infer": []}
-            while len(found[shape]["train"]) < args.least or time.monotonic() < until:
-                for action, turns in found[shape].items():
+            until = min(end, time.monotonic() + args.seconds)
+            found: dict[str, list[Turn]] = {"train": [], "infer": []}
+            while len(found["train"]) < args.least or time.monotonic() < until:
+                for action, turns in found.items():
                     first = len(turns) % 3      # what one leaves in the caches must not favour the next
                     order = sides[first:] + sides[:first]
                     turns.append({side.name: timed(side(action, number)) for side in order})
-            print(shape, *(f"{action} {ratio(turns, side, 'torch', 'seconds')}"
-                           for action, turns in found[shape].items() for side in OURS), flush=True)
-            keep(name, {"model": args.model, "dropout": args.dropout, "shapes": found,
-                        "mib": {side.name: side("infer", 0)["mib"] for side in sides}})
+            print(*size, *(f"{action} {ratio(turns, side, 'torch', 'seconds')}"
+                           for action, turns in found.items() for side in OURS), flush=True)
+            yield size, {**found, "mib": {side.name: side("infer", number)["mib"] for side in sides}}
+    finally:
         for side in sides: side.close()
 
 
@@ -99,54 +112,129 @@ def timed(answer: dict[str, Any]) -> dict[str, float]:
     return {key: round(answer[key], 5) for key in ("seconds", "processor")}
 
 
-# ---- an epoch of real texts
+# ---- the architectures
 
 
-def epoch(args: argparse.Namespace) -> None:
-    "The same rows, one epoch with evaluation and saving, in a process of its own each time."
-    kinds, found = ["mlx", "mlx-parts", "trainer", "trainer-grouped"], []
+SIZES = {"vocab_size": 30522, "num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12}
+WIDE = {"intermediate_size": 1536}
+FAMILY: dict[str, dict[str, Any]] = {
+    "bert": WIDE, "roberta": WIDE, "distilbert": {"hidden_dim": 1536}, "electra": {**WIDE, "embedding_size": 384},
+    "albert": {**WIDE, "embedding_size": 128}, "mpnet": WIDE,
+    "deberta-v2": {**WIDE, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 256,
+                   "norm_rel_ebd": "layer_norm", "share_att_key": True, "type_vocab_size": 0,
+                   "position_biased_input": False, "max_relative_positions": -1},
+    "modernbert": {"intermediate_size": 1024, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+                   "cls_token_id": 1, "sep_token_id": 2},
+}
+
+
+def family(args: argparse.Namespace) -> None:
+    "Each architecture in one shape, random weights, every token a word."
+    found: dict[str, Any] = {}
+    for name in args.only or FAMILY:
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, __file__, "random-model", name, folder], check=True)
+            size = (args.batch, args.length)
+            for _, turns in shape_turns(Path(folder), [size], args.dropout, float("inf"), args): found[name] = turns
+        keep("family", {"shape": f"{args.batch} x {args.length}", "dropout": args.dropout, "shapes": found})
+
+
+def random_model(args: argparse.Namespace) -> None:
+    "A model of transformers with random weights, saved into a folder."
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    config = AutoConfig.for_model(args.name, **SIZES, **FAMILY[args.name], num_labels=2)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(args.folder)
+
+
+# ---- whole jobs on real texts
+
+
+def job_turns(args: argparse.Namespace) -> None:
+    "The same rows and the same job, in a process of its own each time."
+    kinds, found = JOBS[args.job], []
     for number in range(args.rounds):
         turn = {}
-        for kind in kinds[number % 4:] + kinds[:number % 4]:
-            command = [sys.executable, __file__, "one-epoch", kind, "--data", str(args.data), "--text", args.text,
-                       "--label", args.label, "--rows", str(args.rows), "--seed", str(number)]
+        for kind in kinds[number % len(kinds):] + kinds[:number % len(kinds)]:
+            command = [sys.executable, __file__, "one-job", args.job, kind, "--data", str(args.data),
+                       "--text", args.text, "--label", args.label, "--rows", str(args.rows), "--seed", str(number)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             turn[kind] = json.loads(done.stdout.splitlines()[-1])
             print(number, kind, turn[kind], flush=True)
         found.append(turn)
-        keep(f"epoch-{args.data.parent.name}", {"data": args.data.parent.name, "rows": args.rows, "turns": found})
+        keep(f"{args.job}-{args.data.parent.name}",
+             {"job": args.job, "data": args.data.parent.name, "rows": args.rows, "turns": found})
 
 
-def one_epoch(args: argparse.Namespace) -> None:
-    "One side: seconds from files to a trained, evaluated and saved model, imports left out."
+JOBS = {"epoch": ["mlx", "mlx-parts", "trainer", "trainer-grouped"],
+        "folds": ["mlx", "trainer", "trainer-grouped"], "predict": ["mlx", "trainer"]}
+
+
+def one_job(args: argparse.Namespace) -> None:
+    "One side: seconds from files to what the job asks for, imports left out."
     import pandas as pd
-    frame = pd.read_csv(args.data).sample(args.rows, random_state=0)[[args.text, args.label]]
+    frame = pd.read_csv(args.data)
+    frame = frame.sample(args.rows, replace=args.rows > len(frame), random_state=0)[[args.text, args.label]]
     frame.columns = ["text", "label"]
     cut = args.rows * 5 // 6
+    ours = args.kind in ("mlx", "mlx-parts")
+    importlib.import_module("mlx.core" if ours else "transformers.trainer")     # imports are not what is measured
     with tempfile.TemporaryDirectory() as folder:
         files = [f"{folder}/train.csv", f"{folder}/validation.csv"]
         for file, part in zip(files, (frame[:cut], frame[cut:]), strict=True): part.to_csv(file, index=False)
-        run = {"mlx": our_epoch, "mlx-parts": our_epoch}.get(args.kind, their_epoch)
-        print(json.dumps(run(files, folder, args)))
+        start, before = time.perf_counter(), time.process_time()
+        name = f"{'our' if ours else 'their'}_{args.job}"
+        facts = globals()[name](frame if args.job == "predict" else files, folder, args)
+        spent = {"seconds": time.perf_counter() - start, "processor": time.process_time() - before}
+        print(json.dumps({**spent, **facts}))
+
+
+WEIGHTS = "all-MiniLM-L6-v2"
+
+
+def declared(args: argparse.Namespace, folder: str) -> dict[str, Any]:
+    "How our side trains."
+    parts = {"environment.cpu_parts_from": 0} if args.kind == "mlx-parts" else {}
+    return {"text_column": "text", "target_column": "label", "pretrained": WEIGHTS, "pooling": "mean",
+            "max_length": 128, "batch_size": 32, "eval_batch_size": 32, "num_epochs": 1, "learning_rate": 1e-4,
+            "seed": args.seed, "output_dir": folder, **parts}
 
 
 def our_epoch(files: list[str], folder: str, args: argparse.Namespace) -> dict[str, float]:
-    import mlx.core  # noqa: F401  # imports are not what is measured
-
+    "One epoch, evaluated and saved."
     from mlx_bert_training import create_trainer
-    start, before = time.perf_counter(), time.process_time()
-    trainer = create_trainer(
-        train_path=files[0], validation_path=files[1], text_column="text", target_column="label",
-        pretrained="all-MiniLM-L6-v2", pooling="mean", max_length=128, batch_size=32, eval_batch_size=32, num_epochs=1,
-        learning_rate=1e-4, seed=args.seed, output_dir=folder, save_strategy="epoch",
-        **{"environment.cpu_parts": 2 if args.kind == "mlx-parts" else 1, "training.metrics": ["accuracy"]})
-    result = trainer.train()
-    return {"seconds": time.perf_counter() - start, "processor": time.process_time() - before,
-            "accuracy": result.metrics["eval_accuracy"]}
+    trainer = create_trainer(train_path=files[0], validation_path=files[1], save_strategy="epoch",
+                             **declared(args, folder), **{"training.metrics": ["accuracy"]})
+    return {"accuracy": trainer.train().metrics["eval_accuracy"]}
 
 
-def their_epoch(files: list[str], folder: str, args: argparse.Namespace) -> dict[str, float]:
-    import pandas as pd
+def our_folds(files: list[str], folder: str, args: argparse.Namespace) -> dict[str, float]:
+    "Five folds of one epoch, out-of-fold predictions and those of the test rows."
+    from mlx_bert_training import create_kaggle_trainer
+    trainer = create_kaggle_trainer(config="generic_text", train_path=files[0], test_path=files[1], data_dir=None,
+                                    download_data=False, sample_path=None, id_column=None, cv_folds=5,
+                                    competition_metric="accuracy", enable_ensemble=False, submission_dir=folder,
+                                    **declared(args, folder))
+    return {"accuracy": trainer.train_with_cv(dashboard=False).mean}
+
+
+def our_predict(frame: Any, folder: str, args: argparse.Namespace) -> dict[str, float]:
+    "A file of texts to a file of predictions, with a model that has not learnt."
+    from mlx_bert_training import create_trainer
+    frame.to_csv(f"{folder}/rows.csv", index=False)
+    options = {**declared(args, folder), "eval_batch_size": 64, "max_train_rows": 64, "validation_fraction": 0.0}
+    trainer = create_trainer(train_path=f"{folder}/train.csv", save_strategy="no", eval_strategy="no", **options)
+    trainer.predict(f"{folder}/rows.csv").to_frame().to_csv(f"{folder}/predictions.csv", index=False)
+    return {}
+
+
+def tokens_of(frame: Any, tokenizer: Any) -> list[dict[str, Any]]:
+    "Rows as transformers' Trainer takes them."
+    encoded = tokenizer(list(frame["text"]), truncation=True, max_length=128)["input_ids"]
+    return [{"input_ids": ids, "labels": int(label)} for ids, label in zip(encoded, frame["label"], strict=True)]
+
+
+def their_trainer(folder: str, args: argparse.Namespace, train: Any, judged: Any, **options: Any) -> Any:
+    "`Trainer` with its defaults, but for rate, batch and the number of epochs."
     import torch
     from transformers import (
         AutoModelForSequenceClassification,
@@ -159,28 +247,53 @@ def their_epoch(files: list[str], folder: str, args: argparse.Namespace) -> dict
     from mlx_bert_training.models import resolve_pretrained
     from mlx_bert_training.runtime import cpu_threads
     torch.set_num_threads(cpu_threads())
-    start, before = time.perf_counter(), time.process_time()
-    weights = str(resolve_pretrained("all-MiniLM-L6-v2"))
+    weights = str(resolve_pretrained(WEIGHTS))
     tokenizer = AutoTokenizer.from_pretrained(weights)
-    sets = []
-    for file in files:
-        frame = pd.read_csv(file)
-        encoded = tokenizer(list(frame["text"]), truncation=True, max_length=128)["input_ids"]
-        sets.append([{"input_ids": ids, "labels": int(label)}
-                     for ids, label in zip(encoded, frame["label"], strict=True)])
-    grouped = args.kind == "trainer-grouped"
     fields = TrainingArguments.__dataclass_fields__
     group = {"group_by_length": True} if "group_by_length" in fields else {"train_sampling_strategy": "group_by_length"}
-    trainer = Trainer(
+    if args.kind == "trainer-grouped": options |= group
+    return Trainer(
         model=AutoModelForSequenceClassification.from_pretrained(weights, num_labels=2),
-        args=TrainingArguments(folder, per_device_train_batch_size=32, per_device_eval_batch_size=32, seed=args.seed,
-                               num_train_epochs=1, learning_rate=1e-4, eval_strategy="epoch", save_strategy="epoch",
-                               report_to="none", use_cpu=True, disable_tqdm=True, **group if grouped else {}),
-        train_dataset=sets[0], eval_dataset=sets[1], data_collator=DataCollatorWithPadding(tokenizer),
+        args=TrainingArguments(folder, per_device_train_batch_size=32, seed=args.seed, num_train_epochs=1,
+                               learning_rate=1e-4, report_to="none", use_cpu=True, disable_tqdm=True,
+                               **{"per_device_eval_batch_size": 32, **options}),
+        train_dataset=None if train is None else tokens_of(train, tokenizer), eval_dataset=tokens_of(judged, tokenizer),
+        data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=lambda seen: {"accuracy": float((seen.predictions.argmax(-1) == seen.label_ids).mean())})
+
+
+def their_epoch(files: list[str], folder: str, args: argparse.Namespace) -> dict[str, float]:
+    "The same with `Trainer`."
+    import pandas as pd
+    train, judged = map(pd.read_csv, files)
+    trainer = their_trainer(folder, args, train, judged, eval_strategy="epoch", save_strategy="epoch")
     trainer.train()
-    seconds, processor = time.perf_counter() - start, time.process_time() - before
-    return {"seconds": seconds, "processor": processor, "accuracy": trainer.state.log_history[-2]["eval_accuracy"]}
+    return {"accuracy": trainer.state.log_history[-2]["eval_accuracy"]}
+
+
+def their_folds(files: list[str], folder: str, args: argparse.Namespace) -> dict[str, float]:
+    "The same with `Trainer`, one after the other."
+    import pandas as pd
+    from sklearn.model_selection import StratifiedKFold
+    rows, test = map(pd.read_csv, files)
+    scores, asked = [], None
+    for train, judged in StratifiedKFold(5, shuffle=True, random_state=args.seed).split(rows, rows["label"]):
+        trainer = their_trainer(folder, args, rows.iloc[train], rows.iloc[judged], save_strategy="epoch")
+        trainer.train()
+        scores.append(trainer.predict(trainer.eval_dataset).metrics["test_accuracy"])
+        asked = asked or tokens_of(test, trainer.data_collator.tokenizer)
+        trainer.predict(asked)
+    return {"accuracy": sum(scores) / len(scores)}
+
+
+def their_predict(frame: Any, folder: str, args: argparse.Namespace) -> dict[str, float]:
+    "The same with `Trainer`."
+    import pandas as pd
+    frame.to_csv(f"{folder}/rows.csv", index=False)
+    rows = pd.read_csv(f"{folder}/rows.csv")
+    trainer = their_trainer(folder, args, None, rows, per_device_eval_batch_size=64)
+    pd.DataFrame(trainer.predict(trainer.eval_dataset).predictions).to_csv(f"{folder}/predictions.csv", index=False)
+    return {}
 
 
 # ---- start-up
@@ -221,7 +334,8 @@ def start(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     "Every table that there are figures for, and the plot."
-    for name, show in (("shapes", shapes_table), ("epoch", epoch_table), ("start", start_table)):
+    tables = {"shapes": shapes_table, "family": family_table, **dict.fromkeys(JOBS, job_table), "start": start_table}
+    for name, show in tables.items():
         for file in sorted(RESULTS.glob(f"cpu-{name}*.json")):
             print(show(json.loads(file.read_text(encoding="utf-8"))), "\n")
 
@@ -230,6 +344,7 @@ def shapes_table(kept: dict[str, Any]) -> str:
     sides = [(side, clock) for clock in ("seconds", "processor") for side in OURS]
     heads = [f"{OURS[side]}, {'clock' if clock == 'seconds' else 'processor'}" for side, clock in sides]
     heads += ["two parts to one, clock", "processor"]
+    heads += ["memory"]
     load, cores = kept["load"], kept["machine"]["threads"]
     lines = [f"{kept['model']}, dropout {kept['dropout']}; load {load[0]:.0f} to {load[2]:.0f} on {cores} cores", "",
              "| batch x tokens | turns | ms on torch | " + " | ".join(heads) + " |",
@@ -238,7 +353,8 @@ def shapes_table(kept: dict[str, Any]) -> str:
         for shape, found in kept["shapes"].items():
             turns = found[action]
             cells = [ratio(turns, side, "torch", clock) for side, clock in sides]
-            cells += [ratio(turns, "mlx-parts", "mlx", clock) for clock in ("seconds", "processor")]
+            cells += [ratio(turns, "mlx-parts", "mlx-whole", clock) for clock in ("seconds", "processor")]
+            cells += [", ".join(f"{found['mib'][side] / found['mib']['torch']:.2f}" for side in OURS)]
             torch = 1e3 * median(turn["torch"]["seconds"] for turn in turns)
             lines.append(f"| {word} {shape} | {len(turns)} | {torch:.0f} | " + " | ".join(cells) + " |")
     plot(kept)
@@ -270,16 +386,33 @@ def plot(kept: dict[str, Any]) -> None:
     plt.close(figure)
 
 
-def epoch_table(kept: dict[str, Any]) -> str:
+def family_table(kept: dict[str, Any]) -> str:
+    lines = [f"{kept['shape']}, dropout {kept['dropout']}; load {kept['load'][0]:.0f}", "",
+             "| architecture | turns | step on torch, ms | one part | two parts | inference on torch, ms | one part "
+             "| two parts | memory |", "|---" * 9 + "|"]
+    for name, found in kept["shapes"].items():
+        cells = []
+        for action in ("train", "infer"):
+            cells.append(f"{1e3 * median(turn['torch']['seconds'] for turn in found[action]):.0f}")
+            cells += [ratio(found[action], side, "torch", "seconds") for side in OURS]
+        memory = ", ".join(f"{found['mib'][side] / found['mib']['torch']:.2f}" for side in OURS)
+        lines.append(f"| {name} | {len(found['train'])} | " + " | ".join([*cells, memory]) + " |")
+    return "\n".join(lines)
+
+
+def job_table(kept: dict[str, Any]) -> str:
     turns = kept["turns"]
-    lines = [f"{kept['rows']} rows of {kept['data']}, load {kept['load'][0]:.0f} to {kept['load'][2]:.0f}", "",
-             "| side | seconds | processor, s | accuracy | to Trainer, clock | processor | to group_by_length, clock "
-             "| processor |", "|---" * 8 + "|"]
+    others = [side for side in ("trainer", "trainer-grouped") if side in turns[0]]
+    heads = [f"to {other}, {clock}" for other in others for clock in ("clock", "processor")]
+    lines = [f"{kept['job']}: {kept['rows']} rows of {kept['data']}, {len(turns)} turns, load {kept['load'][0]:.0f} to "
+             f"{kept['load'][2]:.0f}", "", "| side | seconds | processor, s | accuracy | " + " | ".join(heads) + " |",
+             "|---" * (4 + len(heads)) + "|"]
     for side in turns[0]:
-        values = [median(turn[side][key] for turn in turns) for key in ("seconds", "processor", "accuracy")]
-        cells = [ratio(turns, side, other, clock) for other in ("trainer", "trainer-grouped")
-                 for clock in ("seconds", "processor")]
-        lines.append(f"| {side} | {values[0]:.0f} | {values[1]:.0f} | {values[2]:.3f} | " + " | ".join(cells) + " |")
+        values = [median(turn[side][key] for turn in turns) for key in ("seconds", "processor")]
+        scores = [turn[side]["accuracy"] for turn in turns if "accuracy" in turn[side]]
+        cells = [ratio(turns, side, other, clock) for other in others for clock in ("seconds", "processor")]
+        lines.append(f"| {side} | {values[0]:.0f} | {values[1]:.0f} | " +
+                     (f"{sum(scores) / len(scores):.3f}" if scores else "–") + " | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -310,9 +443,22 @@ def main() -> None:
     sub.add_argument("--seconds", type=float, default=60, help="for each shape (default 60)")
     sub.add_argument("--least", type=int, default=5, help="turns of each shape, whatever they take (default 5)")
     sub.add_argument("--add", action="store_true", help="to the shapes that were kept, in place of them")
-    for function, name in ((epoch, "epoch"), (one_epoch, "one-epoch")):
-        sub = command(function, name)
-        if name == "one-epoch": sub.add_argument("kind")
+    sub = command(family, "family")
+    sub.add_argument("--only", nargs="+", choices=FAMILY)
+    sub.add_argument("--batch", type=int, default=32)
+    sub.add_argument("--length", type=int, default=32)
+    sub.add_argument("--dropout", type=float, default=0.1)
+    sub.add_argument("--seconds", type=float, default=30, help="for each architecture (default 30)")
+    sub.add_argument("--least", type=int, default=4, help="turns of each, whatever they take (default 4)")
+    sub = command(random_model, "random-model")
+    sub.add_argument("name", choices=FAMILY)
+    sub.add_argument("folder")
+    for name in (*JOBS, "one-job"):
+        sub = command(one_job if name == "one-job" else job_turns, name)
+        if name == "one-job":
+            sub.add_argument("job", choices=JOBS)
+            sub.add_argument("kind")
+        else: sub.set_defaults(job=name)
         sub.add_argument("--data", type=Path, required=True, help="a CSV file")
         sub.add_argument("--text", default="text", help="its column of texts")
         sub.add_argument("--label", default="label", help="its column of classes, 0 and 1")

@@ -5,7 +5,8 @@
 
 One job trains for some updates, as a fold does. The sides take turns, because a shared machine is not the same from one
 minute to the next: two jobs one after the other on all threads, two jobs side by side on half of the threads each, one
-job whose batches two ranks share, and one whose batches two threads of one process share (`environment.cpu_parts`).
+job whose batches two ranks share, and one whose batches two threads of one process share, however small they are
+(`environment.cpu_parts`).
 What counts are ratios of neighbouring turns, of whole times (a process starts, reads, compiles and trains), of
 processor time, which depends less on what else the machine is doing, and of the updates after the first ones.
 """
@@ -61,7 +62,7 @@ class Training:
                 "training": {"max_steps": self.updates, "num_epochs": 1000, "eval_strategy": "no",
                              "save_strategy": "no", "early_stopping": False, "load_best_at_end": False,
                              "logging_steps": 1},
-                "environment": {"device": "cpu", "output_dir": folder, "cpu_parts": self.parts}})
+                "environment": {"device": "cpu", "output_dir": folder, "cpu_parts": self.parts, "cpu_parts_from": 0}})
             trainer.train(dashboard=False)
         return np.diff(ends)[FIRST:].tolist()
 

@@ -12,6 +12,7 @@ timed the losses of both sides are compared, so that it is the same computation 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import resource
 import subprocess
@@ -30,12 +31,14 @@ MODELS = {
     "minilm": {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
 }
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "classifier_dropout_prob",
+            "dropout", "attention_dropout", "seq_classif_dropout", "embedding_dropout", "mlp_dropout", "pooler_dropout")
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 2e-5, 0.01, 1.0
 Side = dict[str, Callable[[dict[str, np.ndarray]], float]]
 
 
-def mlx_side(folder: Path, rate: float, parts: int = 1) -> Side:
-    "Our own steps, the ones the trainer runs; `parts` as in `environment.cpu_parts`."
+def mlx_side(folder: Path, rate: float, **environment: int) -> Side:
+    "Our own steps, the ones the trainer runs, under keys of `environment`."
     import mlx.core as mx
 
     from mlx_bert_training import create_model, runtime
@@ -48,8 +51,10 @@ def mlx_side(folder: Path, rate: float, parts: int = 1) -> Side:
     config = OptimizerConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     optimizer = create_optimizer(config, model.trainable_parameters())
     runtime.select_device("auto")
-    training = training_step_of(parts, model, loss, optimizer, max_grad_norm=MAX_GRAD_NORM)
-    inference = inference_step_of(parts, model, loss, of_large=EnvironmentConfig().inference_parts)
+    where = EnvironmentConfig(**environment)
+    parts = where.cpu_parts, where.cpu_parts_from
+    training = training_step_of(*parts, model, loss, optimizer, max_grad_norm=MAX_GRAD_NORM)
+    inference = inference_step_of(*parts, model, loss)
 
     def train(batch: dict[str, np.ndarray]) -> float:
         model.train()
@@ -69,13 +74,16 @@ def mlx_side(folder: Path, rate: float, parts: int = 1) -> Side:
 def torch_side(folder: Path, rate: float) -> Side:
     "The usual loop: AdamW (fused), no decay of biases and norms, clipping by global norm."
     import torch
-    from transformers import BertForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     from mlx_bert_training.runtime import cpu_threads
 
     torch.set_num_threads(cpu_threads())
-    rates = {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate, "classifier_dropout": rate}
-    model = BertForSequenceClassification.from_pretrained(folder, **rates)
+    config = AutoConfig.from_pretrained(folder)
+    for name in DROPOUTS:
+        if hasattr(config, name): setattr(config, name, rate)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, config=config)
+    known = inspect.signature(model.forward).parameters
     matrices, others = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, fused=True)
@@ -83,7 +91,7 @@ def torch_side(folder: Path, rate: float) -> Side:
     def loss(batch: dict[str, np.ndarray]) -> Any:
         rows = batch["example_weight"] > 0      # torch has no need of filler rows
         arrays = {k: torch.from_numpy(batch[k][rows]).long() for k in
-                  ("input_ids", "attention_mask", "token_type_ids", "labels")}
+                  ("input_ids", "attention_mask", "token_type_ids", "labels") if k in known}
         return model(**arrays).loss
 
     def train(batch: dict[str, np.ndarray]) -> float:
@@ -102,7 +110,8 @@ def torch_side(folder: Path, rate: float) -> Side:
     return {"train": train, "infer": infer}
 
 
-SIDES = {"mlx": mlx_side, "mlx-parts": partial(mlx_side, parts=2), "torch": torch_side}
+SIDES = {"mlx": mlx_side, "mlx-whole": partial(mlx_side, cpu_parts=1), "mlx-parts": partial(mlx_side, cpu_parts_from=0),
+         "torch": torch_side}
 
 
 def work(name: str, folder: Path, rate: float) -> None:

@@ -90,19 +90,19 @@ def timed(
 def runs_of(
     size: str,      # in `SIZES`
     batch: Batch,
-    parts: int,     # see `environment.cpu_parts`
+    parts: int,     # of every batch, see `environment.cpu_parts`
 ) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:  # training or inference, a run, and what ends it
     "The two steps of a trainer, under a fresh model."
     model, loss = create_model(config=SIZES[size], dropout_rate=0.1), create_loss(task="binary")
     optimizer = create_optimizer(OptimizerConfig(), model.trainable_parameters())
     options: dict[str, Any] = {"dtype": compute_dtype(True), "compiled": runtime.can_compile()}
-    training = training_step_of(parts, model, loss, optimizer, max_grad_norm=1.0, **options)
+    training = training_step_of(parts, 0, model, loss, optimizer, max_grad_norm=1.0, **options)
 
     def train() -> None: mx.eval(training.update(batch, 2e-5), model.state, optimizer.state)
 
     model.train()
     yield "training", train, training.close
-    inference = inference_step_of(parts, model, loss, **options)
+    inference = inference_step_of(parts, 0, model, loss, **options)
 
     def infer() -> None: mx.eval(inference(batch))
 

@@ -194,8 +194,9 @@ def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any
     changing = [technique for technique in techniques if any(hasattr(technique, name) for name in names)]
     assert evaluator.loss is not None
     evaluator.model.train()
-    clip, parts = evaluator.config.optimizer, evaluator.config.environment.cpu_parts
-    make = partial(training_step_of, parts) if evaluator.ranks.alone else partial(make_step, evaluator.ranks)
+    clip, environment = evaluator.config.optimizer, evaluator.config.environment
+    alone = partial(training_step_of, environment.cpu_parts, environment.cpu_parts_from)
+    make = alone if evaluator.ranks.alone else partial(make_step, evaluator.ranks)
     return make(evaluator.model, evaluator.loss, optimizer, max_grad_norm=clip.max_grad_norm,
                 clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled,
                 techniques=changing)

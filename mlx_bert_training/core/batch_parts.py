@@ -21,8 +21,8 @@ from ..protocols import Batch, Loss, Model
 from ..runtime.device import on_cpu
 
 # %% auto #0
-__all__ = ['T', 'Window', 'LARGE', 'row_parts', 'Companion', 'Crew', 'follow', 'window_sum', 'PartsStep', 'PartsInference',
-           'training_step_of', 'inference_step_of']
+__all__ = ['T', 'Window', 'row_parts', 'large_parts', 'Companion', 'Crew', 'follow', 'window_sum', 'SeveralWindows', 'PartsStep',
+           'PartsInference', 'training_step_of', 'inference_step_of']
 
 # %% ../../nbs/core/13_batch_parts.ipynb #7cc84bb9
 def row_parts(
@@ -35,6 +35,15 @@ def row_parts(
     weighted = {"example_weight": np.ones(rows, np.float32), **{k: v for k, v in batch.items() if v is not None}}
     return [{key: values[first:last] for key, values in weighted.items()}
             for first, last in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def large_parts(
+    batch: Batch,
+    parts: int,         # at most so many
+    least_tokens: int,  # padding counted
+) -> list[Batch]:
+    "The parts of a batch that has work enough for several threads; a smaller one whole."
+    return row_parts(batch, parts) if np.size(batch["input_ids"]) >= least_tokens else [batch]
 
 # %% ../../nbs/core/13_batch_parts.ipynb #bd645bbe
 T = TypeVar("T")
@@ -114,32 +123,14 @@ def _computed(found: T, *more: Any) -> T:
     return found
 
 # %% ../../nbs/core/13_batch_parts.ipynb #65bc16ce
-class PartsStep(TrainingStep):
-    "A training step that computes the parts of every batch side by side."
+class SeveralWindows(TrainingStep):
+    "A training step with others `beside` it, each on its own twin of the model: one update takes what all gathered."
 
     def __init__(self, model: Model, loss: Loss, optimizer: Any, *, parts: int = 2, **options: Any):
         super().__init__(model, loss, optimizer, **options)
-        alone = {**options, "techniques": ()}
+        alone, captured = {**options, "techniques": ()}, [model.state, optimizer.state]
         self.beside = [TrainingStep(twin(model), loss, optimizer, **alone) for _ in range(parts - 1)]
-        self.crew, captured = Crew(), [model.state, optimizer.state]
         self._apply_all = self._compile(lambda windows: self._finish(*window_sum(windows)), captured, captured)
-
-    def update(self, batch: Batch, learning_rate: float) -> tuple[mx.array, mx.array, mx.array]:
-        "One batch, one update. Returns loss sum, weight and gradient norm."
-        loss, weight = self.accumulate(batch)
-        return loss, weight, self.apply(learning_rate)
-
-    def accumulate(self, batch: Batch) -> tuple[mx.array, mx.array]:
-        "Add a batch to the window. Returns its loss sum and weight, and has computed them."
-        whole = any(getattr(technique, "active", True) for technique in self.techniques)
-        shares = row_parts(batch, 1 if whole else len(self.beside) + 1)
-        if len(shares) == 1: return super().accumulate(batch)
-        seeds = [int(seed) for seed in np.array(mx.random.randint(0, 2**31 - 1, (len(shares) - 1,)))]
-        # now, for while the first part is traced the model has other arrays
-        beside = [partial(_gradient, follow(step.model, self.model), step, share, seed)
-                  for step, share, seed in zip(self.beside, shares[1:], seeds, strict=False)]
-        losses, weights = zip(*self.crew.run(partial(self._first, shares[0]), *beside), strict=True)
-        return sum(losses), sum(weights)
 
     def apply(self, learning_rate: float) -> mx.array:
         "Update with the gradient of all windows and begin new ones. Returns the gradient norm."
@@ -150,7 +141,38 @@ class PartsStep(TrainingStep):
         for step in (self, *self.beside): step.window = None
         return norm
 
+# %% ../../nbs/core/13_batch_parts.ipynb #f74346fa
+class PartsStep(SeveralWindows):
+    "A training step that computes the parts of every large batch side by side."
+
+    def __init__(self, *arguments: Any, parts: int = 2,
+                 least_tokens: int = 0,     # a batch with fewer, padding counted, is computed whole
+                 **options: Any):
+        super().__init__(*arguments, parts=parts, **options)
+        self.least_tokens, self.crew = least_tokens, Crew()
+
+    def update(self, batch: Batch, learning_rate: float) -> tuple[mx.array, mx.array, mx.array]:
+        "One batch, one update. Returns loss sum, weight and gradient norm."
+        if len(self._shares(batch)) == 1: return super().update(batch, learning_rate)
+        loss, weight = self.accumulate(batch)
+        return loss, weight, self.apply(learning_rate)
+
+    def accumulate(self, batch: Batch) -> tuple[mx.array, mx.array]:
+        "Add a batch to the window. Returns its loss sum and weight; where it was cut, they are computed."
+        shares = self._shares(batch)
+        if len(shares) == 1: return super().accumulate(batch)
+        seeds = [int(seed) for seed in np.array(mx.random.randint(0, 2**31 - 1, (len(shares) - 1,)))]
+        # now, for while the first part is traced the model has other arrays
+        beside = [partial(_gradient, follow(step.model, self.model), step, share, seed)
+                  for step, share, seed in zip(self.beside, shares[1:], seeds, strict=False)]
+        losses, weights = zip(*self.crew.run(partial(self._first, shares[0]), *beside), strict=True)
+        return sum(losses), sum(weights)
+
     def close(self) -> None: self.crew.close()
+
+    def _shares(self, batch: Batch) -> list[Batch]:
+        whole = any(getattr(technique, "active", True) for technique in self.techniques)
+        return [batch] if whole else large_parts(batch, len(self.beside) + 1, self.least_tokens)
 
     def _first(self, share: Batch) -> tuple[mx.array, mx.array]:
         return _computed(super().accumulate(share), self.window)
@@ -170,8 +192,7 @@ class PartsInference(InferenceStep):
 
     def __call__(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         "Logits (B, C), loss sum and weight; the last two are 0 for a batch without labels."
-        large = np.size(batch["input_ids"]) >= self.least_tokens
-        shares = row_parts(batch, len(self.beside) + 1) if large else [batch]
+        shares = large_parts(batch, len(self.beside) + 1, self.least_tokens)
         if len(shares) == 1: return super().__call__(batch)
         work = [partial(_logits, follow(step.model, self.model), step, share)
                 for step, share in zip(self.beside, shares[1:], strict=False)]
@@ -188,25 +209,22 @@ def _logits(ready: Callable[[], None], step: InferenceStep, share: Batch) -> tup
 
 # %% ../../nbs/core/13_batch_parts.ipynb #aadcdfda
 def training_step_of(
-    parts: int,         # of a batch, on a CPU
+    parts: int,         # of a large batch, on a CPU
+    least_tokens: int,  # that make a batch large
     *arguments: Any,    # of the step: model, loss and optimizer
     **options: Any,     # the same
 ) -> TrainingStep:
-    "A step that computes whole batches or their parts."
+    "A step that computes whole batches or the parts of large ones."
     if parts == 1 or not on_cpu(): return TrainingStep(*arguments, **options)
-    return PartsStep(*arguments, parts=parts, **options)
-
-
-LARGE = 1024    # tokens of a batch from which parts pay in inference
+    return PartsStep(*arguments, parts=parts, least_tokens=least_tokens, **options)
 
 
 def inference_step_of(
-    parts: int,             # of a batch, on a CPU
-    *arguments: Any,        # of the step: model and loss
-    of_large: int = 1,      # the same for batches of `LARGE` tokens or more, where `parts` is 1
-    **options: Any,         # the same
+    parts: int,         # of a large batch, on a CPU
+    least_tokens: int,  # that make a batch large in training
+    *arguments: Any,    # of the step: model and loss
+    **options: Any,     # the same
 ) -> InferenceStep:
     "The same for logits."
-    if max(parts, of_large) == 1 or not on_cpu(): return InferenceStep(*arguments, **options)
-    if parts > 1: return PartsInference(*arguments, parts=parts, **options)
-    return PartsInference(*arguments, parts=of_large, least_tokens=LARGE, **options)
+    if parts == 1 or not on_cpu(): return InferenceStep(*arguments, **options)
+    return PartsInference(*arguments, parts=parts, least_tokens=least_tokens // 4, **options)

@@ -235,7 +235,7 @@ def model_outputs(
     if loss is None: check_finite(model_weights(model), "in the weights to predict with")
     model.eval()
     environment = evaluator.config.environment
-    alone = partial(inference_step_of, environment.cpu_parts, of_large=environment.inference_parts)
+    alone = partial(inference_step_of, environment.cpu_parts, environment.cpu_parts_from)
     make = alone if evaluator.ranks.alone else partial(inference_step, evaluator.ranks)
     step = make(model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
     try: outputs = run_all(step, transformed(loader, evaluator.transform), seen)

@@ -2,6 +2,7 @@
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -12,7 +13,13 @@ from toys import ToyLoader, ToyModel, toy_config
 from mlx_bert_training import create_model
 from mlx_bert_training.callbacks import ModelCheckpoint
 from mlx_bert_training.core.base import Trainer
-from mlx_bert_training.core.batch_parts import PartsInference, PartsStep, inference_step_of, row_parts
+from mlx_bert_training.core.batch_parts import (
+    PartsInference,
+    PartsStep,
+    inference_step_of,
+    row_parts,
+    training_step_of,
+)
 from mlx_bert_training.core.config import OptimizerConfig
 from mlx_bert_training.core.optimization import create_optimizer
 from mlx_bert_training.core.step import InferenceStep, TrainingStep
@@ -100,7 +107,7 @@ def test_logits_follow_the_weights_and_the_mode_of_the_model():
 def test_large_batches_alone_are_cut_for_inference(rows, cut):
     model = create_model(config=SMALL, seed=1)
     model.eval()
-    step, plain = inference_step_of(1, model, of_large=2), InferenceStep(model)
+    step, plain = inference_step_of(2, 4096, model), InferenceStep(model)
     logits = np.array(step(batch_of(rows))[0])
     assert bool(step.crew.threads) is cut
     step.close()
@@ -109,8 +116,27 @@ def test_large_batches_alone_are_cut_for_inference(rows, cut):
 
 
 def test_a_declaration_may_keep_batches_whole():
-    assert type(inference_step_of(1, ToyModel(), of_large=1)) is InferenceStep
-    assert inference_step_of(3, ToyModel(), of_large=2).least_tokens == 0
+    assert type(inference_step_of(1, 0, ToyModel())) is InferenceStep
+    model = create_model(config=SMALL)
+    optimizer = create_optimizer(OptimizerConfig(), model.trainable_parameters())
+    assert type(training_step_of(1, 0, model, create_loss(task="binary"), optimizer)) is TrainingStep
+
+
+def test_a_small_batch_is_trained_on_as_without_parts_and_a_large_one_in_parts():
+    def cut_from(tokens): return weights_after(partial(PartsStep, least_tokens=tokens), whole, rate=0.3)[0]
+
+    plain, every = (weights_after(make, whole, rate=0.3)[0] for make in (TrainingStep, PartsStep))
+    small, mixed = cut_from(49), cut_from(41)        # batches of 48, 40 and 8 tokens
+    for name in plain: assert np.array_equal(small[name], plain[name]), name
+    assert any(not np.array_equal(mixed[name], other[name]) for other in (plain, every) for name in mixed)
+
+
+def test_a_window_of_small_and_large_batches():
+    def both(step, _):
+        for rows in (2, 6, 3): step.accumulate(batch_of(rows, seed=rows))
+        return [step.apply(1e-2).item()]
+    ours, plain = (weights_after(make, both)[0] for make in (partial(PartsStep, least_tokens=32), TrainingStep))
+    for name in plain: assert np.allclose(ours[name], plain[name], atol=2e-6), name
 
 
 def test_a_window_of_several_batches_in_parts():
@@ -154,7 +180,7 @@ def test_a_process_that_leaves_the_threads_open_ends():
 
 
 def trained(tmp_path, name, **overrides):
-    config = toy_config(tmp_path, run_name=name, **{"environment.cpu_parts": 2, **overrides})
+    config = toy_config(tmp_path, run_name=name, **{"environment.cpu_parts_from": 0, **overrides})
     trainer = Trainer(ToyModel(dropout=0.3), config, callbacks=[ModelCheckpoint("epoch")])
     trainer.train(ToyLoader(), ToyLoader(seed=1))
     return trainer
@@ -165,7 +191,7 @@ def test_a_run_in_parts_is_the_same_after_a_resume_and_ends_its_threads(tmp_path
     before = threading.active_count()
     whole_run = trained(tmp_path, "whole", num_epochs=2, **options)
     trained(tmp_path, "short", num_epochs=1, **options)
-    config = toy_config(tmp_path, run_name="short", num_epochs=2, **{"environment.cpu_parts": 2, **options})
+    config = toy_config(tmp_path, run_name="short", num_epochs=2, **{"environment.cpu_parts_from": 0, **options})
     resumed = Trainer(ToyModel(dropout=0.3), config)
     resumed.train(ToyLoader(), ToyLoader(seed=1), resume_from="latest")
     assert threading.active_count() == before
@@ -175,6 +201,6 @@ def test_a_run_in_parts_is_the_same_after_a_resume_and_ends_its_threads(tmp_path
 
 def test_another_number_of_parts_is_another_run(tmp_path):
     trained(tmp_path, "run", num_epochs=1)
-    config = toy_config(tmp_path, run_name="run", num_epochs=2)
+    config = toy_config(tmp_path, run_name="run", num_epochs=2, **{"environment.cpu_parts": 1})
     with pytest.raises(CheckpointError, match="environment.cpu_parts was 2 and is 1"):
         Trainer(ToyModel(), config).train(ToyLoader(), ToyLoader(seed=1), resume_from="latest")
