@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import pandas as pd
 
@@ -32,8 +31,6 @@ from ..factory import create_kaggle_trainer
 from ..files import make_folder, write_text
 from ..kaggle.trainer import KaggleTrainer
 from ..models.weights import WeightsError, resolve_pretrained
-from ..runtime.blas import cpu_threads
-from ..runtime.device import select_device
 from .look import look_at
 from ..stages.announce import announce
 from ..stages.budget import measure_speed, plan_budget, stopped_after
@@ -46,8 +43,8 @@ from ..validation.scores import score_predictions
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'DEFAULTS', 'AutoResult', 'AutoRun', 'table_file', 'choose_model', 'choose_parts', 'choose_length',
-           'choose_plan', 'check_for_leaks', 'linear_fit', 'linear_score', 'hand_over', 'run_plan', 'auto']
+__all__ = ['log', 'DEFAULTS', 'AutoResult', 'AutoRun', 'table_file', 'choose_model', 'choose_length', 'choose_plan',
+           'check_for_leaks', 'linear_fit', 'linear_score', 'hand_over', 'run_plan', 'auto']
 
 # %% ../../nbs/search/07_auto.ipynb #30032d89
 @dataclass(repr=False)
@@ -134,12 +131,7 @@ def choose_model(run: AutoRun) -> None:
         run.decisions.append("model: small, with random weights; `mlx-bert fetch` gets a pretrained one")
 
 
-def choose_parts(run: AutoRun) -> None:
-    "On a CPU each core computes a part of every batch: small models gain most."
-    cores, device = cpu_threads(), str(run.overrides.get("environment.device", "auto"))
-    if "environment.cpu_parts" in run.overrides or cores < 2 or select_device(device).type == mx.gpu: return
-    run.settings["environment.cpu_parts"] = min(cores, 8)
-    run.decisions.append(f"cpu_parts {min(cores, 8)}: each core computes a part of every batch")
+
 
 # %% ../../nbs/search/07_auto.ipynb #ab745d3e
 def choose_length(run: AutoRun, data: PreparedData) -> None:
@@ -157,8 +149,8 @@ def choose_plan(run: AutoRun, trainer: KaggleTrainer) -> None:
     name = trainer.config.model.pretrained or "small"
     speed = measure_speed(name, trainer.model, trainer.config, data, min(60.0, 0.05 * run.budget))
     rows, tests = data.train.num_examples, data.test.num_examples if data.test is not None else 0
-    reserve = 0.2 * run.budget + 5      # for reports, partners and the ensemble
-    plan = plan_budget(speed, rows, tests, max(1.0, (run.left - reserve) / 1.25),
+    reserve = 0.1 * run.budget + 5      # for reports, partners and the ensemble
+    plan = plan_budget(speed, rows, tests, max(1.0, (run.left - reserve) / 1.15),
                        run.overrides.get("kaggle.cv_folds"), run.overrides.get("training.num_epochs"))
     run.fits = plan.fits
     run.settings |= {"kaggle.cv_folds": plan.folds, "training.num_epochs": plan.epochs}
@@ -263,7 +255,6 @@ def auto(
                     "environment.output_dir": str(run.folder.path),
                     "kaggle.submission_dir": str(run.folder.report("sent", "d"))}
     choose_model(run)
-    choose_parts(run)
     choose_length(run, create_kaggle_trainer(config=run.config()).data)
     trainer = check_for_leaks(run, create_kaggle_trainer(config=run.config()))
     choose_plan(run, trainer)
