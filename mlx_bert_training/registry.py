@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from .errors import MLXBertError, unknown_name, with_article
 from .lazy import import_whole
@@ -42,6 +42,7 @@ def is_class_with(
 # %% ../nbs/02_registry.ipynb #44684c88
 class Registry:
     "Names of one kind, and where each of them lives. Iterating gives the names."
+    by_hand: ClassVar[set[str]] = set()     # kind and name of what was registered in this process: no other knows it
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Registry:
         if not isinstance(name, str) or not name or ":" in name:
             raise RegistryError(f"{name!r} cannot name a {self.kind}: a name is a text without a colon")
         self.entries[name] = place
+        Registry.by_hand.add(f"{self.kind} {name}")
 
     def get(self, name: str) -> Any:
         "What a name, or a place `module:attribute`, stands for. Raises `UnknownNameError` or `RegistryError`."

@@ -57,9 +57,9 @@ def as_kaggle_config(config: BaseTrainerConfig | None) -> KaggleTrainerConfig:
 @dataclass(frozen=True)
 class SameCallbacks:
     "The same listeners for every fold. It can be pickled where they can."
-    callbacks: Sequence[CallbackProtocol]
+    shared: Sequence[CallbackProtocol]
 
-    def __call__(self, config: KaggleTrainerConfig) -> Sequence[CallbackProtocol]: return self.callbacks
+    def __call__(self, config: KaggleTrainerConfig) -> Sequence[CallbackProtocol]: return self.shared
 
 # %% ../../nbs/kaggle/11_trainer.ipynb #cf757939
 class TrainerEvents(CVListener):

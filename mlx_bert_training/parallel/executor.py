@@ -5,11 +5,13 @@
 # %% ../../nbs/parallel/02_executor.ipynb #add14f9f
 from __future__ import annotations
 
+import io
 import pickle
 import uuid
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..core.control import RunControl
@@ -22,7 +24,7 @@ from .section import ParallelConfig
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'Job', 'JobListener', 'Executor', 'Here', 'create_executor', 'SharingError', 'Shared', 'read_shared']
+__all__ = ['T', 'Job', 'JobListener', 'Executor', 'Here', 'create_executor', 'SharingError', 'packed', 'Shared', 'read_shared']
 
 # %% ../../nbs/parallel/02_executor.ipynb #571885b4
 class Job(Protocol):
@@ -77,6 +79,25 @@ class SharingError(MLXBertError, TypeError):
     "A value that has to go to another process and cannot be pickled."
 
 
+class _Sender(pickle.Pickler):
+    "Refuses what stands in a notebook or a script: a pickle has only its name, which another process does not know."
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, (type, FunctionType)) and value.__module__ == "__main__":
+            raise pickle.PicklingError(f"{value.__qualname__} stands in a notebook or a script")
+        return NotImplemented
+
+
+def packed(value: Any) -> bytes:
+    "A pickle that another process can read. Raises `SharingError`."
+    data = io.BytesIO()
+    try: _Sender(data).dump(value)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise SharingError(f"the jobs cannot leave this process: {error}. Give callbacks, loss and optimizer as "
+                           "objects of classes and functions that stand in a module") from error
+    return data.getvalue()
+
+# %% ../../nbs/parallel/02_executor.ipynb #e6504dcc
 class Shared(Generic[T]):
     "A value that many jobs need: the object itself in this process, and the name of a file in a pickle."
 
@@ -90,11 +111,7 @@ class Shared(Generic[T]):
         return read_shared, (str(self.path.resolve()),)
 
     def _write(self) -> None:
-        try: data = pickle.dumps(self.value)
-        except (TypeError, AttributeError, pickle.PicklingError) as error:
-            raise SharingError(f"the jobs cannot leave this process: {error}. Give callbacks, loss and optimizer as "
-                               "objects of classes and functions that stand in a module") from error
-        write_bytes(self.path, data)
+        write_bytes(self.path, packed(self.value))
         self.written = True
 
     def discard(self) -> None:

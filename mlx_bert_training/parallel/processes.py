@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import queue
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.control import Request, RunStopped
-from .executor import Job, JobListener
+from .executor import Job, JobListener, packed
 from .worker import Outcome, WorkerError, read_outcome, write_request
 from ..runtime.blas import cpu_threads
 from ..runtime.device import available_memory
@@ -190,14 +189,18 @@ def begin_jobs(run: ProcessRun) -> None:
     lineup, control = run.lineup, run.listener.control
     while lineup.waiting and lineup.ended is None and run.room() and not (control is not None and control.paused):
         number = lineup.waiting.popleft()
-        if not lineup.deaths[number]: run.listener.on_job_begin(number)
+        if not lineup.deaths[number]:
+            try: run.listener.on_job_begin(number)
+            except Exception as error:      # no further job; those that are being done are waited for
+                lineup.ended = error
+                return
         finished = getattr(run.jobs[number], "finished", lambda: None)()
         if finished is not None:
             lineup.results[number] = finished
             run.listener.on_job_end(number, finished)
             continue
         path = run.folder / f"job-{number}.pickle"
-        path.write_bytes(pickle.dumps(run.jobs[number]))
+        path.write_bytes(packed(run.jobs[number]))
         run.running[number] = Worker(number, path, run.share.environment(), run.inbox)
 
 

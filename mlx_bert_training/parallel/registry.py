@@ -12,6 +12,7 @@ __all__ = ['EXECUTORS']
 
 # %% ../../nbs/parallel/00_registry.ipynb #08f58a5a
 EXECUTORS = Registry("executor", {
+    "auto": "mlx_bert_training.parallel.best_place:BestPlace",
     "here": "mlx_bert_training.parallel.executor:Here",
     "processes": "mlx_bert_training.parallel.processes:Processes",
     "ray": "mlx_bert_training.parallel.ray:RayCluster",

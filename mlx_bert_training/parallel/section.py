@@ -20,15 +20,16 @@ __all__ = ['ParallelConfig']
 class ParallelConfig(Section):
     "Who does the jobs of a cross-validation, or shares a batch. `parallel: here` is short for `{executor: here}`."
     shorthand: ClassVar[str] = "executor"
-    executor: Kind = option("here", "here: one fold after the other in this process", registry=EXECUTORS)
+    executor: Kind = option("auto", "auto: side by side where that is faster; here: one after the other",
+                            registry=EXECUTORS)
     workers: int | None = option(None, "jobs that are done at once; null: one for each core", ge=1, le=10_000)
     options: dict[str, Any] = option(dict, "further arguments of the executor, by name")
     ranks: int | None = option(None, "processes that share a batch; null: one, or those of mlx.launch", ge=1, le=1024)
     timeout: float = option(600.0, "seconds that a rank waits for the others before it gives up", gt=0)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        if self.executor == "here" and self.options:
-            yield "options", "here takes none; set executor to processes, ray or one of your own"
+        if self.executor in ("auto", "here") and self.options:
+            yield "options", f"{self.executor} takes none; set executor to processes, ray or one of your own"
         if self.executor == "here" and (self.workers or 1) > 1:
             yield "workers", "here does one job after the other; set executor to processes"
 

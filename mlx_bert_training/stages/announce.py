@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'CVListener', 'announce', 'FoldReport']
+__all__ = ['log', 'CVListener', 'announce', 'FoldReport', 'UnderWay']
 
 # %% ../../nbs/stages/05_announce.ipynb #d565e053
 class CVListener:
@@ -88,3 +88,28 @@ class FoldReport:
         left = self.waiting * (time.perf_counter() - self.began) / len(self.seconds)    # side by side or not
         ahead = f", about {clock(left)} left" if self.waiting else ""
         announce(f"{text}, took {clock(seconds)}{ahead}", self.seen)
+
+# %% ../../nbs/stages/05_announce.ipynb #50faa77e
+class UnderWay:
+    "Says every half minute how far the folds in other processes are."
+
+    def __init__(
+        self,
+        name: str,              # of the run
+        seen: bool = False,     # a board shows the folds already
+        seconds: float = 30,    # between two lines
+    ):
+        self.name, self.seen, self.seconds = name, seen, seconds
+        self.steps: dict[int, str] = {}
+        self.said = time.perf_counter()
+
+    def heard(self, number: int, facts: dict[str, Any]) -> None:
+        "A fold, counted from 1, is so far: `step` of `total_steps`."
+        self.steps[number] = f"fold {number} at update {facts['step']:,} of {facts['total_steps']:,}"
+        if time.perf_counter() < self.said + self.seconds: return
+        self.said = time.perf_counter()
+        announce(f"{self.name}: {', '.join(self.steps[i] for i in sorted(self.steps))}", self.seen)
+
+    def done(self, number: int) -> None:
+        "It is finished, and announced as such."
+        self.steps.pop(number, None)

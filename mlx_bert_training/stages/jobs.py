@@ -20,6 +20,7 @@ import numpy as np
 
 from .. import runtime
 from ..callbacks.base import Callback
+from ..callbacks.progress import detect_mode
 from ..core.base import Trainer
 from ..core.checkpoint import latest_checkpoint
 from ..core.config import KaggleTrainerConfig
@@ -44,9 +45,9 @@ from ..validation.oof import OOF, load_oof
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'fold_config', 'forecast_memory', 'FoldProgress', 'FoldRows', 'FoldJob', 'FoldRun', 'fold_oof',
-           'prediction_files', 'read_fold', 'training_part', 'train_fold', 'predict_fold', 'keep_model', 'kept_trainer',
-           'run_fold']
+__all__ = ['log', 'fold_config', 'sizes_of', 'forecast_memory', 'forecast_work', 'FoldProgress', 'FoldRows', 'FoldJob', 'FoldRun',
+           'fold_oof', 'prediction_files', 'read_fold', 'training_part', 'train_fold', 'predict_fold', 'keep_model',
+           'kept_trainer', 'run_fold']
 
 # %% ../../nbs/stages/06_jobs.ipynb #41f897a3
 def fold_config(
@@ -69,14 +70,34 @@ def fold_config(
     return made
 
 # %% ../../nbs/stages/06_jobs.ipynb #6e8dfb17
+def sizes_of(model: Any) -> tuple[int, int, int]:
+    "Width, layers and heads of a model of this package; of any other, zeros."
+    if not hasattr(model, "architecture"): return 0, 0, 0
+    hidden, layers, heads = (model.architecture.size(model.config, name)
+                             for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+    return hidden, layers, heads
+
+
 def forecast_memory(plan: FoldPlan) -> int:
     "Bytes that a process may need to train one fold of a plan."
     weights = sum(array.nbytes for array in plan.model.weights.values())
-    sizes, data = getattr(getattr(plan.model.pattern, "encoder", None), "config", None), plan.config.data
-    hidden, layers = getattr(sizes, "hidden_size", 0), getattr(sizes, "num_hidden_layers", 0)
-    heads, tokens = getattr(sizes, "num_attention_heads", 0), data.max_length
+    hidden, layers, heads = sizes_of(plan.model.pattern)
+    data, tokens = plan.config.data, plan.config.data.max_length
     layer = 2 * (34 + 5 * heads * tokens / hidden) * tokens * hidden * data.batch_size if hidden else 0
     return int((400 << 20) + 4 * weights + layers * layer)
+
+
+def forecast_work(plan: FoldPlan) -> float:
+    "Floating-point operations of training one fold; 0 for a model or rows that are not of this package."
+    hidden, layers, _ = sizes_of(plan.model.pattern)
+    lengths = getattr(getattr(getattr(plan.train, "dataset", None), "encoded", None), "lengths", None)
+    if lengths is None: return 0.0
+    training, (rows, _) = plan.config.training, plan.folds[0]
+    seen = len(rows) * training.num_epochs
+    if training.max_steps > 0:
+        batch = plan.config.data.batch_size * training.gradient_accumulation_steps
+        seen = min(seen, training.max_steps * batch)
+    return float(6 * 12 * layers * hidden**2 * lengths.mean() * seen)
 
 # %% ../../nbs/stages/06_jobs.ipynb #463f378d
 class FoldProgress(Callback):
@@ -143,6 +164,17 @@ class FoldJob(FoldRows):
     def memory(self) -> int:
         "Bytes that training may take: about what tokens, weights, gradients, moments and activations come to."
         return forecast_memory(self.plan)
+
+    @property
+    def work(self) -> float:
+        "Floating-point operations of its training; 0 where several ranks share it."
+        return forecast_work(self.plan) if (self.plan.config.parallel.ranks or 1) == 1 else 0.0
+
+    @property
+    def watched(self) -> bool:
+        "Whether somebody in this process follows each update: a callback that was given, a tracker, a board in a cell."
+        board = self.dashboard is not False and detect_mode() == "notebook"
+        return board or bool(getattr(self.plan.callbacks, "shared", ()))
 
     def finished(self) -> FoldRun | None:
         "The fold, if it was finished before with all its variants."

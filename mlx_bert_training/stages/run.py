@@ -21,7 +21,7 @@ from ..ensemble.pseudo_label import PseudoLabels
 from ..files import write_json
 from ..lease import Lease
 from ..parallel.executor import Executor, Here, Shared
-from .announce import CVListener, FoldReport
+from .announce import CVListener, FoldReport, UnderWay
 from .jobs import FoldJob, FoldRun
 from .plan import FoldPlan
 from ..validation.oof import OOF, average_repeats
@@ -116,6 +116,7 @@ class _Progress:
 
     def __init__(self, report: FoldReport, listener: CVListener):
         self.report, self.listener = report, listener
+        self.others = UnderWay(report.name, report.seen)
         self.control: RunControl | None = listener.control
         self.runs: list[FoldRun] = []
 
@@ -126,10 +127,13 @@ class _Progress:
         if late(self.runs, self.listener.deadline): raise TimeIsUp
         self.listener.on_fold_begin(list(self.runs))
 
-    def on_job_progress(self, number: int, facts: dict[str, Any]) -> None: self.listener.on_fold_progress(number, facts)
+    def on_job_progress(self, number: int, facts: dict[str, Any]) -> None:
+        self.others.heard(number + 1, facts)
+        self.listener.on_fold_progress(number, facts)
 
     def on_job_end(self, number: int, result: Any) -> None:
         self.runs.append(result)
+        self.others.done(number + 1)
         self.report.done(number + 1, result.facts["score"], result.facts["total_seconds"], result.skipped)
         self.listener.on_fold_end(list(self.runs))
 

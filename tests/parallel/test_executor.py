@@ -8,6 +8,7 @@ from mlx_bert_training import create_kaggle_trainer, get_trainer_config
 from mlx_bert_training.core.run_folder import RunFolder, open_run_folder
 from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.files import OutputError
+from mlx_bert_training.parallel.best_place import BestPlace
 from mlx_bert_training.parallel.executor import Here, Shared, create_executor
 from mlx_bert_training.parallel.section import ParallelConfig
 from mlx_bert_training.registry import RegistryError
@@ -47,8 +48,9 @@ def test_an_executor_of_ones_own_by_declaration_alone(tmp_path):
 def test_unknown_executors_are_known_early():
     with pytest.raises(ConfigError, match="here"): get_trainer_config({"kaggle": {}, "parallel": {"executor": "hear"}})
     with pytest.raises(RegistryError, match="no module"): create_executor(ParallelConfig("no_such_module:Queue"))
-    assert get_trainer_config({"kaggle": {}, "parallel": "here"}).parallel == ParallelConfig()
-    assert isinstance(create_executor(ParallelConfig()), Here)
+    assert get_trainer_config({"kaggle": {}, "parallel": "auto"}).parallel == ParallelConfig()
+    assert isinstance(create_executor(ParallelConfig("here")), Here)
+    assert isinstance(create_executor(ParallelConfig()), BestPlace)
 
 
 class Number:
