@@ -71,7 +71,8 @@ class Worker:
         self.outcome_path, self.errors = job.with_suffix(".outcome"), job.with_suffix(".log")
         self.outcome_path.unlink(missing_ok=True)
         module, _, function = entry.partition(":")
-        code = f"import sys; from {module} import {function}; {function}(*sys.argv[1:])"
+        path = "sys.path[:] = filter(None, sys.path)"   # a file here that is called as a module of Python hides none
+        code = f"import sys; {path}; from {module} import {function}; {function}(*sys.argv[1:])"
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code, str(job), str(self.outcome_path)], stdin=subprocess.PIPE,

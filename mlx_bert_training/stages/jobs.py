@@ -88,16 +88,17 @@ def forecast_memory(plan: FoldPlan) -> int:
 
 
 def forecast_work(plan: FoldPlan) -> float:
-    "Floating-point operations of training one fold; 0 for a model or rows that are not of this package."
+    "Floating-point operations of one fold; 0 for a model or rows that are not of this package."
     hidden, layers, _ = sizes_of(plan.model.pattern)
     lengths = getattr(getattr(getattr(plan.train, "dataset", None), "encoded", None), "lengths", None)
     if lengths is None: return 0.0
-    training, (rows, _) = plan.config.training, plan.folds[0]
+    training, (rows, held) = plan.config.training, plan.folds[0]
+    predicted = len(held) + len(getattr(plan.test, "row_ids", ()))
     seen = len(rows) * training.num_epochs
     if training.max_steps > 0:
         batch = plan.config.data.batch_size * training.gradient_accumulation_steps
         seen = min(seen, training.max_steps * batch)
-    return float(6 * 12 * layers * hidden**2 * lengths.mean() * seen)
+    return float(12 * layers * hidden**2 * lengths.mean() * (6 * seen + 2 * predicted))
 
 # %% ../../nbs/stages/06_jobs.ipynb #463f378d
 class FoldProgress(Callback):
@@ -167,7 +168,7 @@ class FoldJob(FoldRows):
 
     @property
     def work(self) -> float:
-        "Floating-point operations of its training; 0 where several ranks share it."
+        "Floating-point operations; 0 where several ranks share it."
         return forecast_work(self.plan) if (self.plan.config.parallel.ranks or 1) == 1 else 0.0
 
     @property

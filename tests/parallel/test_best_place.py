@@ -108,14 +108,15 @@ def test_a_fold_knows_its_work_and_who_follows_it(tmp_path, monkeypatch):
     write_files(tmp_path)
     plain = declared_jobs(tmp_path, monkeypatch)
     sizes, lengths = plain[0].plan.model.pattern.config, plain[0].plan.train.dataset.encoded.lengths
-    weights = 12 * sizes.num_hidden_layers * sizes.hidden_size ** 2
-    assert plain[0].work == pytest.approx(6 * weights * lengths.mean() * len(plain[0].rows) * 2)     # two epochs
+    once = 12 * sizes.num_hidden_layers * sizes.hidden_size ** 2 * lengths.mean()       # forward, of a row: a multiple
+    rows, predicted = len(plain[0].rows), len(plain[0].held) + 30
+    assert plain[0].work == pytest.approx(once * (6 * rows * 2 + 2 * predicted))        # two epochs
     assert not plain[0].watched
     assert declared_jobs(tmp_path, monkeypatch, [Silent()])[0].watched
-    twice = declared_jobs(tmp_path, monkeypatch, training={"num_epochs": 4, "save_strategy": "no"})[0].work
-    assert twice == pytest.approx(2 * plain[0].work)
+    longer = declared_jobs(tmp_path, monkeypatch, training={"num_epochs": 4, "save_strategy": "no"})[0].work
+    assert longer - plain[0].work == pytest.approx(once * 6 * rows * 2)
     short = declared_jobs(tmp_path, monkeypatch, training={"max_steps": 1, "save_strategy": "no"})[0].work
-    assert short == pytest.approx(plain[0].work / 2 / len(plain[0].rows) * 16)      # one batch of sixteen
+    assert short == pytest.approx(once * (6 * 16 + 2 * predicted))       # one batch of sixteen
     monkeypatch.setattr(fold_jobs, "detect_mode", lambda: "notebook")
     assert plain[0].watched
 

@@ -2,6 +2,7 @@
 import os
 import random
 import signal
+import sys
 import threading
 import time
 
@@ -31,6 +32,13 @@ def test_threads_are_divided():
     assert Processes(workers=2, threads=1).run([Threads(), Threads()], Heard()) == ["1", "1"]
     assert share_machine([None] * 8, workers=2, threads=None).workers == 2
     assert share_machine([None], workers=4).workers == 1
+
+
+def test_a_file_in_the_working_directory_hides_no_module_of_python(tmp_path, monkeypatch):
+    (tmp_path / "csv.py").write_text("raise SystemExit('the wrong csv')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    assert Processes(workers=1).run([Counted(tmp_path, 2)], Heard()) == [4]
 
 
 def test_an_error_of_a_job_is_raised_here_and_nothing_more_begins():
