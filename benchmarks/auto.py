@@ -108,7 +108,7 @@ def report() -> None:
     table = pd.DataFrame(read_results())
     for name in ("accuracy", "auc"): table[name] = table[name].map("{:.3f}".format).replace("nan", "does not fit")
     print("| set | rows | side | accuracy | AUC | folds | seconds (of) | load |\n|---|---|---|---|---|---|---|---|")
-    for row in table.fillna("").itertuples():
+    for row in table.astype(object).fillna("").itertuples():
         limit = f" ({row.time:.0f})" if row.side != "linear" else ""
         folds = "" if row.folds == "" else f"{row.folds:.0f}"
         print(f"| {row.set} | {row.rows} | {row.side} | {row.accuracy} | {row.auc} | {folds} | "

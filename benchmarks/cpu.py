@@ -166,7 +166,7 @@ def job_turns(args: argparse.Namespace) -> None:
 
 
 JOBS = {"epoch": ["mlx", "mlx-parts", "trainer", "trainer-grouped"],
-        "folds": ["mlx", "trainer", "trainer-grouped"], "predict": ["mlx", "trainer"]}
+        "folds": ["mlx", "trainer"], "predict": ["mlx", "trainer"]}
 
 
 def one_job(args: argparse.Namespace) -> None:

@@ -227,4 +227,4 @@ def inference_step_of(
 ) -> InferenceStep:
     "The same for logits."
     if parts == 1 or not on_cpu(): return InferenceStep(*arguments, **options)
-    return PartsInference(*arguments, parts=parts, least_tokens=least_tokens // 4, **options)
+    return PartsInference(*arguments, parts=parts, least_tokens=least_tokens // 2, **options)

@@ -188,7 +188,7 @@ class EnvironmentConfig(Section):
     device: str = option("auto", "auto: the GPU if there is one", choices=("auto", "cpu", "gpu"))
     compile: bool = option(True, "compile the training step")
     cpu_parts: int = option(2, "CPU: parts of a large batch computed side by side, a core each; 1: none", ge=1, le=256)
-    cpu_parts_from: int = option(4096, "tokens in such a batch, padding counted; to predict, a quarter", ge=0)
+    cpu_parts_from: int = option(4096, "tokens in such a batch, padding counted; to predict, half", ge=0)
     trainer: str = option("base", "what trains", registry=TRAINERS)
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:

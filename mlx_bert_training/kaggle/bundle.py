@@ -9,6 +9,7 @@ import ast
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -414,7 +415,8 @@ def download_wheels(
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
     command = [sys.executable, "-m", "pip", "download", *options, "--python-version", python, "--implementation", "cp",
                *tags, "--dest", str(folder), *wanted]
-    done = subprocess.run(command, capture_output=True, text=True)
+    safe = {**os.environ, "PYTHONSAFEPATH": "1"}    # a file here that is called as a module of Python hides none
+    done = subprocess.run(command, capture_output=True, text=True, env=safe)
     if done.returncode == 0: return
     said = [re.sub(r"//[^/@\s]+@", "//", line) for line in done.stderr.splitlines() if "error" in line.lower()][-3:]
     raise BundleError("\n".join([f"pip could not download {', '.join(wanted)} for Python {python}:", *said,

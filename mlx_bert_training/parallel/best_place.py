@@ -61,5 +61,6 @@ class BestPlace:
         return Processes(self.workers)
 
     def run(self, jobs: Sequence[Job], listener: JobListener) -> list[Any]:
-        "Do all jobs; their results, in their order."
-        return self.place(jobs).run(jobs, listener)
+        "Do all jobs; their results, in their order. One after the other for a listener that asks for it (`in_order`)."
+        executor = Here() if getattr(listener, "in_order", False) else self.place(jobs)
+        return executor.run(jobs, listener)

@@ -28,8 +28,8 @@ from ..runtime.device import available_memory
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'SMALLEST', 'Share', 'share_machine', 'Worker', 'end_workers', 'Lineup', 'ProcessRun', 'stopped_by',
-           'begin_jobs', 'forward_requests', 'close_job', 'stop_for', 'Processes']
+__all__ = ['log', 'SMALLEST', 'ONLY_GIVEN', 'Share', 'share_machine', 'Worker', 'end_workers', 'Lineup', 'ProcessRun',
+           'stopped_by', 'begin_jobs', 'forward_requests', 'close_job', 'stop_for', 'Processes']
 
 # %% ../../nbs/parallel/04_processes.ipynb #6adff8d7
 SMALLEST = 400 << 20        # bytes: a process that has imported what it needs
@@ -62,6 +62,10 @@ def share_machine(
     return Share(count, threads or max(1, cores // count), wanted)
 
 # %% ../../nbs/parallel/04_processes.ipynb #52f4718b
+# A file in the working directory that is called as a module of Python hides none.
+ONLY_GIVEN = "import sys; sys.path[:] = filter(None, sys.path)"
+
+
 class Worker:
     "A process that does one job. What it says comes into an inbox, and None when it has ended."
 
@@ -71,8 +75,7 @@ class Worker:
         self.outcome_path, self.errors = job.with_suffix(".outcome"), job.with_suffix(".log")
         self.outcome_path.unlink(missing_ok=True)
         module, _, function = entry.partition(":")
-        path = "sys.path[:] = filter(None, sys.path)"   # a file here that is called as a module of Python hides none
-        code = f"import sys; {path}; from {module} import {function}; {function}(*sys.argv[1:])"
+        code = f"{ONLY_GIVEN}; from {module} import {function}; {function}(*sys.argv[1:])"
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code, str(job), str(self.outcome_path)], stdin=subprocess.PIPE,

@@ -135,3 +135,6 @@ def describe_rows(facts: TableFacts, train: pd.DataFrame, columns: list[str], un
     reads = ", ".join([*texts, *others][:8]) + (f" and {len(columns) - 8} more" if len(columns) > 8 else "")
     why = f"; not {', '.join(unread)} (constant, or absent in test rows)" if unread else ""
     facts.notes.append(f"reads {reads}{why}")
+    if others:      # trees see what depends on several columns, and cost a second
+        facts.settings["kaggle.ensemble_members"] = ["linear", "gbm"]
+        facts.notes.append("partners: a linear model, and boosted trees for the columns that are no free text")

@@ -164,6 +164,7 @@ class Objective:
         values = draw(trial, self.config.search.space)
         config = trial_config(self.config, values, self.folder.path)
         watcher = Watcher(trial, RunControl())
+        watcher.in_order = {self.config.search.pruner, self.config.search.epoch_pruner} != {"none"}
         trial.set_user_attr("run", config.environment.run_name)
         try: score = self._score(config, watcher)
         except RunStopped:

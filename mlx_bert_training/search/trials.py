@@ -102,6 +102,7 @@ class Watcher(CVListener):
         self.scores: list[float] = []       # of folds
         self.epochs: list[float] = []       # of the first fold, where epochs are scored
         self.pruned = False
+        self.in_order = True                # two folds that end in another order would be another decision
         control.report = lambda facts: self.on_fold_progress(len(self.scores), facts)   # a fold of this process
 
     def on_fold_progress(self, number: int, facts: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ class CVListener:
     dashboard: bool | None = None       # live plots of each fold; None: in a notebook
     deadline: float | None = None       # on the clock of time.perf_counter: no fold begins that would end later
     shows_folds = False                 # a board shows the folds already: nothing is printed
+    in_order = False                    # decides by the folds so far, which are to be the same each time
 
     def on_cv_begin(self, folder: RunFolder, folds: int) -> None:
         "The folds are about to be run; `folder` is the folder of the run."

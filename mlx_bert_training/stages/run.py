@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.control import RunControl, RunStopped
+from ..core.control import RunStopped
 from ..core.run_folder import FIRST_ROUND, RunFolder, candidates, open_run_folder, take_folder
 from ..ensemble.pseudo_label import PseudoLabels
 from ..files import write_json
@@ -117,7 +117,7 @@ class _Progress:
     def __init__(self, report: FoldReport, listener: CVListener):
         self.report, self.listener = report, listener
         self.others = UnderWay(report.name, report.seen)
-        self.control: RunControl | None = listener.control
+        self.control, self.in_order = listener.control, listener.in_order
         self.runs: list[FoldRun] = []
 
     def on_job_begin(self, number: int) -> None:

@@ -107,7 +107,7 @@ def test_logits_follow_the_weights_and_the_mode_of_the_model():
 def test_large_batches_alone_are_cut_for_inference(rows, cut):
     model = create_model(config=SMALL, seed=1)
     model.eval()
-    step, plain = inference_step_of(2, 4096, model), InferenceStep(model)
+    step, plain = inference_step_of(2, 2048, model), InferenceStep(model)
     logits = np.array(step(batch_of(rows))[0])
     assert bool(step.crew.threads) is cut
     step.close()

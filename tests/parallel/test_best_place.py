@@ -1,4 +1,6 @@
 """Where jobs are done when a declaration does not say: side by side where that is faster and nobody misses anything."""
+import os
+
 import numpy as np
 import pytest
 from jobs_to_send import Counted, Heard
@@ -132,3 +134,10 @@ def test_the_same_bits_wherever_the_folds_are_trained(cores, tmp_path):
     assert trainer.fold_progress, "no fold was trained in another process"
     assert np.array_equal(apart.oof.predictions, here.oof.predictions)
     assert np.array_equal(apart.test_predictions, here.test_predictions)
+
+
+def test_a_listener_that_decides_by_the_order_of_the_folds_has_them_in_order(cores, tmp_path):
+    heard = Heard()
+    heard.in_order, heard.control.report = True, lambda facts: heard.progress.append(facts["pid"])
+    assert BestPlace().run([Long(tmp_path, n) for n in range(2)], heard) == [0, 1]
+    assert set(heard.progress) == {os.getpid()} and heard.ended == [0, 1]
