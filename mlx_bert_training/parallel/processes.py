@@ -33,6 +33,8 @@ __all__ = ['log', 'SMALLEST', 'ONLY_GIVEN', 'Share', 'share_machine', 'Worker', 
 
 # %% ../../nbs/parallel/04_processes.ipynb #6adff8d7
 SMALLEST = 400 << 20        # bytes: a process that has imported what it needs
+# How it begins: a file in the working directory that is called as a module of Python hides none.
+ONLY_GIVEN = "import sys; sys.path[:] = filter(None, sys.path)"
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,6 @@ def share_machine(
     return Share(count, threads or max(1, cores // count), wanted)
 
 # %% ../../nbs/parallel/04_processes.ipynb #52f4718b
-# A file in the working directory that is called as a module of Python hides none.
-ONLY_GIVEN = "import sys; sys.path[:] = filter(None, sys.path)"
-
-
 class Worker:
     "A process that does one job. What it says comes into an inbox, and None when it has ended."
 
