@@ -130,7 +130,8 @@ FAMILY: dict[str, dict[str, Any]] = {
 
 def family(args: argparse.Namespace) -> None:
     "Each architecture in one shape, random weights, every token a word."
-    found: dict[str, Any] = {}
+    kept = RESULTS / "cpu-family.json"
+    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))["shapes"] if args.only else {}
     for name in args.only or FAMILY:
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run([sys.executable, __file__, "random-model", name, folder], check=True)
@@ -212,7 +213,8 @@ def our_folds(files: list[str], folder: str, args: argparse.Namespace) -> dict[s
     from mlx_bert_training import create_kaggle_trainer
     trainer = create_kaggle_trainer(config="generic_text", train_path=files[0], test_path=files[1], data_dir=None,
                                     download_data=False, sample_path=None, id_column=None, cv_folds=5,
-                                    competition_metric="accuracy", enable_ensemble=False, submission_dir=folder,
+                                    competition_metric="accuracy", enable_ensemble=False, ensemble_members=[],
+                                    submission_dir=folder,
                                     **declared(args, folder))
     return {"accuracy": trainer.train_with_cv(dashboard=False).mean}
 
@@ -444,7 +446,7 @@ def main() -> None:
     sub.add_argument("--least", type=int, default=5, help="turns of each shape, whatever they take (default 5)")
     sub.add_argument("--add", action="store_true", help="to the shapes that were kept, in place of them")
     sub = command(family, "family")
-    sub.add_argument("--only", nargs="+", choices=FAMILY)
+    sub.add_argument("--only", nargs="+", choices=FAMILY, help="beside those that were kept")
     sub.add_argument("--batch", type=int, default=32)
     sub.add_argument("--length", type=int, default=32)
     sub.add_argument("--dropout", type=float, default=0.1)

@@ -5,6 +5,7 @@
 # %% ../../nbs/core/13_batch_parts.ipynb #adebd654
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial, reduce
@@ -16,13 +17,15 @@ from mlx.utils import tree_map
 
 from .. import runtime
 from .step import InferenceStep, TrainingStep
-from .weights import twin
+from .weights import TwinError, twin
 from ..protocols import Batch, Loss, Model
 from ..runtime.device import on_cpu
 
+log = logging.getLogger(__name__)
+
 # %% auto #0
-__all__ = ['T', 'Window', 'row_parts', 'large_parts', 'Companion', 'Crew', 'follow', 'window_sum', 'SeveralWindows', 'PartsStep',
-           'PartsInference', 'training_step_of', 'inference_step_of']
+__all__ = ['log', 'T', 'Window', 'row_parts', 'large_parts', 'Companion', 'Crew', 'follow', 'window_sum', 'SeveralWindows',
+           'PartsStep', 'PartsInference', 'training_step_of', 'inference_step_of']
 
 # %% ../../nbs/core/13_batch_parts.ipynb #7cc84bb9
 def row_parts(
@@ -216,7 +219,9 @@ def training_step_of(
 ) -> TrainingStep:
     "A step that computes whole batches or the parts of large ones."
     if parts == 1 or not on_cpu(): return TrainingStep(*arguments, **options)
-    return PartsStep(*arguments, parts=parts, least_tokens=least_tokens, **options)
+    try: return PartsStep(*arguments, parts=parts, least_tokens=least_tokens, **options)
+    except TwinError as error: log.info("batches are computed whole: %s", error)
+    return TrainingStep(*arguments, **options)
 
 
 def inference_step_of(
@@ -227,4 +232,6 @@ def inference_step_of(
 ) -> InferenceStep:
     "The same for logits."
     if parts == 1 or not on_cpu(): return InferenceStep(*arguments, **options)
-    return PartsInference(*arguments, parts=parts, least_tokens=least_tokens // 2, **options)
+    try: return PartsInference(*arguments, parts=parts, least_tokens=least_tokens // 2, **options)
+    except TwinError as error: log.info("batches are computed whole: %s", error)
+    return InferenceStep(*arguments, **options)

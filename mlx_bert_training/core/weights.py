@@ -15,11 +15,11 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..errors import CheckpointError, TrainingError
+from ..errors import CheckpointError, MLXBertError, TrainingError
 from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['model_weights', 'set_weights', 'twin', 'start_head', 'check_finite', 'exchanged_weights', 'to_evaluate']
+__all__ = ['model_weights', 'set_weights', 'TwinError', 'twin', 'start_head', 'check_finite', 'exchanged_weights', 'to_evaluate']
 
 # %% ../../nbs/core/08_weights.ipynb #5c87ee20
 def model_weights(model: Any) -> dict[str, mx.array]:
@@ -40,10 +40,18 @@ def set_weights(
     model.update(tree_unflatten(list(weights.items())))
 
 # %% ../../nbs/core/08_weights.ipynb #b8283b76
+class TwinError(MLXBertError, TypeError):
+    "A model that cannot be copied."
+
+
 def twin(model: Any) -> Any:
-    "The same modules once more, with the same arrays in them."
+    "The same modules once more, with the same arrays in them. Raises `TwinError`."
     arrays = {id(array): array for _, array in tree_flatten(model.parameters())}
-    return deepcopy(model, arrays)
+    try: return deepcopy(model, arrays)
+    except TypeError as error:
+        raise TwinError(f"the model cannot be copied: {error}. A function that MLX made, such as mx.tanh or what "
+                        "mx.compile returns, cannot be an attribute of a module; call it in a function of your own"
+                        ) from error
 
 # %% ../../nbs/core/08_weights.ipynb #9d89cfec
 def start_head(

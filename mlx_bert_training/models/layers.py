@@ -17,16 +17,22 @@ from ..errors import MLXBertError
 from .ops import gelu, layer_norm, linear, packed_linear
 
 # %% auto #0
-__all__ = ['ACTIVATIONS', 'BITS', 'GROUPS', 'ModelError', 'Linear', 'Embedding', 'LayerNorm', 'group_of', 'QuantizedLinear',
-           'product', 'whole_weight', 'count_numbers', 'split_key', 'fresh_key', 'heads_apart', 'heads_together',
-           'additive_mask', 'recomputed', 'LayeredEncoder', 'initialize']
+__all__ = ['ACTIVATIONS', 'BITS', 'GROUPS', 'ModelError', 'gelu_by_tanh', 'relu', 'tanh', 'Linear', 'Embedding', 'LayerNorm',
+           'group_of', 'QuantizedLinear', 'product', 'whole_weight', 'count_numbers', 'split_key', 'fresh_key',
+           'heads_apart', 'heads_together', 'additive_mask', 'recomputed', 'LayeredEncoder', 'initialize']
 
 # %% ../../nbs/models/03_layers.ipynb #f7c198a0
 class ModelError(MLXBertError, ValueError):
     "A model that cannot be built as asked, or an input it cannot take."
 
 
-ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {"gelu": gelu, "gelu_new": nn.gelu_approx, "relu": nn.relu}
+# Functions of Python: what MLX compiles cannot be copied, nor can a module that has it as an attribute.
+def gelu_by_tanh(x: mx.array) -> mx.array: return nn.gelu_approx(x)     # noqa: E302
+def relu(x: mx.array) -> mx.array: return nn.relu(x)
+def tanh(x: mx.array) -> mx.array: return mx.tanh(x)
+
+
+ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {"gelu": gelu, "gelu_new": gelu_by_tanh, "relu": relu}
 
 # %% ../../nbs/models/03_layers.ipynb #f9748096
 class Linear(nn.Linear):

@@ -22,6 +22,7 @@ from mlx_bert_training.models.layers import (
     ModelError,
     fresh_key,
     split_key,
+    tanh,
 )
 from ..ops import attention, dropout
 
@@ -35,7 +36,7 @@ __all__ = ['TANH_TOO', 'ARCHITECTURE', 'relative_range', 'span_of', 'DebertaV2Co
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "cls_dropout")
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
           "max_position_embeddings")
-TANH_TOO: dict[str, Callable[[mx.array], mx.array]] = {"tanh": mx.tanh, **ACTIVATIONS}
+TANH_TOO: dict[str, Callable[[mx.array], mx.array]] = {"tanh": tanh, **ACTIVATIONS}
 
 # %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #4eceaa8c
 def relative_range(config: DebertaV2Config) -> int:
