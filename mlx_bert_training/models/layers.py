@@ -14,12 +14,12 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import MLXBertError
-from .ops import gelu, layer_norm, linear, packed_linear
+from .ops import gelu, gelu_by_tanh, layer_norm, linear, packed_linear
 
 # %% auto #0
-__all__ = ['ACTIVATIONS', 'BITS', 'GROUPS', 'ModelError', 'gelu_by_tanh', 'relu', 'tanh', 'Linear', 'Embedding', 'LayerNorm',
-           'group_of', 'QuantizedLinear', 'product', 'whole_weight', 'count_numbers', 'split_key', 'fresh_key',
-           'heads_apart', 'heads_together', 'additive_mask', 'recomputed', 'LayeredEncoder', 'initialize']
+__all__ = ['ACTIVATIONS', 'BITS', 'GROUPS', 'ModelError', 'relu', 'tanh', 'Linear', 'Embedding', 'LayerNorm', 'group_of',
+           'QuantizedLinear', 'product', 'whole_weight', 'count_numbers', 'split_key', 'fresh_key', 'heads_apart',
+           'heads_together', 'additive_mask', 'recomputed', 'LayeredEncoder', 'initialize']
 
 # %% ../../nbs/models/03_layers.ipynb #f7c198a0
 class ModelError(MLXBertError, ValueError):
@@ -27,7 +27,6 @@ class ModelError(MLXBertError, ValueError):
 
 
 # Functions of Python: what MLX compiles cannot be copied, nor can a module that has it as an attribute.
-def gelu_by_tanh(x: mx.array) -> mx.array: return nn.gelu_approx(x)     # noqa: E302
 def relu(x: mx.array) -> mx.array: return nn.relu(x)
 def tanh(x: mx.array) -> mx.array: return mx.tanh(x)
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 __all__ = ['log', 'LEAST_WORK', 'reason_to_stay', 'BestPlace']
 
 # %% ../../nbs/parallel/08_best_place.ipynb #e59a6cb0
-LEAST_WORK = 2e12       # floating-point operations
+LEAST_WORK = 1e12       # floating-point operations
 
 
 def reason_to_stay(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from mlx_bert_training.models.ops import attention, dropout, gelu, layer_norm
+from mlx_bert_training.models.ops import attention, dropout, gelu, gelu_by_tanh, layer_norm
 
 FLOATS = [mx.float32, mx.bfloat16, mx.float16]
 
@@ -63,6 +63,19 @@ def test_gelu_slope_in_double_precision():
     exact = ndtr(wide) + wide * np.exp(-wide ** 2 / 2) / np.sqrt(2 * np.pi)
     got = np.array(mx.grad(lambda x: gelu(x).sum())(mx.array(x)))
     assert np.abs(got - exact).max() < 4e-6
+
+
+def by_tanh(x): return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)))
+
+
+def test_gelu_by_tanh_and_its_slope_in_double_precision():
+    x = np.concatenate([np.linspace(-12, 12, 4001), [0, -1e-8, 1e-8, -100, 100, 1e4]]).astype(np.float32)
+    exact, step = by_tanh(x.astype(float)), 1e-5
+    assert np.abs(np.array(gelu_by_tanh(mx.array(x))) - exact).max() < 1e-5 + 1e-6 * 1e4
+    assert np.abs(np.array(gelu_by_tanh(mx.array(x[:4001]))) - exact[:4001]).max() < 1e-5
+    slope = (by_tanh(x.astype(float) + step) - by_tanh(x.astype(float) - step)) / (2 * step)
+    got = np.array(mx.grad(lambda x: gelu_by_tanh(x).sum())(mx.array(x)))
+    assert np.isfinite(got).all() and np.abs(got - slope)[:4001].max() < 2e-5
 
 
 def test_gelu_passes_nan_on():
