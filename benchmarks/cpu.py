@@ -84,7 +84,7 @@ def shapes(args: argparse.Namespace) -> None:
 
 def shape_turns(folder: Path, sizes: Sequence[tuple[int, int]], dropout: float, end: float, args: argparse.Namespace,
                 ) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
-    "Each shape with the turns of its steps and inferences, and the most memory that each side has had so far."
+    "Each shape with the turns of its steps and inferences, and the most memory that each side has had, in any shape."
     batches = [fixed_batches(b, t, 1, 30522)[0] for b, t in sizes]
     sides = [Worker(name, folder, batches, dropout) for name in (*OURS, "torch")]
     try:
@@ -182,10 +182,11 @@ def one_job(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = [f"{folder}/train.csv", f"{folder}/validation.csv"]
         for file, part in zip(files, (frame[:cut], frame[cut:]), strict=True): part.to_csv(file, index=False)
-        start, before = time.perf_counter(), time.process_time()
+        start, before = time.perf_counter(), os.times()
         name = f"{'our' if ours else 'their'}_{args.job}"
         facts = globals()[name](frame if args.job == "predict" else files, folder, args)
-        spent = {"seconds": time.perf_counter() - start, "processor": time.process_time() - before}
+        after = os.times()      # of this process and of those that it has started
+        spent = {"seconds": time.perf_counter() - start, "processor": sum(after[:4]) - sum(before[:4])}
         print(json.dumps({**spent, **facts}))
 
 
@@ -346,7 +347,6 @@ def shapes_table(kept: dict[str, Any]) -> str:
     sides = [(side, clock) for clock in ("seconds", "processor") for side in OURS]
     heads = [f"{OURS[side]}, {'clock' if clock == 'seconds' else 'processor'}" for side, clock in sides]
     heads += ["two parts to one, clock", "processor"]
-    heads += ["memory"]
     load, cores = kept["load"], kept["machine"]["threads"]
     lines = [f"{kept['model']}, dropout {kept['dropout']}; load {load[0]:.0f} to {load[2]:.0f} on {cores} cores", "",
              "| batch x tokens | turns | ms on torch | " + " | ".join(heads) + " |",
@@ -356,11 +356,12 @@ def shapes_table(kept: dict[str, Any]) -> str:
             turns = found[action]
             cells = [ratio(turns, side, "torch", clock) for side, clock in sides]
             cells += [ratio(turns, "mlx-parts", "mlx-whole", clock) for clock in ("seconds", "processor")]
-            cells += [", ".join(f"{found['mib'][side] / found['mib']['torch']:.2f}" for side in OURS)]
             torch = 1e3 * median(turn["torch"]["seconds"] for turn in turns)
             lines.append(f"| {word} {shape} | {len(turns)} | {torch:.0f} | " + " | ".join(cells) + " |")
     plot(kept)
-    return "\n".join(lines)
+    most = max(kept["shapes"].values(), key=lambda found: found["mib"]["torch"])["mib"]
+    memory = " and ".join(f"{most[side] / most['torch']:.2f} of it with {OURS[side]}" for side in OURS)
+    return "\n".join([*lines, "", f"Most memory: {most['torch']:.0f} MiB with torch, {memory}."])
 
 
 def plot(kept: dict[str, Any]) -> None:
