@@ -1,8 +1,8 @@
 """Find notebooks that are hard to read: python tools/check_notebooks.py [NOTEBOOK ...]
 
 Prints exported cells over 42 lines (a dataclass of options may be longer), definitions that no cell shows at work
-before the next export, lines of prose over 120 characters, and descriptions that are cut where they become the
-docstring of a module. Exits 1 where an exported cell is too long.
+before the next export, lines of prose over 120 characters, notebooks that do not begin with a title, and descriptions
+that are cut where they become the docstring of a module. Exits 1 where an exported cell is too long.
 """
 import ast
 import re
@@ -58,6 +58,7 @@ def check(path: Path) -> Iterator[tuple[str, str]]:
         elif cell.cell_type == "code" and is_shown(cell.source): waiting = []
     if waiting: yield "unshown", ", ".join(waiting)
     first = cells[0].source if cells else ""
+    if not first.startswith("# ") or cells[0].cell_type != "markdown": yield "title", f"begins with {first[:60]!r}"
     for sentence in re.findall(r"^>\s*(.+)", first, re.M)[:1]:
         module = re.search(r"^#\|\s*default_exp +(\S+)", "\n".join(c.source for c in cells), re.M)
         if module and not sentence.rstrip().endswith((".", "?")): yield "docstring", sentence
