@@ -2,7 +2,8 @@
 
 Prints exported cells over 42 lines (a dataclass of options may be longer), definitions that no cell shows at work
 before the next export, lines of prose over 120 characters, notebooks that do not begin with a cell of title and
-description alone (nbdev drops what else stands in it), and descriptions that are cut where they become the docstring of a module. Exits 1 where an exported cell is too long.
+description alone (nbdev drops what else stands in it), and descriptions that are cut where they become the docstring of
+a module. Exits 1 where an exported cell is too long.
 """
 import ast
 import re
@@ -60,7 +61,7 @@ def check(path: Path) -> Iterator[tuple[str, str]]:
     first = cells[0].source if cells else ""
     if not first.startswith("# ") or cells[0].cell_type != "markdown": yield "title", f"begins with {first[:60]!r}"
     lost = [line for line in first.splitlines()[1:] if line and not line.startswith(">")]
-    if lost and path.name != "index.ipynb": yield "title", f"nbdev takes the first cell for front matter, and drops: {lost[0][:60]}"
+    if lost and path.name != "index.ipynb": yield "title", f"front matter, of which nbdev drops: {lost[0][:60]}"
     for sentence in re.findall(r"^>\s*(.+)", first, re.M)[:1]:
         module = re.search(r"^#\|\s*default_exp +(\S+)", "\n".join(c.source for c in cells), re.M)
         if module and not sentence.rstrip().endswith((".", "?")): yield "docstring", sentence
