@@ -14,8 +14,8 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from .errors import MLXBertError
 
 # %% auto #0
 __all__ = ['OutputError', 'refusals', 'make_folder', 'write_bytes', 'write_text', 'append_text', 'json_safe', 'write_json',
-           'write_arrays', 'file_sha256', 'replace_folder', 'delete_folder', 'sweep']
+           'write_arrays', 'file_sha256', 'replace_folder', 'delete_folder', 'stats_of', 'sweep']
 
 # %% ../nbs/06_files.ipynb #0a6967f0
 class OutputError(MLXBertError, OSError):
@@ -184,17 +184,27 @@ def delete_folder(path: Path) -> None:
 _LEFTOVER = re.compile(r"\.(deleted|saving)-.+|\.(?P<name>.+)\.(draft|building|replaced)")
 
 
+def stats_of(
+    paths: Iterable[Path],          # found a moment ago
+) -> dict[Path, os.stat_result]:    # of a link: the link's own
+    "What the system says of each path; one that another process has removed by now is left out."
+    found = {}
+    for path in paths:
+        with suppress(FileNotFoundError, NotADirectoryError): found[path] = path.lstat()
+    return found
+
+
 def sweep(
     folder: str | Path,     # looked at itself, not below
     age: float = 0.0,       # seconds; younger ones may be of a process that is still writing here
 ) -> list[str]:             # names of what was removed
     "Remove what a killed process left of its unfinished writes."
     removed = []
-    for path in sorted(Path(folder).glob(".*")):
+    for path, known in stats_of(sorted(Path(folder).glob(".*"))).items():
         match = _LEFTOVER.fullmatch(path.name)
-        if match is None or time.time() - path.lstat().st_mtime < age: continue
+        if match is None or time.time() - known.st_mtime < age: continue
         if path.suffix == ".replaced" and not (whole := path.with_name(match["name"])).exists():
-            path.rename(whole)
+            with suppress(FileNotFoundError): path.rename(whole)
             continue
         removed.append(path.name)
         if path.is_dir(): shutil.rmtree(path, ignore_errors=True)

@@ -108,7 +108,8 @@ def is_alive(
         try: os.kill(holder.pid, 0)
         except ProcessLookupError: return False
         except PermissionError: pass        # somebody else's process
-    return age(path) < STALE
+    try: return age(path) < STALE
+    except FileNotFoundError: return path.exists()      # mostly given back just now
 
 # %% ../nbs/07_lease.ipynb #ff0194f6
 def same_file(handle: int, path: Path) -> bool:

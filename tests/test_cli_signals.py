@@ -99,10 +99,12 @@ def test_overrides_may_stand_behind_resume(files, capsys):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
 def test_a_command_that_is_ended_keeps_a_checkpoint_and_says_so(files, command, number, code):
     line = [sys.executable, "-m", "mlx_bert_training", *command, "num_epochs=100000", "logging_steps=10"]
+    run = files / "runs" / "run"
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 90
-    while not list((files / "runs").rglob("checkpoints/*")) and time.monotonic() < end: time.sleep(0.1)
+    def whole(): return [*run.glob("checkpoints/step-*"), *run.glob("folds/fold-0-0/checkpoints/step-*")]
+    while not whole() and time.monotonic() < end: time.sleep(0.1)
     process.send_signal(number)
     _, err = process.communicate(timeout=90)
     assert process.returncode == code, err
-    assert "Traceback" not in err and list((files / "runs").rglob("checkpoints/*/*.json"))
+    assert "Traceback" not in err and list(whole()[-1].glob("*.json"))

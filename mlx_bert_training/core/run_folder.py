@@ -141,7 +141,7 @@ def new_run_folder(
 
 # %% ../../nbs/core/05_run_folder.ipynb #591b4990
 def open_run_folder(folder: RunFolder) -> RunFolder:
-    "Make sure that the folder is there and free of a killed run's leftovers."
+    "Make sure that the folder is there and free of a killed run's leftovers. Its lease is held by who calls this."
     make_folder(folder.path)
     for place in (folder.path, folder.checkpoints, folder.oof("").parent): sweep(place)
     for path in folder.path.glob("shared-*.pickle"): path.unlink(missing_ok=True)   # of workers that are gone

@@ -21,7 +21,7 @@ import numpy as np
 from .section import DataConfig
 from .templates import Texts
 from .tokenization import CHUNK, Encoded, Tokenizer
-from ..files import make_folder, refusals, write_json
+from ..files import make_folder, refusals, stats_of, write_json
 from ..tasks.words import SplitText
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,8 @@ def remove_unused(
     days: float = KEPT_DAYS,    # since a store was last used
 ) -> list[str]:                 # names of those that were removed
     "Remove stores that have not been used for so long."
-    old = [path for path in folder.glob("*") if path.stat().st_mtime < time.time() - days * 86400]
+    last = time.time() - days * 86400
+    old = [path for path, known in stats_of(folder.glob("*")).items() if known.st_mtime < last]
     for path in old: shutil.rmtree(path, ignore_errors=True)
     return [path.name for path in old]
 

@@ -374,6 +374,7 @@ def sync_folder(
     uri: str | None = None,         # None: where each run wanted to go
 ) -> dict[Path, int]:               # operations that were sent, by the folder of the spool
     "Send what is left in all spools below a folder. Raises `TrackingError` if there is none, or for the first problem."
-    places = sorted(path.parent for path in Path(folder).rglob(f"{SPOOL}/spool.jsonl"))
+    walk = os.walk(folder)      # unlike `rglob`, it bears with folders that a training removes meanwhile
+    places = sorted(Path(place) for place, _, names in walk if Path(place).name == SPOOL and "spool.jsonl" in names)
     if not places: raise TrackingError(f"{folder}: no run with a spool of MLflow is here")
     return {place: sync_spool(place, uri) for place in places}

@@ -21,6 +21,7 @@ from ..callbacks.metrics_logger import read_metrics
 from ..declaration.whole import flat
 from ..declaration.yaml_io import read_document
 from ..errors import DataError, MLXBertError, unknown_name
+from ..files import stats_of
 from .mlflow_store import TrackingError, import_mlflow, open_client, tracking_uri
 from ..secrets import redact
 from ..tasks.metrics import METRICS, metric_direction
@@ -101,12 +102,16 @@ def read_folder(folder: Path) -> RunRecord:
     return RunRecord(folder.name, _settings(config), scores, best, "", state, result.get("seconds", math.nan), contest,
                      folder)
 
-
+# %% ../../nbs/integrations/07_runs.ipynb #6c5e0f46
 def read_folders(folder: str | Path) -> list[RunRecord]:
-    "The runs in a folder, or the one that it is. Raises `DataError` if there is none."
-    folder = Path(folder)
+    "The runs in a folder, oldest first, or the one that it is. Raises `DataError` if there is none."
+    folder, found = Path(folder), []
     if (folder / "config.yaml").is_file(): return [read_folder(folder)]
-    found = [read_folder(path.parent) for path in sorted(folder.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime)]
+    written = {path: known.st_mtime for path, known in stats_of(folder.glob("*/config.yaml")).items()}
+    for path in sorted(written, key=written.__getitem__):
+        try: found.append(read_folder(path.parent))
+        except DataError:
+            if path.is_file(): raise    # otherwise the run was deleted just now
     if not found: raise DataError(f"{folder}: no run is here; a run's folder has a config.yaml")
     return found
 

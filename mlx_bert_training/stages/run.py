@@ -56,8 +56,8 @@ def open_cv_folder(
     output_dir = Path(environment.output_dir if output_dir is None else output_dir)
     name = name or environment.run_name or plan.config.kaggle.competition_name or environment.experiment_name
     folder = next(place for place in candidates(output_dir, name) if _claim(plan, place))
-    with Lease(open_run_folder(folder)):
-        plan.config.save(folder.config)
+    with Lease(folder):
+        plan.config.save(open_run_folder(folder).config)
         plan.folds.save(folder.folds)
     return folder
 
