@@ -6,6 +6,8 @@
     python benchmarks/cpu.py epoch --data train.csv --text text --label target
     python benchmarks/cpu.py folds --data train.csv --text text --label target
     python benchmarks/cpu.py predict --data train.csv --text text --label target --rows 20000
+    python benchmarks/cpu.py tokenize --data train.csv --text text --label target --rows 100000
+    python benchmarks/cpu.py compile                    # what a shape costs when it is met first
     python benchmarks/cpu.py start
     python benchmarks/cpu.py report                     # the tables again, from the figures that were kept
 
@@ -33,7 +35,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
-from train_step import MODELS, Worker, fixed_batches
+from train_step import MODELS, Worker, fixed_batches, mlx_side
 
 RESULTS = Path(__file__).parent / "results"
 OURS = {"mlx-whole": "one part", "mlx-parts": "two parts"}
@@ -167,7 +169,7 @@ def job_turns(args: argparse.Namespace) -> None:
 
 
 JOBS = {"epoch": ["mlx", "mlx-parts", "trainer", "trainer-grouped"],
-        "folds": ["mlx", "trainer"], "predict": ["mlx", "trainer"]}
+        "folds": ["mlx", "trainer"], "predict": ["mlx", "trainer"], "tokenize": ["mlx", "trainer"]}
 
 
 def one_job(args: argparse.Namespace) -> None:
@@ -176,6 +178,7 @@ def one_job(args: argparse.Namespace) -> None:
     frame = pd.read_csv(args.data)
     frame = frame.sample(args.rows, replace=args.rows > len(frame), random_state=0)[[args.text, args.label]]
     frame.columns = ["text", "label"]
+    if frame["label"].nunique() > 2: frame["label"] = (frame["label"] > frame["label"].median()).astype(int)
     cut = args.rows * 5 // 6
     ours = args.kind in ("mlx", "mlx-parts")
     importlib.import_module("mlx.core" if ours else "transformers.trainer")     # imports are not what is measured
@@ -184,7 +187,7 @@ def one_job(args: argparse.Namespace) -> None:
         for file, part in zip(files, (frame[:cut], frame[cut:]), strict=True): part.to_csv(file, index=False)
         start, before = time.perf_counter(), os.times()
         name = f"{'our' if ours else 'their'}_{args.job}"
-        facts = globals()[name](frame if args.job == "predict" else files, folder, args)
+        facts = globals()[name](frame if args.job in ("predict", "tokenize") else files, folder, args)
         after = os.times()      # of this process and of those that it has started
         spent = {"seconds": time.perf_counter() - start, "processor": sum(after[:4]) - sum(before[:4])}
         print(json.dumps({**spent, **facts}))
@@ -228,6 +231,16 @@ def our_predict(frame: Any, folder: str, args: argparse.Namespace) -> dict[str, 
     trainer = create_trainer(train_path=f"{folder}/train.csv", save_strategy="no", eval_strategy="no", **options)
     trainer.predict(f"{folder}/rows.csv").to_frame().to_csv(f"{folder}/predictions.csv", index=False)
     return {}
+
+
+def our_tokenize(frame: Any, folder: str, args: argparse.Namespace) -> dict[str, float]:
+    "Texts to numbers of tokens, the tokenizer read from its file."
+    from mlx_bert_training import runtime
+    from mlx_bert_training.data.tokenization import Tokenizer
+    from mlx_bert_training.models import resolve_pretrained
+    encoded = Tokenizer.load(resolve_pretrained(WEIGHTS)).encode(list(frame["text"]), max_length=128,
+                                                                 num_workers=runtime.cpu_threads())
+    return {"tokens": int(encoded.lengths.sum())}
 
 
 def tokens_of(frame: Any, tokenizer: Any) -> list[dict[str, Any]]:
@@ -299,7 +312,53 @@ def their_predict(frame: Any, folder: str, args: argparse.Namespace) -> dict[str
     return {}
 
 
+def their_tokenize(frame: Any, folder: str, args: argparse.Namespace) -> dict[str, float]:
+    "The same with the tokenizer of transformers, which takes all cores."
+    from transformers import AutoTokenizer
+
+    from mlx_bert_training.models import resolve_pretrained
+    tokenizer = AutoTokenizer.from_pretrained(str(resolve_pretrained(WEIGHTS)))
+    encoded = tokenizer(list(frame["text"]), truncation=True, max_length=128)["input_ids"]
+    return {"tokens": sum(map(len, encoded))}
+
+
 # ---- start-up
+
+
+BATCH = 32      # rows of the shapes whose first step is measured
+
+
+def compiling(args: argparse.Namespace) -> None:
+    "Seconds of the first step of each shape beside a later one, in new processes: kernels kept, and none kept."
+    found: dict[str, list[dict[str, list[float]]]] = {"kept": [], "none": []}
+    for _ in range(args.rounds):
+        for kernels, runs in found.items():
+            with tempfile.TemporaryDirectory() as folder:
+                where = {"TMPDIR": folder} if kernels == "none" else {}     # where MLX keeps what it has compiled
+                done = subprocess.run([sys.executable, __file__, "first-steps", *map(str, args.lengths)], check=True,
+                                      stdout=subprocess.PIPE, text=True, env={**os.environ, **where})
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+            print(kernels, runs[-1], flush=True)
+    keep("compile", {"batch": BATCH, "turns": found})
+
+
+def first_steps(args: argparse.Namespace) -> None:
+    "One process: for each length the first training step and inference, and the median of five later ones."
+    from mlx_bert_training import create_model
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        create_model(config=MODELS["minilm"], dropout_rate=0.0).save_pretrained(folder)
+        side = mlx_side(Path(folder), 0.1)
+    for length in args.lengths:
+        batch = fixed_batches(BATCH, length, 1, 30522)[0]
+        for action, run in side.items():
+            seconds = []
+            for _ in range(6):
+                before = time.perf_counter()
+                run(batch)
+                seconds.append(time.perf_counter() - before)
+            found[f"{action} {length}"] = [round(seconds[0], 4), round(median(seconds[1:]), 4)]
+    print(json.dumps(found))
 
 
 STARTS = {
@@ -337,7 +396,8 @@ def start(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     "Every table that there are figures for, and the plot."
-    tables = {"shapes": shapes_table, "family": family_table, **dict.fromkeys(JOBS, job_table), "start": start_table}
+    tables = {"shapes": shapes_table, "family": family_table, **dict.fromkeys(JOBS, job_table),
+              "compile": compile_table, "start": start_table}
     for name, show in tables.items():
         for file in sorted(RESULTS.glob(f"cpu-{name}*.json")):
             print(show(json.loads(file.read_text(encoding="utf-8"))), "\n")
@@ -419,6 +479,18 @@ def job_table(kept: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def compile_table(kept: dict[str, Any]) -> str:
+    lines = [f"load {kept['load'][0]:.0f} to {kept['load'][2]:.0f}; seconds beside a later one of the shape", "",
+             "| first of its shape | later, s | more, kernels kept | more, none kept |", "|---" * 4 + "|"]
+    for name in kept["turns"]["kept"][0]:
+        action, length = name.split()
+        more = [median(turn[name][0] - turn[name][1] for turn in turns) for turns in kept["turns"].values()]
+        later = median(turn[name][1] for turn in kept["turns"]["kept"])
+        word = "step" if action == "train" else "inference"
+        lines.append(f"| {word} {kept['batch']} x {length} | {later:.2f} | {more[0]:.2f} | {more[1]:.2f} |")
+    return "\n".join(lines)
+
+
 def start_table(kept: dict[str, Any]) -> str:
     lines = [f"load {kept['load'][0]:.0f} to {kept['load'][2]:.0f}", "",
              "| what | seconds | processor, s | runs |", "|---|---|---|---|"]
@@ -464,10 +536,14 @@ def main() -> None:
         else: sub.set_defaults(job=name)
         sub.add_argument("--data", type=Path, required=True, help="a CSV file")
         sub.add_argument("--text", default="text", help="its column of texts")
-        sub.add_argument("--label", default="label", help="its column of classes, 0 and 1")
+        sub.add_argument("--label", default="label", help="its classes, 0 and 1; of numbers: above the median?")
         sub.add_argument("--rows", type=int, default=1200, help="a sixth of them to evaluate on (default 1200)")
         sub.add_argument("--rounds", type=int, default=3)
         sub.add_argument("--seed", type=int, default=0)
+    sub = command(compiling, "compile")
+    sub.add_argument("--lengths", type=int, nargs="+", default=[32, 48, 64], help="in this order")
+    sub.add_argument("--rounds", type=int, default=3)
+    command(first_steps, "first-steps").add_argument("lengths", type=int, nargs="+")
     command(start, "start").add_argument("--rounds", type=int, default=5)
     command(report, "report")
     args = parser.parse_args()
