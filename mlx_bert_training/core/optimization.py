@@ -21,7 +21,8 @@ from ..declaration.problems import ConfigError, Problem
 from ..protocols import Schedule
 
 # %% auto #0
-__all__ = ['decays', 'optimizer_settings', 'rate_factors', 'ParameterGroups', 'grouped', 'create_optimizer', 'optimizer_arrays',
+__all__ = ['IN_PLACE', 'IN_PLACE_FROM', 'decays', 'optimizer_settings', 'rate_factors', 'ParameterGroups', 'grouped',
+           'InPlaceAdam', 'InPlaceAdamW', 'optimizer_class', 'create_optimizer', 'optimizer_arrays',
            'LearningRateSchedule', 'Linear', 'Polynomial', 'Exponential', 'Cosine', 'CosineWithRestarts',
            'ReduceOnPlateau', 'create_schedule']
 
@@ -99,6 +100,38 @@ def grouped(
         groups[factor, matrix] = make(**{**settings, **shrink, "learning_rate": rate})
     return ParameterGroups(groups, members)
 
+# %% ../../nbs/core/07_optimization.ipynb #5385f64d
+class InPlaceAdam(optim.Adam):
+    "MLX's Adam, one array at a time, so that each is written over the one that it replaces."
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, Any]) -> mx.array:
+        "The new parameter; the new moments go into the state. `contiguous` copies nothing here: it parts the kernels."
+        rate, (b1, b2) = self.learning_rate.astype(gradient.dtype), self.betas
+        decay = getattr(self, "weight_decay", None)     # of AdamW
+        if decay is not None: parameter = parameter * (1 - rate * decay)
+        m = mx.contiguous(b1 * state["m"] + (1 - b1) * gradient)
+        v = mx.contiguous(b2 * state["v"] + (1 - b2) * mx.square(gradient))
+        state["m"], state["v"] = m, v
+        if not self.bias_correction: return parameter - rate * m / (mx.sqrt(v) + self.eps)
+        first = (rate / (1 - b1 ** self.step)).astype(gradient.dtype)
+        second = mx.rsqrt(1 - b2 ** self.step).astype(gradient.dtype)
+        return parameter - first * m / (mx.sqrt(v) * second + self.eps)
+
+
+class InPlaceAdamW(InPlaceAdam, optim.AdamW):
+    "The same with decoupled weight decay, as MLX's AdamW."
+
+
+IN_PLACE = {optim.Adam: InPlaceAdam, optim.AdamW: InPlaceAdamW}
+IN_PLACE_FROM = 50_000_000      # trained numbers; BERT-base has 110 million
+
+
+def optimizer_class(config: OptimizerConfig, parameters: Any) -> Any:
+    "The class of the declared optimizer, which for large models writes its arrays in place."
+    make = OPTIMIZERS.get(config.type)
+    large = sum(value.size for _, value in tree_flatten(parameters)) >= IN_PLACE_FROM
+    return IN_PLACE.get(make, make) if (large if config.in_place is None else config.in_place) else make
+
 # %% ../../nbs/core/07_optimization.ipynb #2cac335b
 def create_optimizer(
     config: OptimizerConfig,    # the `optimizer:` section
@@ -106,7 +139,7 @@ def create_optimizer(
     depths: Mapping[str, int] | None = None,    # see `rate_factors`; None: the model does not say
 ) -> optim.Optimizer:           # initialised, ready to be captured by a compiled step
     "The declared optimizer: weight decay on matrices only, and rates by depth where they are asked for."
-    make = OPTIMIZERS.get(config.type)
+    make = optimizer_class(config, parameters)
     settings = {"learning_rate": config.learning_rate, **optimizer_settings(config), **config.options}
     decay = settings.pop("weight_decay", config.weight_decay)
     check_arguments(f"optimizer {config.type}", make, settings)

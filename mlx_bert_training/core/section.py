@@ -37,6 +37,7 @@ class OptimizerConfig(Section):
     gradient_clip_val: float | None = option(None, "largest gradient of a single weight; null: any", gt=0)
     layer_decay: float = option(1.0, "rate of a layer as a part of the rate of the layer above it", gt=0, le=1)
     head_learning_rate: float | None = option(None, "learning rate of the head; null: learning_rate", gt=0, le=100)
+    in_place: bool | None = option(None, "Adam: less memory, 3 % more time; null: from 50 million weights on")
     options: dict[str, Any] = option(dict, "further arguments of the optimizer, by name")
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
