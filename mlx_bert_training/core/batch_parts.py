@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial, reduce
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -53,24 +55,38 @@ T = TypeVar("T")
 
 
 class Companion:
-    "A thread that computes beside this one, until `close`."
+    "A thread that computes beside this one, until `close` or the end of the process."
 
     def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(1, "batch part", mx.set_default_device, (mx.default_device(),))
+        self.waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        # No pool of threads: these end with a process, and a thread that ends with streams of MLX in it aborts all
+        self.thread = Thread(target=self._run, args=(mx.default_device(),), name="batch part", daemon=True)
+        self.thread.start()
 
     def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
         "Begin with some work."
-        return self.pool.submit(work, *arguments)
+        future: Future[T] = Future()
+        self.waiting.put((future, partial(work, *arguments)))
+        return future
 
     def close(self) -> None:
         "Wait for the end of the work, and end."
-        self.pool.submit(_leave).result()
-        self.pool.shutdown()
+        self.waiting.put(None)
+        self.thread.join()
+
+    def _run(self, device: mx.Device) -> None:
+        mx.set_default_device(device)
+        while (task := self.waiting.get()) is not None:
+            _fulfil(*task)
+            del task        # with the arrays that it names
+        mx.synchronize()
+        mx.clear_streams()
 
 
-def _leave() -> None:
-    mx.synchronize()
-    mx.clear_streams()
+def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
+    try: found = work()
+    except BaseException as error: future.set_exception(error)
+    else: future.set_result(found)
 
 # %% ../../nbs/core/13_batch_parts.ipynb #ecf2e76c
 class Crew:
