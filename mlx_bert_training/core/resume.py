@@ -73,7 +73,8 @@ def check_rows(
 
 # %% ../../nbs/core/17_resume.ipynb #778bf902
 MAY_CHANGE = ("environment.output_dir", "environment.run_name", "environment.experiment_name", "environment.device",
-              "environment.compile", "data.num_workers", "data.test_path", "training.num_epochs", "training.max_steps",
+              "environment.compile", "data.num_workers", "data.prefetch_size", "data.test_path", "optimizer.in_place",
+              "training.num_epochs", "training.max_steps",
               "training.logging_steps", "training.save_strategy",
               "training.save_steps", "training.save_total_limit", "training.save_best_only",
               "training.early_stopping", "training.baselines", "tracking.",

@@ -258,6 +258,7 @@ class FoldPlan:
 _APART = ("tracking", "environment", "kaggle", "parallel", "pretraining", "search")     # what matters is named below
 _NO_MATTER = {"data": ("train_path", "validation_path", "test_path", "num_workers", "prefetch_size", "eval_batch_size",
                        "validation_fraction"),
+              "optimizer": ("in_place",),
               "training": ("logging_steps", "save_strategy", "save_steps", "save_total_limit", "baselines")}
 
 

@@ -63,9 +63,10 @@ def test_what_is_not_part_of_the_result_may_change(tmp_path):
         Trainer(ToyModel(dropout=0.3), config, callbacks=[ModelCheckpoint("epoch"), Breaks()]).train(
             ToyLoader(), ToyLoader(seed=1))
     changes = {"logging_steps": 5, "save_steps": 2, "save_total_limit": 9, "early_stopping_patience": 8}
-    resumed, result = steady(tmp_path, "broken", 3, "latest", **changes)
+    elsewhere = {"optimizer.in_place": True, "data.prefetch_size": 5}
+    resumed, result = steady(tmp_path, "broken", 3, "latest", **changes, **elsewhere)
     assert same_bits(whole.model, resumed.model)
-    assert set(result.resumed[0]["changed"]) == {f"training.{name}" for name in changes}
+    assert set(result.resumed[0]["changed"]) == {f"training.{name}" for name in changes} | elsewhere.keys()
 
 
 # ---- more epochs

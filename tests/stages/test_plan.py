@@ -61,3 +61,14 @@ def test_kinds_of_a_declaration_take_options(tmp_path):
     assert all(round(6 * share, 6).is_integer() for share in shares)     # of one, two or three rounds
     again = make_folds(result.oof.targets, "kfold", 3, task="binary", row_ids=result.oof.row_ids)
     assert again.hash == result.folds.hash
+
+
+def test_what_changes_no_prediction_is_no_other_cross_validation(tmp_path):
+    write_files(tmp_path)
+
+    def known_as(**optimizer) -> str:
+        made = declaration(tmp_path)
+        made["optimizer"] = {**made.get("optimizer", {}), **optimizer}
+        return create_kaggle_trainer(config=made).plan().identity
+
+    assert known_as(in_place=True) == known_as() != known_as(learning_rate=0.5)
