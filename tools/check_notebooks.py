@@ -2,8 +2,8 @@
 
 Prints exported cells over 42 lines (a dataclass of options may be longer), definitions that no cell shows at work
 before the next export, lines of prose over 120 characters, notebooks that do not begin with a cell of title and
-description alone (nbdev drops what else stands in it), and descriptions that are cut where they become the docstring of
-a module. Exits 1 where an exported cell is too long.
+description alone (nbdev drops what else stands in it), descriptions that are cut where they become the docstring of
+a module, and links to files that are not there. Exits 1 where an exported cell is too long.
 """
 import ast
 import re
@@ -41,6 +41,13 @@ def is_shown(source: str) -> bool:
     return any(not isinstance(node, (ast.Import, ast.ImportFrom)) for node in body)
 
 
+def broken_links(text: str, folder: Path) -> list[str]:
+    "Targets of Markdown links to files, without code, that are not in the folder."
+    prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S)
+    targets = (target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", prose))
+    return [target for target in targets if target and ":" not in target and not (folder / target).exists()]
+
+
 def check(path: Path) -> Iterator[tuple[str, str]]:
     "Kind and text of each finding."
     cells = nbformat.read(path, as_version=4).cells
@@ -50,6 +57,7 @@ def check(path: Path) -> Iterator[tuple[str, str]]:
             for line in cell.source.splitlines():
                 if len(line) > WIDEST and not line.lstrip().startswith(("|", "![")):
                     yield "prose", f"{len(line)} characters: {line[:60]} ..."
+            for target in broken_links(cell.source, path.parent): yield "link", f"{target} is not there"
         elif exported(cell.source):
             found, lines = definitions(cell.source), len(cell.source.splitlines())
             if lines > LONGEST and not only_options(cell.source):
