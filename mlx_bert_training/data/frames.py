@@ -84,20 +84,7 @@ def _check_letters(file: Path, line: int, record: dict[str, Any]) -> None:
                 raise DataError(f"{file}, line {line}, column {key!r}: half of a character (a lone surrogate, "
                                 f"{_SURROGATE.search(part)[0]!a}).")    # type: ignore[index]
 
-
-def _read_jsonl(file: Path, encoding: str, max_rows: int | None, as_text: Collection[str]) -> pd.DataFrame:
-    "A file with one JSON object a line."
-    records: list[dict[str, Any]] = []
-    names: dict[str, None] = {}
-    for _, record in islice(json_rows(file, encoding), max_rows):
-        names.update(dict.fromkeys(record))
-        check_width(file, len(names))
-        records.append(record)
-    frame = pd.DataFrame(dict(enumerate(_json_columns(records, names, set(as_text)))))
-    frame.columns = pd.Index(list(names))
-    return with_parts(frame, as_text)
-
-
+# %% ../../nbs/data/04_frames.ipynb #4c57ce8f
 def _json_columns(records: list[dict[str, Any]], names: Iterable[str], as_text: set[str]) -> Iterator[list[Any]]:
     "The columns of the objects, None where one does not have a key; quick where most do not have most keys."
     columns: dict[str, list[Any]] = {name: [None] * len(records) for name in names}
@@ -129,6 +116,19 @@ def with_parts(
         parts = pd.DataFrame(dict(zip(names, _json_columns(rows, names, set(as_text)), strict=True)), index=frame.index)
         frame = frame.join(with_parts(parts, as_text))
     return frame
+
+# %% ../../nbs/data/04_frames.ipynb #343b8a34
+def _read_jsonl(file: Path, encoding: str, max_rows: int | None, as_text: Collection[str]) -> pd.DataFrame:
+    "A file with one JSON object a line."
+    records: list[dict[str, Any]] = []
+    names: dict[str, None] = {}
+    for _, record in islice(json_rows(file, encoding), max_rows):
+        names.update(dict.fromkeys(record))
+        check_width(file, len(names))
+        records.append(record)
+    frame = pd.DataFrame(dict(enumerate(_json_columns(records, names, set(as_text)))))
+    frame.columns = pd.Index(list(names))
+    return with_parts(frame, as_text)
 
 # %% ../../nbs/data/04_frames.ipynb #60156fb5
 def _with_text(frame: pd.DataFrame, as_text: Collection[str]) -> pd.DataFrame:
