@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'LEASE', 'BEAT', 'STALE', 'LAG', 'this_machine', 'Holder', 'new_holder', 'read_holder', 'LeaseError', 'lock',
-           'age', 'is_alive', 'same_file', 'is_outdated', 'refusal', 'take_once', 'take', 'Pulse', 'Lease']
+           'age', 'is_alive', 'same_file', 'is_outdated', 'refusal', 'take_once', 'take', 'Pulse', 'identity', 'Lease']
 
 # %% ../nbs/07_lease.ipynb #65ae2519
 @lru_cache(maxsize=1)
@@ -216,10 +216,18 @@ class Pulse:
         if holder is not None and holder.token == self.holder.token: self.path.unlink(missing_ok=True)
         if self.handle >= 0: os.close(self.handle)
 
+# %% ../nbs/07_lease.ipynb #694930ed
+def identity(
+    folder: Path,
+) -> tuple[int, int]:   # device, and number on it
+    "What is the same for every spelling of a folder."
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
 # %% ../nbs/07_lease.ipynb #6fd5d84d
 class Lease:
     "Context manager: inside, no other process and no other thread holds the folder. Raises `LeaseError`."
-    _held: ClassVar[dict[tuple[int, int], Lease]] = {}  # by the file's identity; of all threads of this process
+    _held: ClassVar[dict[tuple[int, int], Lease]] = {}  # by the folder's identity; of all threads of this process
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.path = Path(folder) / LEASE
@@ -234,17 +242,13 @@ class Lease:
             holder = new_holder()
             self.pulse = Pulse(self.path, holder, take(self.path, holder))
             self.thread, self.pid = threading.get_ident(), os.getpid()
-            self.key = self._key()
+            self.key = identity(self.path.parent)
             self._held[self.key] = self
         return self
 
-    def _key(self) -> tuple[int, int]:
-        folder = self.path.parent.stat()
-        return folder.st_dev, folder.st_ino
-
     def _held_here(self) -> Lease | None:
         "The lease of this folder that this thread has already."
-        lease = self._held.get(self._key())
+        lease = self._held.get(identity(self.path.parent))
         mine = lease is not None and (lease.thread, lease.pid) == (threading.get_ident(), os.getpid())
         return lease if mine else None
 

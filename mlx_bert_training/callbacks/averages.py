@@ -17,7 +17,19 @@ from ..core.view import TrainerView
 from ..core.weights import model_weights
 
 # %% auto #0
-__all__ = ['AveragedWeights', 'ExponentialAverage', 'StochasticAverage']
+__all__ = ['moved_mean', 'AveragedWeights', 'ExponentialAverage', 'StochasticAverage']
+
+# %% ../../nbs/callbacks/08_averages.ipynb #a6da8af6
+def moved_mean(
+    mean: Mapping[str, mx.array] | None,    # None: there is none yet
+    model: Any,                             # holds the present weights
+    share: float,                           # of the mean, that they replace
+) -> dict[str, mx.array]:
+    "The mean with the present weights in it."
+    weights = model_weights(model)
+    if mean is None: return weights
+    trained = [name for name, _ in tree_flatten(model.trainable_parameters())]
+    return weights | {name: mean[name] + share * (weights[name] - mean[name]) for name in trained}
 
 # %% ../../nbs/callbacks/08_averages.ipynb #81471a9d
 class AveragedWeights(Callback):
@@ -39,10 +51,7 @@ class AveragedWeights(Callback):
         "Take the update into the mean."
         share = self.share(state)
         if share is None: return
-        weights, mean = model_weights(trainer.model), self.mean
-        trained = [name for name, _ in tree_flatten(trainer.model.trainable_parameters())]     # the others stay
-        moved = {} if mean is None else {name: mean[name] + share * (weights[name] - mean[name]) for name in trained}
-        self.mean = weights | moved
+        self.mean = moved_mean(self.mean, trainer.model, share)
         self.count += 1
         mx.async_eval(self.mean)
 

@@ -355,10 +355,7 @@ class ProgressDisplay(Callback):
 
 # %% ../../nbs/callbacks/05_progress.ipynb #032ea4f4
 class ProgressBar(ProgressDisplay):
-    """Show where the run stands. `mode` is auto, notebook, terminal, lines or off.
-
-    Redraws at most every `interval` seconds; an evaluation is shown at once.
-    """
+    "Show where the run stands (`mode`: auto, notebook, terminal, lines or off), at most every `interval` seconds."
 
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Show the bar."

@@ -23,8 +23,8 @@ from .state import TrainerState
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'StillTraining', 'this_cell', 'settle', 'TrainingThread', 'BackgroundRun', 'RunHandle', 'LiveRun', 'RunList',
-           'runs', 'check_thread']
+__all__ = ['T', 'StillTraining', 'this_cell', 'settle', 'TrainingThread', 'wait_for', 'BackgroundRun', 'ShownRun', 'RunHandle',
+           'LiveRun', 'RunList', 'runs', 'check_thread']
 
 # %% ../../nbs/core/20_background.ipynb #e6682e71
 class StillTraining(ControlError):
@@ -102,6 +102,17 @@ class TrainingThread(Generic[T]):
             self.ended.set()
             self._shown.set()
 
+# %% ../../nbs/core/20_background.ipynb #a59182ea
+def wait_for(
+    ended: threading.Event,
+    timeout: float | None = None,   # seconds; None: however long it takes
+) -> None:
+    "Wait in short naps, between which a signal is heard. Raises `TimeoutError`."
+    waited = 0.0
+    while not ended.wait(0.1):
+        waited += 0.1
+        if timeout is not None and waited >= timeout: raise TimeoutError(f"still training after {timeout} s")
+
 # %% ../../nbs/core/20_background.ipynb #7102f431
 class BackgroundRun(Generic[T]):
     "Work in a thread, and its result when it is there."
@@ -129,11 +140,7 @@ class BackgroundRun(Generic[T]):
 
     def result(self, timeout: float | None = None) -> T:
         "Wait for the end. Raises what ended the run, or `TimeoutError`. An interrupt stops the run."
-        with graceful_interrupt(self.control):
-            waited = 0.0
-            while not self._training.ended.wait(0.1):       # short naps: a signal is heard between them
-                waited += 0.1
-                if timeout is not None and waited >= timeout: raise TimeoutError(f"still training after {timeout} s")
+        with graceful_interrupt(self.control): wait_for(self._training.ended, timeout)
         if self.error is not None: raise self.error
         return self._training.result     # type: ignore[return-value]
 
@@ -145,25 +152,9 @@ class BackgroundRun(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]: return self._wait().__await__()
 
-# %% ../../nbs/core/20_background.ipynb #27d81d02
-class RunHandle(BackgroundRun[T]):
-    "A run in the background: `pause`, `resume`, `stop`, `checkpoint`, `set_learning_rate`, then `result()` or `await`."
-
-    def show(self) -> None: self.control.show()     # its panel, in this cell too
-    def pause(self) -> None: self._ask(self.control.pause)
-    def resume(self) -> None: self._ask(self.control.resume)
-    def checkpoint(self) -> None: self._ask(self.control.checkpoint)
-
-    def stop(self, when: str = "now", keep: str | None = None) -> None:
-        "End after this update, or this epoch; see `RunControl.stop`."
-        self.control.stop(when, keep)
-
-    def set_learning_rate(self, learning_rate: float) -> None:     # see `RunControl.set_learning_rate`
-        self._ask(partial(self.control.set_learning_rate, learning_rate))
-
-    def _ask(self, request: Callable[[], None]) -> None:
-        request()       # a mistake in it is answered first
-        if self.done: raise ControlError("the run has ended: there is nothing left to steer")
+# %% ../../nbs/core/20_background.ipynb #571f9d2a
+class ShownRun(BackgroundRun[T]):
+    "A run in the background that says how far it is."
 
     def _updates(self) -> str:
         now = self.state
@@ -187,6 +178,26 @@ class RunHandle(BackgroundRun[T]):
     def _keep_showing(self, shown: Any) -> None:
         while not self._training.ended.wait(1.0): shown.update(self._bundle(), raw=True)
         shown.update(self._bundle(), raw=True)
+
+# %% ../../nbs/core/20_background.ipynb #27d81d02
+class RunHandle(ShownRun[T]):
+    "A run in the background: `pause`, `resume`, `stop`, `checkpoint`, `set_learning_rate`, then `result()` or `await`."
+
+    def show(self) -> None: self.control.show()     # its panel, in this cell too
+    def pause(self) -> None: self._ask(self.control.pause)
+    def resume(self) -> None: self._ask(self.control.resume)
+    def checkpoint(self) -> None: self._ask(self.control.checkpoint)
+
+    def stop(self, when: str = "now", keep: str | None = None) -> None:
+        "End after this update, or this epoch; see `RunControl.stop`."
+        self.control.stop(when, keep)
+
+    def set_learning_rate(self, learning_rate: float) -> None:     # see `RunControl.set_learning_rate`
+        self._ask(partial(self.control.set_learning_rate, learning_rate))
+
+    def _ask(self, request: Callable[[], None]) -> None:
+        request()       # a mistake in it is answered first
+        if self.done: raise ControlError("the run has ended: there is nothing left to steer")
 
 # %% ../../nbs/core/20_background.ipynb #d8c2a646
 class LiveRun:

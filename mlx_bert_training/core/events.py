@@ -15,7 +15,7 @@ from ..errors import unknown_name
 from ..protocols import EVENTS, CallbackProtocol
 
 # %% auto #0
-__all__ = ['Method', 'does_nothing', 'callback_name', 'Listener', 'EventTable', 'noting', 'Listeners', 'CallbackList']
+__all__ = ['Method', 'does_nothing', 'callback_name', 'Listener', 'EventTable', 'noting', 'Listeners', 'keyed', 'CallbackList']
 
 # %% ../../nbs/core/04_events.ipynb #abb940f9
 Method = TypeVar("Method", bound=Callable[..., None])
@@ -86,9 +86,7 @@ class Listeners:
         for callback in callbacks: self.add(callback)
 
     def __iter__(self) -> Iterator[CallbackProtocol]: return iter(self._callbacks)
-
     def __len__(self) -> int: return len(self._callbacks)
-
     def __repr__(self) -> str: return f"{type(self).__name__}([{', '.join(map(callback_name, self))}])"
 
     def add(self, callback: CallbackProtocol) -> None:
@@ -118,6 +116,18 @@ class Listeners:
         for callback, method in self._listeners[event]:
             with noting(f"raised by callback {callback_name(callback)} in {event}", state): method(trainer, state)
 
+# %% ../../nbs/core/04_events.ipynb #d7bd42f3
+def keyed(
+    callbacks: Iterable[CallbackProtocol],
+) -> dict[str, CallbackProtocol]:
+    "Callbacks by name; the second of a name is called `Name-2`."
+    found: dict[str, CallbackProtocol] = {}
+    for callback in callbacks:
+        name, n = callback_name(callback), 1
+        while (key := name if n == 1 else f"{name}-{n}") in found: n += 1
+        found[key] = callback
+    return found
+
 # %% ../../nbs/core/04_events.ipynb #bd54bbb7
 class CallbackList(Listeners):
     "The callbacks of a run: any object with `order`, `state_dict`, `load_state_dict` and methods named like `EVENTS`."
@@ -127,32 +137,23 @@ class CallbackList(Listeners):
         return EventTable(Listener(event, callback.order, callback_name(callback), _first_line(method))
                           for event, listeners in self._listeners.items() for callback, method in listeners)
 
-    def _keyed(self) -> dict[str, CallbackProtocol]:
-        "Callbacks by name; the second of a name is called `Name-2`."
-        keyed: dict[str, CallbackProtocol] = {}
-        for callback in self:
-            name, n = callback_name(callback), 1
-            while (key := name if n == 1 else f"{name}-{n}") in keyed: n += 1
-            keyed[key] = callback
-        return keyed
-
     def state_dict(self) -> dict[str, dict[str, Any]]:
         "What a checkpoint must keep of each callback, by name, as plain JSON values."
-        return {name: dict(callback.state_dict()) for name, callback in self._keyed().items()}
+        return {name: dict(callback.state_dict()) for name, callback in keyed(self).items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         "Continue from what `state_dict` gave; a callback that was added since starts afresh."
-        for name, callback in self._keyed().items():
+        for name, callback in keyed(self).items():
             if name in state: callback.load_state_dict(state[name])
 
     def array_state(self) -> dict[str, Any]:
         "The arrays that a checkpoint must keep, of callbacks that have a method `array_state`, as `callback/array`."
-        return {f"{name}/{key}": array for name, callback in self._keyed().items()
+        return {f"{name}/{key}": array for name, callback in keyed(self).items()
                 for key, array in getattr(callback, "array_state", dict)().items()}
 
     def load_array_state(self, arrays: Mapping[str, Any]) -> None:
         "Give each callback the arrays that it gave."
-        for name, callback in self._keyed().items():
+        for name, callback in keyed(self).items():
             mine = {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
             if mine: callback.load_array_state(mine)    # type: ignore[attr-defined]
 

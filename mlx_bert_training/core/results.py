@@ -196,7 +196,7 @@ class Predictions(Predicted):
     def _repr_html_(self) -> str:
         return self.to_frame().head(10).to_html(index=False) + f"<p>{len(self):,} rows</p>"
 
-# %% ../../nbs/core/10_results.ipynb #f353d47b
+# %% ../../nbs/core/10_results.ipynb #7bca70c6
 class FoundSpan(NamedTuple):
     "A span of a text."
     label: str              # its kind
@@ -205,7 +205,7 @@ class FoundSpan(NamedTuple):
     end: int                # the character after its last
     probability: float      # mean of its words' tags
 
-
+# %% ../../nbs/core/10_results.ipynb #f353d47b
 @dataclass
 class WordTags(Predictions):
     "Tags of the words of texts."

@@ -108,26 +108,7 @@ class LabelMap:
         values = read_labels(folder)
         return cls(task_in_file(values.pop("head_type"), task, str(Path(folder) / FILE)), **values)
 
-# %% ../../nbs/data/06_labels.ipynb #6095d8cd
-def fit_labels(
-    frame: pd.DataFrame,            # the training rows
-    columns: str | Sequence[str],   # the target column, or one column of 0 and 1 for each label
-    task: str | Mapping[str, Any] | Task,   # the task, or as a declaration names it
-    *,
-    separator: str | None = None,   # between several labels of one cell; None: found
-    positive: Any = None,           # the positive class of a binary task; None: the second in order
-) -> LabelMap:
-    "The label map of a training frame. Raises `DataError` where the targets do not fit the task."
-    kind, names = get_task(task), (columns,) if isinstance(columns, str) else tuple(columns)
-    if not names: raise DataError(f"{frame.attrs.get('path', 'the frame')}: {kind} needs a target column.")
-    declared = TargetFormat(separator=separator, positive=positive)
-    columns_of = [_as_classes(column, kind, frame) for column in target_columns(frame, names)]
-    found = kind.form.read(columns_of, declared, kind.most_classes)
-    labels = LabelMap(kind, names, found.classes, found.separator)
-    for line in _found(labels, declared): log.info("%s", line)
-    return labels
-
-
+# %% ../../nbs/data/06_labels.ipynb #29d1aab8
 PLAIN = ({"0", "1"}, {"false", "true"}, {"no", "yes"}, {"n", "y"}, {"negative", "positive"})     # the second is meant
 
 
@@ -150,3 +131,22 @@ def _found(labels: LabelMap, declared: TargetFormat) -> Iterator[str]:
     if {str(value).lower().removesuffix(".0") for value in labels.classes} in PLAIN: return
     yield (f"{column}: the positive class is {labels.classes[positive]!r}, the other is "
            f"{labels.classes[1 - positive]!r}; data.positive_class declares which")
+
+# %% ../../nbs/data/06_labels.ipynb #6095d8cd
+def fit_labels(
+    frame: pd.DataFrame,            # the training rows
+    columns: str | Sequence[str],   # the target column, or one column of 0 and 1 for each label
+    task: str | Mapping[str, Any] | Task,   # the task, or as a declaration names it
+    *,
+    separator: str | None = None,   # between several labels of one cell; None: found
+    positive: Any = None,           # the positive class of a binary task; None: the second in order
+) -> LabelMap:
+    "The label map of a training frame. Raises `DataError` where the targets do not fit the task."
+    kind, names = get_task(task), (columns,) if isinstance(columns, str) else tuple(columns)
+    if not names: raise DataError(f"{frame.attrs.get('path', 'the frame')}: {kind} needs a target column.")
+    declared = TargetFormat(separator=separator, positive=positive)
+    columns_of = [_as_classes(column, kind, frame) for column in target_columns(frame, names)]
+    found = kind.form.read(columns_of, declared, kind.most_classes)
+    labels = LabelMap(kind, names, found.classes, found.separator)
+    for line in _found(labels, declared): log.info("%s", line)
+    return labels

@@ -20,7 +20,7 @@ from ..tasks.words import SplitText, labels_at_tokens
 
 # %% auto #0
 __all__ = ['MULTIPLE', 'TextDataset', 'bucket_widths', 'collate', 'class_shares', 'together', 'row_order', 'check_batches',
-           'BatchPlan', 'PaddingSummary', 'padding_of', 'BucketedLoader']
+           'BatchPlan', 'PaddingSummary', 'padding_of', 'LoaderFacts', 'BucketedLoader']
 
 # %% ../../nbs/data/10_loader.ipynb #81e56aca
 def _checked(rows: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
@@ -270,9 +270,9 @@ def padding_of(plan: BatchPlan) -> PaddingSummary:
                           sum(width * plan.batch_size for _, width in epoch), len(epoch),
                           tuple(sorted({(plan.batch_size, width) for _, width in epoch})))
 
-# %% ../../nbs/data/10_loader.ipynb #e0be2c9d
-class BucketedLoader(BatchPlan):
-    "Batches of exactly `batch_size` rows in a few widths; a `DataLoader` as the protocols say."
+# %% ../../nbs/data/10_loader.ipynb #66fdc071
+class LoaderFacts(BatchPlan):
+    "What is known of the rows of a plan without making a batch."
 
     @property
     def num_examples(self) -> int:
@@ -293,6 +293,10 @@ class BucketedLoader(BatchPlan):
     def row_ids(self) -> np.ndarray:
         "The ids that the file gives its rows (N,), or their positions."
         return np.arange(len(self.dataset)) if self.dataset.ids is None else self.dataset.ids
+
+# %% ../../nbs/data/10_loader.ipynb #e0be2c9d
+class BucketedLoader(LoaderFacts):
+    "Batches of exactly `batch_size` rows in a few widths; a `DataLoader` as the protocols say."
 
     def __iter__(self) -> Iterator[Batch]: return self.batches(0)
 

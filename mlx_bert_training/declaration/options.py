@@ -203,7 +203,7 @@ def _choose(option: Option, word: str) -> str:
     if word in option.later: raise Unfit("not part of this release yet", "")
     raise Unfit("not a known value", nearest(word[:50], [*option.words, *option.aliases]) or "")
 
-
+# %% ../../nbs/declaration/03_options.ipynb #fabd12ab
 def _read_kind(option: Option, value: Any) -> Any:
     "A name, a place, or a mapping of one with its arguments. Raises `Unfit`."
     if not isinstance(value, dict): return _choose(option, value)
