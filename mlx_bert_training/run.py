@@ -51,8 +51,11 @@ def compare_with_baselines(
 ) -> pd.DataFrame | None:   # one row a competitor, one column a metric
     "The model beside the baselines on the same validation part; None unless `training.baselines` asks for it."
     if not trainer.config.training.baselines or trainer.val_loader is None: return None
+    metrics = result.metrics
+    if any(f"eval_{name}" not in metrics for name in trainer.metric_names): metrics = trainer.evaluate()
+    if not trainer.ranks.first: return None
     scores = baseline_scores(trainer.data, trainer.metric_names)
-    scores.loc["this model"] = [result.metrics[f"eval_{name}"] for name in scores.columns]
+    scores.loc["this model"] = [metrics[f"eval_{name}"] for name in scores.columns]
     return scores
 
 # %% ../nbs/10_run.ipynb #d1c8c149
@@ -108,14 +111,13 @@ def run_training(
     if trainer.data is None:
         raise DataError("data.train_path is not set: the declaration names no training file")
     result = trainer.train(resume_from=resume_from, replay=replay)
-    predictions = keep_model(trainer)
+    predictions, scores = keep_model(trainer), compare_with_baselines(trainer, result)
     if not trainer.ranks.first: return TrainingRun(trainer, result, None, trainer.folder.model, None, trainer.control)
     tracker = trainer.callbacks.find(MLflowCallback)
     if tracker is not None and tracker.config.log_artifacts:
         tracker.log_files(trainer.folder.result, trainer.folder.predictions)
         tracker.close()
-    return TrainingRun(trainer, result, compare_with_baselines(trainer, result), trainer.folder.model, predictions,
-                       trainer.control)
+    return TrainingRun(trainer, result, scores, trainer.folder.model, predictions, trainer.control)
 
 # %% ../nbs/10_run.ipynb #e761cd75
 @dataclass(frozen=True)

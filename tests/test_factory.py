@@ -147,6 +147,14 @@ def test_a_run_leaves_its_files_and_can_be_repeated_from_them(tmp_path):
     assert rows == json.loads((folder / "result.json").read_text())["history"]
 
 
+def test_baselines_without_evaluations_in_training_have_the_model_beside_them(tmp_path):
+    training = {"num_epochs": 1, "baselines": True, "eval_strategy": "no", "save_strategy": "no",
+                "early_stopping": False}
+    run = run_training(declaration(tmp_path, training=training))
+    assert "eval_auc" not in run.result.metrics and list(run.scores.index)[-1] == "this model"
+    assert run.scores.loc["this model", "auc"] == run.trainer.evaluate()["eval_auc"]
+
+
 def test_the_saved_model_predicts_the_same_later(tmp_path):
     run = run_training(declaration(tmp_path))
     later = predict_file(run.result.output_dir, "demo:german_credit/test.csv")
