@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,17 @@ def _with_text(frame: pd.DataFrame, as_text: Collection[str]) -> pd.DataFrame:
                                for name in wanted}
     return frame.assign(**columns) if columns else frame
 
+# %% ../../nbs/data/04_frames.ipynb #68cbda5a
+def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    "The frame with columns of decimals as numbers: whole ones if none has decimal places or is missing."
+    columns: dict[str, Any] = {}
+    for name, cells in frame.items():
+        if cells.dtype != object or pd.api.types.infer_dtype(cells, skipna=True) != "decimal": continue
+        read = cells.astype(float)
+        whole = all(isinstance(cell, Decimal) and cell.is_finite() and cell.as_tuple().exponent == 0 for cell in cells)
+        columns[str(name)] = cells.map(int) if whole and read.abs().max() < 2**53 else read
+    return frame.assign(**columns) if columns else frame
+
 # %% ../../nbs/data/04_frames.ipynb #a5f10c65
 def _read_parquet(file: Path, max_rows: int | None, as_text: Collection[str]) -> pd.DataFrame:
     "A Parquet file."
@@ -151,7 +163,8 @@ def _read_parquet(file: Path, max_rows: int | None, as_text: Collection[str]) ->
     except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are kinds of these
         raise DataError(f"{file} cannot be read as Parquet: {error}") from error
     if any(frame.index.names): frame = frame.reset_index()
-    return with_parts(_with_text(frame.head(max_rows) if max_rows is not None else frame, as_text), as_text)
+    frame = _with_text(frame.head(max_rows) if max_rows is not None else frame, as_text)
+    return with_parts(_with_numbers(frame), as_text)
 
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -86,6 +87,7 @@ def parse_template(
 # %% ../../nbs/data/05_templates.ipynb #4558e507
 def _plain(value: Any) -> Any:
     "A value as people write it: 2 instead of 2.0."
+    if isinstance(value, Decimal): value = float(value)     # in a frame of a database; a file has numbers instead
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

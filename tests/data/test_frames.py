@@ -3,12 +3,14 @@ import gzip
 import json
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from mlx_bert_training.data.frames import read_frame, resolve_path, where
+from mlx_bert_training.data.labels import fit_labels
 from mlx_bert_training.errors import DataError, MissingExtraError
 
 
@@ -72,6 +74,17 @@ def test_jsonl_guesses_nothing_and_allows_absent_keys(tmp_path):
     frame = read_frame(path)
     assert frame["date"].tolist()[0] == "007" and frame["date"].isna().tolist() == [False, True]
     assert where(frame, 1) == f"{path}, line 3"
+
+
+def test_decimals_of_a_database_are_the_numbers_that_a_csv_would_have(tmp_path):
+    frame = pd.DataFrame({"id": ["1.10", "1.20"], "label": ["1", "0"], "price": ["2.50", "3.00"], "gap": ["1", None],
+                          "large": ["1", "12345678901234567890"]}).map(lambda cell: cell and Decimal(cell))
+    frame.to_parquet(tmp_path / "a.parquet")
+    read = read_frame(tmp_path / "a.parquet", as_text=["id"])
+    assert read["id"].tolist() == ["1.10", "1.20"] and read["price"].tolist() == [2.5, 3.0]
+    assert [str(read[name].dtype) for name in ("label", "price", "gap", "large")] == ["int64", *["float64"] * 3]
+    assert read["gap"].isna().tolist() == [False, True]
+    assert fit_labels(read, "label", "binary").classes == (0, 1)
 
 
 def test_parquet_index_comes_back_as_a_column(tmp_path):

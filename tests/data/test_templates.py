@@ -1,5 +1,6 @@
 """Rows to sentences: formats, missing values, and what a field may not be."""
 import time
+from decimal import Decimal
 
 import pandas as pd
 import pytest
@@ -14,6 +15,11 @@ def test_formats_defaults_and_integers():
     template = RowTemplate("{{{name}}} {sib sp} {fare:.2f} {fare} {ok} {sib sp:>3}", {"sib sp": "?"})
     assert template.columns == ["name", "sib sp", "fare", "ok"]
     assert template.render(frame) == ["{Ann} 2 7.25 7.25 True   2", "{Bo} ? 80.00 80 False ?"]
+
+
+def test_decimals_in_a_frame_read_as_they_do_from_a_file():
+    frame = pd.DataFrame({"price": [Decimal("2.50"), Decimal("3.00")]})
+    assert RowTemplate("{price} {price:.2f}").render(frame) == ["2.5 2.50", "3 3.00"]
 
 
 def test_column_default_goes_before_star_and_may_be_empty():
