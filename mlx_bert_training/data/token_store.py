@@ -13,6 +13,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,8 @@ def encode_texts(
     if (folder / FACTS).is_file(): os.utime(folder)
     else:
         remove_unused(folder.parent)
-        write_tokens(folder, tokenizer.encode_parts(*texts, num_workers=data.num_workers, **data.cut()))
+        parts = tokenizer.encode_parts(*texts, num_workers=data.num_workers, **data.cut())
+        with closing(parts): write_tokens(folder, parts)    # not read to its end, it would keep others waiting
     stored = StoredTokens(folder)
     log.info("%s tokens of %s texts are in %s", f"{len(stored.files.arrays['ids']):,}", f"{len(stored):,}", folder)
     return stored

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -249,7 +249,7 @@ def encode_parts(
     num_workers: int = 1,                   # threads; 0 and 1: this one
     long_texts: str = "head",               # one of `LONG_TEXTS`
     overlap: int = 0,                       # tokens that neighbouring windows share
-) -> Iterator[Encoded]:                     # of a thousand texts each, of which only a few are in memory
+) -> Generator[Encoded, None, None]:        # of a thousand texts each, of which only a few are in memory
     "Token numbers of all rows. Raises `DataError` for what cannot be written or cut so."
     if pairs is not None and len(pairs) != len(texts): raise DataError(f"{len(texts)} texts, {len(pairs)} pairs.")
     special = backend.num_special_tokens_to_add(pairs is not None)
@@ -297,7 +297,8 @@ class Tokenizer:
         return join_encoded(list(self.encode_parts(texts, pairs, max_length, num_workers, long_texts, overlap)))
 
     def encode_parts(self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int = 128,
-                     num_workers: int = 1, long_texts: str = "head", overlap: int = 0) -> Iterator[Encoded]:
+                     num_workers: int = 1, long_texts: str = "head", overlap: int = 0,
+                     ) -> Generator[Encoded, None, None]:
         "As `encode`, a thousand texts at a time, of which only a few are in memory."
         return encode_parts(self.backend, texts, pairs, max_length, num_workers, long_texts, overlap)
 

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mlx_bert_training.data.token_store import StoredTokens, content_hash, write
 from mlx_bert_training.data.tokenization import Tokenizer, tiny_tokenizer
 from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.errors import DataError
+from mlx_bert_training.files import OutputError
 
 WORDS = ["one two three", "two", "", "three one one two", "two two"] * 700
 
@@ -89,6 +91,18 @@ def test_what_fails_half_way_leaves_nothing(tmp_path, cache):
         raise DataError("row 1 is no text")
     with pytest.raises(DataError): write_tokens(tmp_path / "stores" / "one", parts())
     assert list((tmp_path / "stores").iterdir()) == []
+
+
+def test_a_disk_that_was_full_keeps_no_later_texts_waiting(monkeypatch):
+    tokenizer, data = tiny_tokenizer(["one two three"]), load_config({"data": {"tokens": "disk"}}).data
+    with monkeypatch.context() as full:
+        full.setattr(token_store.np, "asarray", lambda values: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(OutputError) as kept: token_store.encode_texts(tokenizer, Texts(WORDS), data)
+    assert kept.traceback       # which holds every frame that the error went through, as a notebook does
+    later = threading.Thread(target=tokenizer.encode, args=(["one"],), daemon=True)
+    later.start()
+    later.join(60)
+    assert not later.is_alive()
 
 
 def test_two_writers_leave_one_store(tmp_path):
