@@ -14,7 +14,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import MLXBertError
-from .ops import gelu, gelu_by_tanh, layer_norm, linear, packed_linear
+from .ops import gelu, gelu_by_tanh, layer_norm, linear, packed_linear, same_draws
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'BITS', 'GROUPS', 'ModelError', 'relu', 'tanh', 'Linear', 'Embedding', 'LayerNorm', 'group_of',
@@ -164,13 +164,15 @@ def recomputed(
 
     Of its further arguments those get a gradient whose places the layer's `learned` names."""
     def call(x: mx.array, *rest: Any) -> mx.array:
+        drawn: list[mx.array] = []      # forward, and taken once more in the backward pass
         places = [place for place in getattr(layer, "learned", ()) if rest[place] is not None]
 
         def pure(parameters: dict[str, Any], x: mx.array, *learned: mx.array) -> mx.array:
             own, given = layer.trainable_parameters(), list(rest)
             for place, array in zip(places, learned, strict=True): given[place] = array
             layer.update(parameters)
-            try: return layer(x, *given)
+            try:
+                with same_draws(drawn): return layer(x, *given)
             finally: layer.update(own)
         return mx.checkpoint(pure)(layer.trainable_parameters(), x, *(rest[place] for place in places))
     return call

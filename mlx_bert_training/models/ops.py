@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +18,7 @@ from ..runtime.device import on_cpu
 
 # %% auto #0
 __all__ = ['PHI_LIMIT', 'PHI_P', 'PHI_Q', 'SLOPE_LIMIT', 'SLOPE_P', 'SLOPE_Q', 'LEVELS', 'EXP_TAYLOR', 'TANH_SCALE', 'TANH_CUBE',
-           'gelu', 'linear', 'packed_linear', 'layer_norm', 'dropout', 'gelu_by_tanh', 'attention']
+           'gelu', 'linear', 'packed_linear', 'layer_norm', 'same_draws', 'dropout', 'gelu_by_tanh', 'attention']
 
 # %% ../../nbs/models/02_ops.ipynb #b052888d
 _custom: Any = mx.custom_function   # typed as returning `object`
@@ -150,13 +153,46 @@ def layer_norm(
     normal = _layer_norm(rows, weight.astype(mx.float32), bias.astype(mx.float32), eps)[0]
     return normal.reshape(x.shape).astype(x.dtype)
 
+# %% ../../nbs/models/02_ops.ipynb #40ab634e
+class _Kept(threading.local):
+    keys: Iterator[mx.array] | None = None      # of the layer that this thread is running; None: nothing is kept
+
+
+_kept = _Kept()
+
+
+def _drawn_key() -> mx.array:
+    "A key from the global generator."
+    return mx.random.randint(0, 1 << 31, (2,), dtype=mx.uint32)
+
+
+def _kept_key() -> mx.array | None:
+    "The key of a dropout that was given none; None: it draws by itself."
+    return None if _kept.keys is None else next(_kept.keys)
+
+
+@contextmanager
+def same_draws(
+    keys: list[mx.array],       # of an earlier time; what it has too few of is drawn and put into it
+) -> Iterator[None]:
+    "Inside, dropout without a key takes these, one after the other."
+    def one_by_one() -> Iterator[mx.array]:
+        number = 0
+        while True:
+            if number == len(keys): keys.append(_drawn_key())
+            yield keys[number]
+            number += 1
+    before, _kept.keys = _kept.keys, one_by_one()
+    try: yield
+    finally: _kept.keys = before
+
 # %% ../../nbs/models/02_ops.ipynb #ab139bb8
 LEVELS = 1 << 16    # of a 16-bit number
 
 
 def _random_bits(shape: tuple[int, ...], key: mx.array | None) -> mx.array:
     "Uniform 16-bit numbers."
-    if key is None: key = mx.random.randint(0, 1 << 31, (2,), dtype=mx.uint32)
+    if key is None: key = _drawn_key()
     offset, factor = mx.random.split(key, 1)[0]     # near keys give unrelated words
     size = math.prod(shape)
     x = mx.arange((size + 1) // 2, dtype=mx.uint32) * (factor | 1) + offset
@@ -189,6 +225,7 @@ def dropout(
     "Dropout (Srivastava and others, 2014); a rate of 0 returns `x` itself."
     if rate <= 0: return x
     if rate >= 1: raise ValueError(f"a dropout rate of {rate} would drop everything; it must be below 1")
+    if key is None: key = _kept_key()
     if on_cpu(): return _dropout(x.astype(mx.float32), _random_bits(x.shape, key), rate).astype(x.dtype)
     return mx.where(mx.random.bernoulli(1 - rate, x.shape, key), x * (1 / (1 - rate)), 0).astype(x.dtype)
 
@@ -274,6 +311,7 @@ def attention(
     "Scaled dot-product attention (Vaswani and others, 2017). Only a `mask` of the scores' full shape gets a gradient."
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     rate = dropout_rate if training else 0.0
+    if key is None and rate > 0: key = _kept_key()
     if on_cpu():
         q32, k32, v32 = (x.astype(mx.float32) for x in (q, k, v))
         mask = None if mask is None else mask.astype(mx.float32)

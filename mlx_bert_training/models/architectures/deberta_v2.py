@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,6 +21,7 @@ from mlx_bert_training.models.layers import (
     Linear,
     ModelError,
     fresh_key,
+    recomputed,
     split_key,
     tanh,
 )
@@ -29,8 +30,8 @@ from ..ops import attention, dropout
 # %% auto #0
 __all__ = ['TANH_TOO', 'ARCHITECTURE', 'relative_range', 'span_of', 'DebertaV2Config', 'log_bucket', 'Distances', 'distances_for',
            'shifted', 'relative_scores', 'biased', 'DisentangledSelfAttention', 'DebertaV2Output', 'DebertaV2Attention',
-           'DebertaV2Intermediate', 'DebertaV2Layer', 'recomputed', 'Conv1d', 'ConvLayer', 'DebertaV2Embeddings',
-           'DebertaV2Stack', 'DebertaV2Encoder', 'DebertaV2Pooler', 'longest_text', 'rate_before_classifier']
+           'DebertaV2Intermediate', 'DebertaV2Layer', 'Conv1d', 'ConvLayer', 'DebertaV2Embeddings', 'DebertaV2Stack',
+           'DebertaV2Encoder', 'DebertaV2Pooler', 'longest_text', 'rate_before_classifier']
 
 # %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #adc1f8ad
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "cls_dropout")
@@ -288,6 +289,8 @@ class DebertaV2Intermediate(nn.Module):
 class DebertaV2Layer(nn.Module):
     "Disentangled attention, then a feed-forward network, each with a residual."
 
+    learned = (0,)      # the table is trained, see `recomputed`
+
     def __init__(self, config: DebertaV2Config):
         super().__init__()
         self.attention, self.intermediate = DebertaV2Attention(config), DebertaV2Intermediate(config)
@@ -300,20 +303,6 @@ class DebertaV2Layer(nn.Module):
         attended = self.attention.self(rows, x, mask, table, distances, key_attention)
         rows = self.attention.output(attended, rows, key_attended)
         return self.output(self.intermediate(rows), rows, key_output)
-
-
-def recomputed(
-    layer: DebertaV2Layer,              # whose activations are not to be kept
-) -> Callable[..., mx.array]:           # to be called like the layer
-    "The layer as a function that recomputes its activations in the backward pass."
-    def call(x: mx.array, table: mx.array | None, *rest: Any) -> mx.array:
-        def pure(parameters: dict[str, Any], x: mx.array, *table: mx.array) -> mx.array:
-            own = layer.trainable_parameters()
-            layer.update(parameters)
-            try: return layer(x, table[0] if table else None, *rest)
-            finally: layer.update(own)
-        return mx.checkpoint(pure)(layer.trainable_parameters(), x, *(() if table is None else (table,)))
-    return call
 
 # %% ../../../nbs/models/architectures/06_deberta_v2.ipynb #b568aa4e
 class Conv1d(nn.Module):

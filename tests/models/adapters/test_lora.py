@@ -17,6 +17,7 @@ from mlx_bert_training.models.adapters.lora import (
     stored,
     trained,
 )
+from mlx_bert_training.models.ops import same_draws
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 IDS = mx.array(np.random.default_rng(0).integers(5, 60, (3, 9)))
@@ -192,3 +193,30 @@ def test_an_average_of_weights_leaves_a_rounded_base_alone(tmp_path):
     after, learned = tensors(trainer.model), trainable(trainer.model)
     assert all(mx.array_equal(after[name], before[name]) for name in before if name not in learned)
     assert any(value.dtype == mx.uint32 for value in after.values())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("case", ["bert", "deberta-v2"])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_a_recomputed_layer_drops_the_same_inputs_of_its_adapter(case, kind, compiled):
+    model = create_model(config=SMALL | {"model_type": case, "vocab_size": 60}, dropout_rate=0.0,
+                         adapter={"type": kind, "options": {"dropout": 0.5}})
+    shaken(model).train()
+    weights = model.trainable_parameters()
+
+    def loss(parameters):
+        model.update(parameters)
+        with same_draws([]): return model(IDS).square().sum()   # as a recomputed layer draws, on every device
+
+    def gradients(recompute):
+        model.gradient_checkpointing = recompute
+        measured, random = mx.grad(loss), mx.random.state
+        if compiled: measured = mx.compile(measured, inputs=random, outputs=random)
+        mx.random.seed(7)
+        found = dict(tree_flatten(measured(weights)))
+        mx.eval(found)
+        model.update(weights)
+        return found
+    plain, again = gradients(False), gradients(True)
+    assert any(mx.abs(value).max().item() > 1e-3 for name, value in plain.items() if name.endswith("lora_B"))
+    for name, value in plain.items(): assert mx.allclose(value, again[name], rtol=1e-4, atol=1e-6), name
