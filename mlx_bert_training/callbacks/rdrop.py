@@ -53,6 +53,7 @@ DISTANCES = {"classes": between_classes, "columns": between_labels, "values": be
 # %% ../../nbs/callbacks/11_rdrop.ipynb #5f8bbeac
 class RDrop(Callback):
     "Regularized dropout (Liang and others, 2021, https://arxiv.org/abs/2106.14448)."
+    replaces_loss = True    # with two passes of its own, so that it stands inside what others put round the loss
 
     def __init__(self, alpha: float = 1.0):
         if alpha <= 0: raise CallbackError(f"rdrop: alpha is {alpha}, the weight of the penalty; it is above 0")

@@ -71,8 +71,10 @@ class Passes:
     def __init__(self, model: Model, loss: Loss, dtype: mx.Dtype | None = None, techniques: Sequence[Any] = ()):
         self.model, self.per_example, self.dtype = model, loss, dtype
         self.forward, self.score, self.loss, self.gradient = self._forward, self._score, self._loss, self._gradient
+        # what replaces the loss would leave out what it is put round, so that it stands inside the others
+        inner_first = sorted(techniques, key=lambda technique: not getattr(technique, "replaces_loss", False))
         for name in ("forward", "score", "loss", "gradient"):
-            for technique in techniques:
+            for technique in inner_first:
                 around = getattr(technique, f"around_{name}", None)
                 if around is not None: setattr(self, name, around(getattr(self, name), self))
 

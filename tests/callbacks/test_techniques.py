@@ -101,6 +101,19 @@ def test_techniques_stand_round_one_another(tmp_path):
     assert math.isfinite(result.metrics["eval_loss"])
 
 
+def test_two_passes_stand_inside_what_others_put_round_the_loss(tmp_path):
+    class Doubles(Callback):
+        def around_loss(self, loss, passes):
+            return lambda parameters, arrays: (2 * loss(parameters, arrays)[0], loss(parameters, arrays)[1])
+
+    model, loss = ToyModel(), lambda logits, labels: (nn.losses.cross_entropy(logits, labels), mx.ones(len(labels)))
+    parameters, arrays = model.trainable_parameters(), batch_arrays(next(iter(ToyLoader())))
+    rdrop = create_callback({"type": "rdrop"})
+    alone, before, behind = (Passes(model, loss, techniques=found).loss(parameters, arrays)[0].item()
+                             for found in ([rdrop], [Doubles(), rdrop], [rdrop, Doubles()]))
+    assert before == behind == pytest.approx(2 * alone)
+
+
 def test_a_moving_average_is_what_is_evaluated_and_kept(tmp_path):
     class Watches(Callback):
         seen: list = []
