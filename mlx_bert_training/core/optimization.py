@@ -253,8 +253,8 @@ class ReduceOnPlateau(LearningRateSchedule):
         "Count evaluations without progress; a NaN is one of them."
         if self.sign * metric < self.best:
             self.best, self.bad = self.sign * metric, 0
-        else:
-            self.bad += 1
+            return      # a patience of 0 is used up as well, but by nothing
+        self.bad += 1
         if self.bad >= self.config.patience:
             self.scale, self.bad = self.scale * self.config.factor, 0
 

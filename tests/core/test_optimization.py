@@ -142,3 +142,11 @@ def test_plateau_waits_for_patience_and_knows_the_direction():
     other = create_schedule(SchedulerConfig(type="reduce_on_plateau"), 1.0, 100, 10, maximize=True)
     other.load_state_dict(up.state_dict())
     assert other.state_dict() == up.state_dict()
+
+
+def test_plateau_without_patience_cuts_after_the_first_evaluation_that_is_no_better():
+    schedule = create_schedule(SchedulerConfig(type="reduce_on_plateau", patience=0, factor=0.1, min_lr=0.0), 1.0, 9, 3)
+    for value in (1.0, 0.9, 0.8): schedule.observe(value)
+    assert schedule(0) == 1.0
+    schedule.observe(0.8)
+    assert schedule(0) == pytest.approx(0.1)
