@@ -69,7 +69,9 @@ class AveragedWeights(Callback):
 
     def state_dict(self) -> dict[str, Any]: return {"count": self.count}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: self.count = state["count"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        # the mean comes after, and a checkpoint from before the first update in it has none
+        self.mean, self.count = None, state["count"]
 
 # %% ../../nbs/callbacks/08_averages.ipynb #d5beac43
 class ExponentialAverage(AveragedWeights):

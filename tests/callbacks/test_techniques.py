@@ -202,3 +202,11 @@ def test_an_update_of_nothing_but_bad_batches_changes_nothing(tmp_path, method, 
     before, bad, after = watch.seen[1:4]
     assert [name for name in before if (before[name] != bad[name]).any()] == []
     assert any((bad[name] != after[name]).any() for name in before)
+
+
+def test_a_resume_from_before_the_first_mean_takes_none_of_a_run_that_failed(tmp_path):
+    swa = create_callback({"type": "swa", "start": 0.5})
+    before = swa.state_dict()
+    swa.mean, swa.count = {"weight": mx.ones(2)}, 3
+    swa.load_state_dict(before)     # its checkpoint has no arrays, so that nothing follows
+    assert swa.evaluation_weights(None, None) is None and swa.count == 0
