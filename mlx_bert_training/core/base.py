@@ -145,7 +145,9 @@ def run_loop(trainer: Trainer) -> str:
     check_agreement(trainer.ranks, model_weights(trainer.model), "before the first update")
     trainer.fire("on_train_begin")
     trainer.control.changed()
-    if trainer.state.evaluation_due: evaluate_and_note(trainer)
+    if trainer.state.evaluation_due:
+        evaluate_and_note(trainer)
+        if not trainer.state.evaluation_due: trainer.fire("on_step_end")     # which keeps the best, as it would have
     while not trainer.ledger.finished(): train_epoch(trainer)
     check_finite(model_weights(trainer.model), f"after update {trainer.state.step}")
     wanted = trainer.config.training.eval_strategy != "no" and not trainer.state.evaluation_due

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from toys import ToyLoader, ToyModel, toy_config
 
-from mlx_bert_training.callbacks import Callback
+from mlx_bert_training.callbacks import Callback, ModelCheckpoint
+from mlx_bert_training.callbacks.soup import BestWeights
 from mlx_bert_training.core.base import Trainer
 
 
@@ -49,3 +50,18 @@ def test_a_stop_gives_up_an_evaluation_and_a_resume_catches_up(tmp_path, when):
         assert [row[key] for row in resumed.history if "eval_loss" in row] == [
             row[key] for row in whole.history if "eval_loss" in row]
     assert np.isfinite(resumed.best_metric)
+
+
+def test_what_keeps_good_weights_hears_of_an_evaluation_that_a_resume_makes_up_for(tmp_path):
+    first = trainer_in(tmp_path, ModelCheckpoint("epoch"), StopsEvaluation())
+    stopped = first.train(ToyLoader(), ToyLoader(seed=1))
+
+    class Looks(Callback):
+        def on_batch_begin(self, trainer, state):
+            if state.step == 10: heard.append(([step for _, step, _ in kept.members], state.best_checkpoint))
+    heard, kept = [], BestWeights(top=4)
+    again = trainer_in(tmp_path, kept, ModelCheckpoint("epoch"), Looks())
+    again.output_dir = first.output_dir
+    resumed = again.train(ToyLoader(), ToyLoader(seed=1), resume_from=stopped.last_checkpoint)
+    assert resumed.history and heard[0][0] == [10]
+    assert heard[0][1] is not None and heard[0][1].endswith("step-000010")
