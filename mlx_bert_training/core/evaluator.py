@@ -233,6 +233,7 @@ def model_outputs(
     model = evaluator.model
     runtime.claim_mlx()
     if loss is None: check_finite(model_weights(model), "in the weights to predict with")
+    trained = getattr(model, "training", True)
     model.eval()
     environment = evaluator.config.environment
     alone = partial(inference_step_of, environment.cpu_parts, environment.cpu_parts_from)
@@ -241,7 +242,7 @@ def model_outputs(
     try: outputs = run_all(step, transformed(loader, evaluator.transform), seen)
     finally:
         step.close()
-        model.train()
+        if trained: model.train()
     return in_file_units(outputs, evaluator.transform)
 
 # %% ../../nbs/core/14_evaluator.ipynb #d4c10a6a

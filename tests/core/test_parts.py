@@ -12,6 +12,7 @@ from toys import ToyLoader, ToyModel, toy_config
 from mlx_bert_training.callbacks import Callback, ModelCheckpoint
 from mlx_bert_training.core.base import Trainer
 from mlx_bert_training.core.checkpoint import read_checkpoint
+from mlx_bert_training.core.evaluator import Evaluator
 from mlx_bert_training.core.run_folder import RunFolder, new_run_folder, open_run_folder
 from mlx_bert_training.core.weights import model_weights
 from mlx_bert_training.errors import DataError
@@ -90,3 +91,10 @@ def test_leftovers_of_a_killed_run_go_and_a_replaced_folder_comes_back(tmp_path)
     (tmp_path / ".result.json.01234567.draft").write_text("{")
     open_run_folder(run)
     assert [p.name for p in run.checkpoints.iterdir()] == ["step-000002"] and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_predicting_leaves_the_model_in_its_mode(training):
+    model = ToyModel(dropout=0.5).train(training)
+    Evaluator(model).predict(ToyLoader())
+    assert model.training is training and model.dropout.training is training
