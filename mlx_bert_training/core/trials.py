@@ -161,10 +161,11 @@ def find_batch_size(
     before = model_weights(trainer.model)
     trainer.prepare_training(trainer.train_loader, trainer.val_loader)
     optimizer = dict(optimizer_arrays(trainer.optimizer))
-    widest = max(trainer.train_loader.batches(0), key=lambda batch: batch["input_ids"].shape[1])
-    first, second = (median(_passing(trainer, widest, size) for _ in range(3)) for size in sizes)
-    kept = mx.get_active_memory()
-    trainer.go_back(before, optimizer)
+    try:
+        widest = max(trainer.train_loader.batches(0), key=lambda batch: batch["input_ids"].shape[1])
+        first, second = (median(_passing(trainer, widest, size) for _ in range(3)) for size in sizes)
+        kept = mx.get_active_memory()
+    finally: trainer.go_back(before, optimizer)
     each = (second - first) / (sizes[1] - sizes[0])
     if each <= 0: raise MLXBertError(f"{sizes[0]} examples and {sizes[1]} need the same {first:,.0f} bytes: something "
                                      "else in this process takes and frees memory. Measure in a fresh one")

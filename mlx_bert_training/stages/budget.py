@@ -63,11 +63,13 @@ def measure_speed(
     trainer.prepare_training(data.train, None)
     assert data.train is not None
     began, first, spent, tokens = time.perf_counter(), dict[tuple[int, int], float](), 0.0, 0
-    for batch in data.train.batches(0):
-        shape = batch["input_ids"].shape
-        if shape not in first: first[shape] = timed_update(trainer, batch)
-        spent, tokens = spent + timed_update(trainer, batch), tokens + shape[0] * shape[1]
-        if time.perf_counter() - began > (limit if len(first) > 1 else 3 * limit): break
+    try:
+        for batch in data.train.batches(0):
+            shape = batch["input_ids"].shape
+            if shape not in first: first[shape] = timed_update(trainer, batch)
+            spent, tokens = spent + timed_update(trainer, batch), tokens + shape[0] * shape[1]
+            if time.perf_counter() - began > (limit if len(first) > 1 else 3 * limit): break
+    finally: trainer.parts.step.close()
     padding = padding_of(data.train)
     row = float(data.train.dataset.encoded.lengths.sum() / len(data.train.dataset) * padding.overhead)
     once = max(0.0, min(taken - spent / tokens * rows * width for (rows, width), taken in first.items()))

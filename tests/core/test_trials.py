@@ -93,3 +93,16 @@ def test_balanced_sampling_is_declared_for_classes_only():
         load_config({"data": {"sampling": "balanced"}, "model": {"head_type": "regression"}})
     with pytest.raises(ConfigError, match="shuffle_train is false"):
         load_config({"data": {"sampling": "balanced", "shuffle_train": False}})
+
+
+def test_a_batch_size_that_could_not_be_measured_leaves_the_trainer_as_it_was(tmp_path, monkeypatch):
+    trainer = Trainer(ToyModel(), toy_config(tmp_path))
+    trainer.train_loader = ToyLoader()
+    before = model_weights(trainer.model)
+
+    def breaks(trainer, batch, size):
+        trainer.step.update(batch, 0.1)
+        raise MemoryError
+    monkeypatch.setattr("mlx_bert_training.core.trials._passing", breaks)
+    with pytest.raises(MemoryError): find_batch_size(trainer)
+    assert all(mx.array_equal(before[name], value) for name, value in model_weights(trainer.model).items())

@@ -1,4 +1,6 @@
 "The speed of a machine: what its very first update waits for is not what every shape of batch costs."
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from tiny_competition import declaration
@@ -57,3 +59,22 @@ def test_a_machine_that_is_far_too_slow_is_not_waited_for(of_lengths, monkeypatc
     seen = on_a_machine(monkeypatch, 1000)
     speed = budget.measure_speed("m", model, config, data, 9)
     assert len(seen) == 1 and speed.warm_up > 1000
+
+
+@pytest.mark.parametrize("error", [None, MemoryError])
+def test_the_threads_of_a_measurement_end_with_it(of_lengths, monkeypatch, error):
+    config, data, model = of_lengths
+    closed = []
+
+    class Measured(budget.Trainer):
+        def prepare_training(self, *loaders):
+            super().prepare_training(*loaders)
+            self.parts.step.close = lambda: closed.append(self)
+
+    def timed(trainer, batch):
+        if error: raise error
+        return 1.0
+    monkeypatch.setattr(budget, "Trainer", Measured)
+    monkeypatch.setattr(budget, "timed_update", timed)
+    with pytest.raises(error) if error else nullcontext(): budget.measure_speed("m", model, config, data, 9)
+    assert len(closed) == 1
