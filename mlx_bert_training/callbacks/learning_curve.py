@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 
 from .base import Callback
+from ..core.best import evaluation_key
 from ..core.results import plot_history
 from ..core.state import TrainerState
 from ..core.view import TrainerView
@@ -33,7 +34,7 @@ class LearningCurve(Callback):
         "Draw the picture."
         if not state.history: return
         try:
-            figure = plot_history(state.history, trainer.config.training.best_metric, state.best_step)
+            figure = plot_history(state.history, evaluation_key(trainer.config.training.best_metric), state.best_step)
         except MissingExtraError as error:
             log.info("no learning curve was drawn: %s", error)
             return

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from .base import Callback, CallbackError
+from ..core.best import evaluation_key
 from ..core.state import TrainerState
 from ..core.view import TrainerView
 from ..core.weights import set_weights
@@ -19,7 +20,7 @@ from ..tasks.metrics import metric_direction
 Weights = Mapping[str, mx.array]
 
 # %% auto #0
-__all__ = ['Weights', 'averaged', 'greedy_soup', 'best_key', 'ranked', 'BestWeights', 'GreedySoup']
+__all__ = ['Weights', 'averaged', 'greedy_soup', 'ranked', 'BestWeights', 'GreedySoup']
 
 # %% ../../nbs/callbacks/09_soup.ipynb #d497f56c
 def averaged(
@@ -47,19 +48,13 @@ def greedy_soup(
     return chosen, best
 
 # %% ../../nbs/callbacks/09_soup.ipynb #dc8787ec
-def best_key(
-    trainer: TrainerView,
-) -> str:                           # such as "eval_accuracy"
-    "Where the metric that decides stands among an evaluation's."
-    return f"eval_{trainer.config.training.best_metric.removeprefix('eval_')}"
-
-
 def ranked(
     trainer: TrainerView,
     metrics: Mapping[str, float],   # of an evaluation
 ) -> float:                         # larger is better
     "What an evaluation is worth."
-    key, mode = best_key(trainer), trainer.config.training.best_metric_mode
+    training = trainer.config.training
+    key, mode = evaluation_key(training.best_metric), training.best_metric_mode
     if mode == "auto": mode = metric_direction(key)
     return metrics[key] * (1 if mode == "max" else -1)
 
@@ -130,5 +125,5 @@ class GreedySoup(BestWeights):
         metrics, outputs, weights = next(f for f in found.values() if ranked(trainer, f[0]) == best)
         set_weights(trainer.model, weights, "the soup")
         state.metrics, trainer.outputs = metrics, outputs
-        state.best_metric = metrics[best_key(trainer)]
+        state.best_metric = metrics[evaluation_key(trainer.config.training.best_metric)]
         state.history.append({"step": state.step, "epoch": trainer.epochs_done(), "soup": len(chosen), **metrics})

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..callbacks.progress import Progress, clock
+from ..core.best import evaluation_key
 from ..core.state import TrainerState
 from ..core.steering import Intervention
 from ..figures import new_figure
@@ -108,7 +109,8 @@ def run_status(
 def shown_metric(trainer: Any) -> str | None:
     "The metric to show beside the loss: the one that decides, or else the first; None if nothing is evaluated."
     if trainer.val_loader is None or trainer.config.training.eval_strategy == "no": return None
-    names = [trainer.config.training.best_metric, *(f"eval_{name}" for name in trainer.metric_names)]
+    best = evaluation_key(trainer.config.training.best_metric)
+    names = [best, *(f"eval_{name}" for name in trainer.metric_names)]
     return next((name for name in names if name != "eval_loss"), None)
 
 
@@ -116,7 +118,7 @@ def shown_metrics(trainer: Any) -> list[str]:
     "Every metric that may be shown beside the loss, the one of `shown_metric` first."
     first = shown_metric(trainer)
     if first is None: return []
-    names = [first, trainer.config.training.best_metric, *(f"eval_{name}" for name in trainer.metric_names)]
+    names = [first, *(f"eval_{name}" for name in trainer.metric_names)]
     return [name for name in dict.fromkeys(names) if name != "eval_loss"]
 
 # %% ../../nbs/widgets/15_board.ipynb #cdec04c7

@@ -8,6 +8,7 @@ import pytest
 
 from mlx_bert_training.callbacks import (
     EarlyStopping,
+    LearningCurve,
     LearningRateScheduler,
     MetricsLogger,
     ModelCheckpoint,
@@ -17,6 +18,7 @@ from mlx_bert_training.callbacks.base import CallbackError
 from mlx_bert_training.callbacks.checkpoint import delete_checkpoint, list_checkpoints
 from mlx_bert_training.core.state import TrainerState
 from mlx_bert_training.errors import DataError, TrainingError, UnknownNameError
+from mlx_bert_training.figures import new_figure
 
 
 class Stand:
@@ -327,3 +329,14 @@ def test_a_resumed_run_has_no_row_twice(tmp_path):
 def test_a_damaged_file_is_named_with_its_line(tmp_path):
     (tmp_path / "m.jsonl").write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
     with pytest.raises(DataError, match="m.jsonl, line 2"): read_metrics(tmp_path / "m.jsonl")
+
+
+@pytest.mark.parametrize("written", ["accuracy", "eval_accuracy"])
+def test_a_learning_curve_shows_the_metric_that_decides_however_it_is_written(tmp_path, monkeypatch, written):
+    drawn = []
+    monkeypatch.setattr("mlx_bert_training.callbacks.learning_curve.plot_history",
+                        lambda history, metric, best_step: drawn.append(metric) or new_figure(2, 2, "A test"))
+    training = SimpleNamespace(best_metric=written)
+    trainer = SimpleNamespace(config=SimpleNamespace(training=training), output_dir=tmp_path)
+    LearningCurve().on_train_end(trainer, TrainerState(history=[{"step": 1, "eval_accuracy": 0.5}]))
+    assert drawn == ["eval_accuracy"]

@@ -237,8 +237,11 @@ def test_the_metric_that_is_shown(tmp_path):
     assert board.shown_metric(trainer) is None      # nothing to evaluate on
     trainer.val_loader = ToyLoader()
     assert board.shown_metric(trainer) == "eval_f1"
-    trainer.config.training.best_metric = "eval_auc"
-    assert board.shown_metric(trainer) == "eval_auc"
+    for written in ("eval_auc", "auc"):
+        trainer.config.training.best_metric = written
+        assert board.shown_metric(trainer) == "eval_auc" and board.shown_metrics(trainer) == ["eval_auc", "eval_f1"]
+    trainer.config.training.best_metric = "loss"
+    assert board.shown_metrics(trainer) == ["eval_f1", "eval_auc"]
     trainer.config.training.eval_strategy = "no"
     assert board.shown_metric(trainer) is None
 
