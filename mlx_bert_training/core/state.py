@@ -5,6 +5,7 @@
 # %% ../../nbs/core/03_state.ipynb #5703dcbf
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -53,4 +54,11 @@ class TrainerState:
     def from_dict(cls, values: Mapping[str, Any]) -> TrainerState:
         "The state that `to_dict` described; fields of other versions are ignored."
         known = {f.name for f in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        return _with_nan(cls(**{key: value for key, value in values.items() if key in known}))
+
+# %% ../../nbs/core/03_state.ipynb #db53416e
+def _with_nan(state: TrainerState) -> TrainerState:
+    # JSON has no NaN, and says null where a metric had no value
+    for row in [state.metrics, *state.history]:
+        row.update({key: math.nan for key, value in row.items() if key.startswith("eval_") and value is None})
+    return state

@@ -57,13 +57,16 @@ SHARES = ("accuracy",)      # metrics that are the mean of right and wrong, so t
 
 
 def score_lines(
-    metrics: Mapping[str, float],   # of a run's record
+    metrics: Mapping[str, float | None],    # of a run's record
     rows: int | None,               # of the part that they were measured on; None: not known
 ) -> list[str]:                     # of a table
     "The scores of a record, with a standard error where it follows from the number of rows."
     lines = ["| metric | value | standard error |", "|---|---|---|"]
     for name, value in metrics.items():
         plain, known = name.removeprefix("eval_"), rows and name.removeprefix("eval_") in SHARES
+        if value is None or value != value:     # a NaN, which JSON has not
+            lines.append(f"| {plain} | – | not measured |")
+            continue
         error = f"{(value * (1 - value) / rows) ** 0.5:.4f}" if known and rows else "not measured"
         lines.append(f"| {plain} | {value:.4f} | {error} |")
     return lines

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import mlx.core as mx
 import numpy as np
@@ -14,9 +15,10 @@ from mlx_bert_training.core.base import Trainer
 from mlx_bert_training.core.checkpoint import read_checkpoint
 from mlx_bert_training.core.evaluator import Evaluator
 from mlx_bert_training.core.run_folder import RunFolder, new_run_folder, open_run_folder
+from mlx_bert_training.core.state import TrainerState
 from mlx_bert_training.core.weights import model_weights
 from mlx_bert_training.errors import DataError
-from mlx_bert_training.files import OutputError, write_text
+from mlx_bert_training.files import OutputError, write_json, write_text
 
 
 class Average(Callback):
@@ -98,3 +100,11 @@ def test_predicting_leaves_the_model_in_its_mode(training):
     model = ToyModel(dropout=0.5).train(training)
     Evaluator(model).predict(ToyLoader())
     assert model.training is training and model.dropout.training is training
+
+
+def test_a_metric_without_a_value_is_no_number_after_a_resume_too(tmp_path):
+    state = TrainerState(metrics={"eval_auc": math.nan}, history=[{"step": 1, "loss": 0.5, "eval_auc": math.nan}])
+    write_json(tmp_path / "state.json", state.to_dict())
+    again = TrainerState.from_dict(json.loads((tmp_path / "state.json").read_text()))
+    assert math.isnan(again.metrics["eval_auc"]) and math.isnan(again.history[0]["eval_auc"])
+    assert again.best_metric is None and again.history[0]["loss"] == 0.5

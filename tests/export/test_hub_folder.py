@@ -7,7 +7,14 @@ import yaml
 from mlx_bert_training.cli import main
 from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.errors import DataError
-from mlx_bert_training.export.hub import export_hub, front_matter, model_card, public_declaration, push_to_hub
+from mlx_bert_training.export.hub import (
+    export_hub,
+    front_matter,
+    model_card,
+    public_declaration,
+    push_to_hub,
+    score_lines,
+)
 from mlx_bert_training.models import create_model
 
 SIZES = dict(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
@@ -74,3 +81,8 @@ def test_the_command_pushes_the_folder_with_the_real_clients_names(run, tmp_path
                                             ("token_classification", "token-classification")])
 def test_the_card_says_which_pipeline_the_model_is_for(head, kind):
     assert f"pipeline_tag: {kind}\n" in front_matter(load_config(None, head_type=head), None, {})
+
+
+def test_a_metric_without_a_value_has_a_dash_in_the_card():
+    *_, auc, accuracy = score_lines({"eval_auc": None, "eval_accuracy": None}, 40)
+    assert auc == "| auc | – | not measured |" and accuracy == "| accuracy | – | not measured |"
