@@ -19,10 +19,11 @@ from ..core.run_folder import RunFolder
 from ..declaration.load import load_config
 from ..errors import DataError, missing_extra
 from ..files import file_sha256, write_text
+from ..secrets import redact
 from ..tasks.task import known_task, task_place
 
 # %% auto #0
-__all__ = ['PRIVATE', 'SHARES', 'fingerprint', 'public_declaration', 'score_lines', 'front_matter', 'model_card', 'export_hub',
+__all__ = ['PUBLIC', 'SHARES', 'fingerprint', 'public_declaration', 'score_lines', 'front_matter', 'model_card', 'export_hub',
            'push_to_hub']
 
 # %% ../../nbs/export/04_hub.ipynb #afeeeeef
@@ -35,22 +36,24 @@ def fingerprint(
     return f"`{path.name}`, {path.stat().st_size:,} bytes, sha256 `{file_sha256(path)}`"
 
 # %% ../../nbs/export/04_hub.ipynb #1493b6f4
-PRIVATE = ("environment", "mlflow", "kaggle", "widgets", "extends")    # sections about a machine or an account
+# Sections about the model; what is not here is about a machine or an account, as a section that is yet to come may be.
+PUBLIC = ("model", "data", "optimizer", "scheduler", "training", "pretraining", "callbacks")
+
+
+def _without_folders(value: Any, key: str = "") -> Any:
+    "Values of a declaration, with the names of files in place of paths."
+    if isinstance(value, Mapping): return {name: _without_folders(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list): return [_without_folders(item, key) for item in value]
+    is_path = isinstance(value, str) and (key.endswith("_path") or os.path.isabs(value) or value.startswith("~"))
+    return Path(value).name if is_path else value
 
 
 def public_declaration(
     text: str,              # of config.yaml
 ) -> str:                   # YAML
-    "A declaration without what is about a machine or an account; paths become names of files."
-    values = {key: value for key, value in (yaml.safe_load(text) or {}).items() if key not in PRIVATE}
-    data = dict(values.get("data") or {})
-    for key, value in data.items():
-        if key.endswith("_path") and value: data[key] = Path(value).name
-    model = dict(values.get("model") or {})
-    if model.get("pretrained") and os.path.isabs(str(model["pretrained"])):
-        model["pretrained"] = Path(model["pretrained"]).name
-    kept = {**values, **({"data": data} if data else {}), **({"model": model} if model else {})}
-    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    "A declaration without what is about a machine or an account; paths become names of files, secrets are hidden."
+    kept = {key: value for key, value in (yaml.safe_load(text) or {}).items() if key in PUBLIC}
+    return yaml.safe_dump(redact(_without_folders(kept)), sort_keys=False, allow_unicode=True)
 
 # %% ../../nbs/export/04_hub.ipynb #cc50c937
 SHARES = ("accuracy",)      # metrics that are the mean of right and wrong, so that their error is known

@@ -51,9 +51,13 @@ def test_the_card_is_made_of_the_record(run, tmp_path):
 
 def test_machines_and_accounts_are_left_out():
     text = public_declaration(yaml.safe_dump({
-        "data": {"test_path": "/home/me/test.csv"}, "model": {"pretrained": "/home/me/weights"},
-        "mlflow": {"tracking_uri": "http://me:secret@host"}, "kaggle": {"competition_name": "x"}}))
-    assert yaml.safe_load(text) == {"data": {"test_path": "test.csv"}, "model": {"pretrained": "weights"}}
+        "data": {"test_path": "/home/me/test.csv", "text_column": "text"}, "model": {"pretrained": "/home/me/weights"},
+        "callbacks": [{"type": "distillation", "options": {"teacher": "/home/me/runs/x", "address": "http://me:pw@host"}}],
+        "tracking": {"uri": "http://build7.intranet:5000"}, "search": {"storage": "postgresql://me:secret@host/db"},
+        "parallel": {"options": {"address": "ray-head:6379"}}, "kaggle": {"competition_name": "x"}, "later": {"x": 1}}))
+    assert yaml.safe_load(text) == {
+        "data": {"test_path": "test.csv", "text_column": "text"}, "model": {"pretrained": "weights"},
+        "callbacks": [{"type": "distillation", "options": {"teacher": "x", "address": "http://***@host"}}]}
 
 
 def test_what_is_no_finished_run_is_refused(run, tmp_path):
