@@ -29,7 +29,7 @@ from ..files import make_folder, write_json
 from ..lease import Lease, LeaseError
 from .plots import plots_html, save_plots
 from .space import draw, take_spaces
-from .trials import Watcher, import_optuna, make_pruner, make_sampler
+from .trials import Watcher, best_trial, import_optuna, make_pruner, make_sampler
 from ..stages.announce import announce
 from ..stages.cv import cross_validate
 from ..stages.identity import config_hash
@@ -176,6 +176,7 @@ class Objective:
         tried = ", ".join(f"{key} {show(value)}" for key, value in values.items())
         text = f"trial {trial.number}: {score:.4f}, {tried}"
         announce(text + (f", given up after {len(watcher.scores)} folds" if watcher.pruned else ""))
+        if watcher.pruned and not watcher.scores: raise import_optuna().TrialPruned     # an epoch is no score of folds
         return score
 
     def _score(self, config: KaggleTrainerConfig, watcher: Watcher) -> float:
@@ -206,7 +207,7 @@ class SearchResult:
     folder: StudyFolder
 
     @property
-    def best_value(self) -> float: return float(self.study.best_value)
+    def best_value(self) -> float: return float(best_trial(self.study).value)
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -234,7 +235,7 @@ class SearchResult:
 def trial_of_best(study: Any, config: SearchTrainerConfig, folder: StudyFolder) -> KaggleTrainerConfig:
     "The declaration of the best trial."
     class Chosen:       # gives back what the best trial drew
-        params = study.best_trial.params
+        params = best_trial(study).params
         def suggest_float(self, key: str, *_: Any, **__: Any) -> Any: return self.params[key]
         suggest_int = suggest_categorical = suggest_float
     return trial_config(config, draw(Chosen(), config.search.space), folder.path, "best")
@@ -280,7 +281,7 @@ def run_search(
 # %% ../../nbs/search/05_study.ipynb #6fc24a40
 def finish_search(study: Any, config: SearchTrainerConfig, folder: StudyFolder, metric: str) -> SearchResult:
     "Write the best declaration, score it again, and draw the study."
-    if not finished_trials(study): raise SearchError("no trial came to an end: give the search more time")
+    if best_trial(study) is None: raise SearchError("no trial came to an end: give the search more time")
     try:
         with Lease(folder.path): return _finish(study, config, folder, metric)
     except LeaseError as error:
@@ -293,7 +294,7 @@ def _finish(study: Any, config: SearchTrainerConfig, folder: StudyFolder, metric
     best.save(folder.best)
     fresh = score_again(best).score if config.search.rescore else None
     result = SearchResult(study, config, best, metric, fresh, folder)
-    facts = {"metric": metric, "best": result.best_value, "params": study.best_trial.params,
+    facts = {"metric": metric, "best": result.best_value, "params": best_trial(study).params,
              "fresh": None if fresh is None else fresh.mean, "trials": len(result.trials),
              "fresh_error": None if fresh is None else fresh.standard_error}
     write_json(folder.result, facts)

@@ -18,7 +18,7 @@ from ..stages.announce import CVListener
 from ..stages.jobs import FoldRun
 
 # %% auto #0
-__all__ = ['FOLDS', 'import_optuna', 'make_sampler', 'fold_step', 'folds_of', 'make_pruner', 'Watcher']
+__all__ = ['FOLDS', 'import_optuna', 'make_sampler', 'fold_step', 'folds_of', 'best_trial', 'make_pruner', 'Watcher']
 
 # %% ../../nbs/search/03_trials.ipynb #4a4df578
 def import_optuna() -> Any:
@@ -72,6 +72,16 @@ def folds_of(trial: Any) -> Any:
     kept.intermediate_values = {step: value for step, value in trial.intermediate_values.items() if step >= FOLDS}
     return kept
 
+# %% ../../nbs/search/03_trials.ipynb #37ba2e9f
+def best_trial(
+    study: Any,     # of Optuna
+) -> Any:           # None: no trial has all its folds
+    "The best of the trials that were not given up."
+    states = (import_optuna().trial.TrialState.COMPLETE,)
+    whole = [trial for trial in study.get_trials(deepcopy=False, states=states) if "folds" not in trial.user_attrs]
+    sign = 1 if study.direction.name == "MAXIMIZE" else -1
+    return max(whole, key=lambda trial: sign * trial.value, default=None)
+
 # %% ../../nbs/search/03_trials.ipynb #2248616a
 def make_pruner(
     search: SearchConfig,
@@ -86,9 +96,10 @@ def make_pruner(
     class ByEpochAndFold(optuna.pruners.BasePruner):    # type: ignore[name-defined,misc]
         def prune(self, study: Any, trial: Any) -> bool:
             if trial.last_step is None or trial.last_step < FOLDS: return bool(epochs.prune(study, trial))
-            try: best = folds_of(study.best_trial)
-            except ValueError: return False     # no trial has come to an end
-            return bool(folds.prune(SimpleNamespace(direction=study.direction, best_trial=best), folds_of(trial)))
+            best = best_trial(study)
+            if best is None: return False
+            made = SimpleNamespace(direction=study.direction, best_trial=folds_of(best))
+            return bool(folds.prune(made, folds_of(trial)))
 
     return ByEpochAndFold()
 

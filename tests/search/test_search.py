@@ -20,12 +20,13 @@ from mlx_bert_training.search.study import (
     Objective,
     SearchError,
     StudyFolder,
+    finish_search,
     load_search,
     open_study,
     run_search,
     trial_config,
 )
-from mlx_bert_training.search.trials import FOLDS
+from mlx_bert_training.search.trials import FOLDS, best_trial
 
 optuna = pytest.importorskip("optuna", reason="the extra [search] is not installed")
 RATES = {"low": 1e-3, "high": 3e-2, "log": True}
@@ -119,7 +120,23 @@ def test_a_trial_behind_the_others_after_its_first_epoch_is_given_up_in_its_firs
         assert "folds" not in trial.user_attrs and trial.value == pytest.approx(
             sum(value for step, value in trial.intermediate_values.items() if step >= FOLDS) / 3, abs=1e-6)
     assert behind.user_attrs["folds"] == 0 and behind.value == list(behind.intermediate_values.values())[-1]
-    assert behind.state.name == "COMPLETE" and len(behind.intermediate_values) < 3
+    assert behind.state.name == "PRUNED" and len(behind.intermediate_values) < 3
+
+
+def test_a_trial_that_was_given_up_in_an_easy_fold_is_not_the_best(source):
+    config = load_search(source)
+    study = open_study(config, StudyFolder.of(config), "max")
+    made = [(0.90, {}, {FOLDS: 0.95, FOLDS + 1: 0.85}), (0.96, {"folds": 1}, {FOLDS: 0.96}), (0.91, {}, {FOLDS: 0.91})]
+    drawn = {"params": {"learning_rate": 0.01, "model.pooling": "mean"}, "distributions": {
+        "learning_rate": optuna.distributions.FloatDistribution(1e-3, 3e-2, log=True),
+        "model.pooling": optuna.distributions.CategoricalDistribution(["mean", "max"])}}
+    for value, attributes, folds in made:
+        study.add_trial(optuna.trial.create_trial(value=value, user_attrs=attributes, intermediate_values=folds,
+                                                  **drawn))
+    assert best_trial(study).value == 0.91
+    config.search.rescore = False
+    result = finish_search(study, config, StudyFolder.of(config), "auc")
+    assert result.best_value == 0.91 and "best of 3 trials: auc 0.9100" in result.headline()
 
 
 def test_scoring_epochs_changes_nothing_else(source):
