@@ -28,7 +28,7 @@ def rows(n: int, seed: int) -> pd.DataFrame:
 def targets(head: str, frame: pd.DataFrame, answers: str = "") -> pd.DataFrame:
     "Answers that follow from the word, so that the smallest model does not say the same of all rows."
     number = frame["word"].map(WORDS.index)
-    if answers == "ratings": return pd.DataFrame({"y": 1 + number // 2})
+    if answers == "ratings" or head == "ordinal": return pd.DataFrame({"y": 1 + number // 2})
     if head == "regression": return pd.DataFrame({"y": number * 100.5 + frame["fare"].round(2)})
     if head == "multi_regression": return pd.DataFrame({"a": number * 100.5, "b": number % 3 - frame["fare"].round(2)})
     if head == "multilabel": return pd.DataFrame({"a": number % 2, "b": number // 2 % 2, "c": number // 4 % 2})

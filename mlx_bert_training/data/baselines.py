@@ -199,7 +199,7 @@ class LinearFit:
     def predictions(self, features: Any) -> np.ndarray:
         "Probabilities (M, C) or values (M,) from features (M, F)."
         logits = np.asarray(features @ self.weights) + self.bias
-        return self.task.predictions(BASELINES[self.task.targets].bounded(logits))
+        return self.task.linear_predictions(BASELINES[self.task.targets].bounded(logits))
 
 # %% ../../nbs/data/13_baselines.ipynb #7abecced
 def constant_predictions(

@@ -39,7 +39,7 @@ def column_features(
         codes = {value: float(i) for i, value in enumerate(step["values"])}
         return np.array([codes.get(str(value), np.nan) for value in values.tolist()], float)[:, None]
     words = pd.DataFrame({"text": values.astype(object).where(values.notna(), "").astype(str)})
-    return np.asarray(task.columns(task.predictions(linear_logits(step["linear"], task, words))))
+    return np.asarray(task.columns(task.linear_predictions(linear_logits(step["linear"], task, words))))
 
 
 def feature_table(

@@ -198,8 +198,8 @@ def linear_values(
     task, parts = LabelMap.load(folder).task, [read_linear(folder / name) for name in facts["linear"]]
     if "columns" in facts["text"]:
         frame = pd.DataFrame({name: words for name, words in zip(Texts._fields, texts, strict=True) if words})
-    return np.mean([TargetTransform(**part["targets"]).inverse(task.predictions(linear_logits(part, task, frame)))
-                    for part in parts], axis=0)
+    found = [(part["targets"], task.linear_predictions(linear_logits(part, task, frame))) for part in parts]
+    return np.mean([TargetTransform(**targets).inverse(values) for targets, values in found], axis=0)
 
 # %% ../../nbs/kaggle/09_inference.ipynb #31d3f8b1
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class Rows:
 # %% ../../nbs/kaggle/09_inference.ipynb #366cc631
 def _linear_texts(part: Mapping[str, Any], rows: Rows) -> np.ndarray:
     "A linear model on terms of the texts."
-    return rows.task.predictions(linear_logits(part, rows.task, pd.DataFrame({"text": rows.whole})))
+    return rows.task.linear_predictions(linear_logits(part, rows.task, pd.DataFrame({"text": rows.whole})))
 
 
 def _boosting(part: Mapping[str, Any], rows: Rows) -> np.ndarray:
@@ -248,7 +248,7 @@ def _boosting(part: Mapping[str, Any], rows: Rows) -> np.ndarray:
 
 def _vectors(part: Mapping[str, Any], rows: Rows) -> np.ndarray:
     "A linear model on vectors of the texts."
-    return rows.task.predictions(vector_logits(part, rows.task, rows.vectors(part["encoder"])))
+    return rows.task.linear_predictions(vector_logits(part, rows.task, rows.vectors(part["encoder"])))
 
 
 def _neighbours(part: Mapping[str, Any], rows: Rows) -> np.ndarray:

@@ -59,6 +59,9 @@ class Ordinal(Multiclass):
         ends = np.ones((len(above), 1)), np.zeros((len(above), 1))
         return -np.diff(np.concatenate([ends[0], above, ends[1]], axis=1), axis=1)
 
+    def linear_predictions(self, logits: np.ndarray) -> np.ndarray:
+        return super().predictions(logits)      # a logistic regression has K classes and knows of no steps
+
     def decide(self, predictions: np.ndarray, rule: Rule | None = None) -> np.ndarray:
         if rule is not None: return rule.apply(predictions)
         return (np.cumsum(np.asarray(predictions), axis=-1)[..., :-1] < 0.5).sum(-1)

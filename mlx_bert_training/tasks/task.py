@@ -18,8 +18,8 @@ from .forms import FORMS, TargetForm
 from .registry import TASK_ALIASES, TASKS
 
 # %% auto #0
-__all__ = ['TaskError', 'Rule', 'Kind', 'Combining', 'Deciding', 'Searching', 'Answering', 'Folded', 'Reported', 'Shaped',
-           'log_odds', 'Usual', 'Task', 'get_task', 'spec_of', 'task_place', 'known_task', 'task_in_file',
+__all__ = ['TaskError', 'Rule', 'Kind', 'Predicting', 'Combining', 'Deciding', 'Searching', 'Answering', 'Folded', 'Reported',
+           'Shaped', 'log_odds', 'Usual', 'Task', 'get_task', 'spec_of', 'task_place', 'known_task', 'task_in_file',
            'outputs_asked', 'log_loss', 'finite_table', 'check_finite', 'check_probabilities', 'check_numbers']
 
 # %% ../../nbs/tasks/04_task.ipynb #235aa1bf
@@ -75,6 +75,18 @@ class Kind:
         "The kind of task that a metric must be able to judge."
         return self.judged_as or self.name
     def __str__(self) -> str: return self.name
+
+# %% ../../nbs/tasks/04_task.ipynb #a5578344
+class Predicting(Kind):
+    "How logits become probabilities or values."
+
+    def predictions(self, logits: np.ndarray) -> np.ndarray:
+        "Probabilities (N, C) or values (N,) in float64 from logits (N, C)."
+        raise NotImplementedError
+
+    def linear_predictions(self, logits: np.ndarray) -> np.ndarray:
+        "The same from a linear model's logits, one for each class, label or value."
+        return self.predictions(logits)
 
 # %% ../../nbs/tasks/04_task.ipynb #284f5801
 class Combining(Kind):
@@ -321,14 +333,10 @@ class Usual(Kind):
 
 # %% ../../nbs/tasks/04_task.ipynb #0a8e0761
 @dataclass(frozen=True)
-class Task(Combining, Searching, Answering, Folded, Shaped, Usual):
+class Task(Predicting, Combining, Searching, Answering, Folded, Shaped, Usual):
     "What the outputs of a model mean. The facts of a kind are class attributes; its options are fields."
     def num_outputs(self, asked: int | None) -> int:
         "How many logits a model has, of `asked` classes or labels; None: what the kind implies. Raises `TaskError`."
-        raise NotImplementedError
-
-    def predictions(self, logits: np.ndarray) -> np.ndarray:
-        "Probabilities (N, C) or values (N,) in float64 from logits (N, C)."
         raise NotImplementedError
 
     def decide(self, predictions: np.ndarray, rule: Rule | None = None) -> np.ndarray:

@@ -66,6 +66,13 @@ def test_long_text_inside_a_template(prepared):
     assert baseline_scores(data, ["accuracy"]).loc["logistic regression", "accuracy"] > 0.95
 
 
+def test_classes_in_an_order(prepared):
+    stars = np.digitize(AGE, [30, 40, 50]) + 1
+    scores = baseline_scores(prepared({"age": AGE, "y": stars}, "ordinal", template="{age}"))
+    assert list(scores) == default_metrics("ordinal")
+    assert scores.loc["logistic regression", "accuracy"] > 0.8 > 0.4 > scores.loc["majority class", "accuracy"]
+
+
 def test_regression(prepared):
     data = prepared({"age": AGE, "y": 3.0 * AGE + 5}, "regression", template="{age}")
     scores = baseline_scores(data)
