@@ -326,6 +326,7 @@ def single_column_score(
     for train, held_out in KFold(3, shuffle=True, random_state=0).split(values):
         if numeric:
             x, y = values.to_numpy(dtype=float, na_value=np.nan)[:, None], targets.to_numpy()
+            x = np.where(np.abs(x) <= np.finfo(np.float32).max, x, np.nan)      # a tree counts in 32 bits
             tree = DecisionTreeRegressor(max_leaf_nodes=32, min_samples_leaf=5, random_state=0).fit(x[train], y[train])
             predicted[held_out] = tree.predict(x[held_out]).reshape(len(held_out), -1)
         else:

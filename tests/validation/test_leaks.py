@@ -162,6 +162,14 @@ def test_a_good_column_is_no_leak():
     assert 0.8 < single_column_score(frame["x"], pd.DataFrame({"0": 1 - ANSWERS, "1": ANSWERS})) < 0.99
 
 
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, 1e300])
+def test_a_number_that_no_tree_can_hold_is_a_missing_one(odd):
+    numbers = np.where(np.arange(200) % 9 == 0, odd, ANSWERS + 2 * RNG.random(200))
+    check_leaks(pd.DataFrame({"text": TEXTS, "x": numbers}), ANSWERS, text_column="text", task="binary")
+    frame, gone = pd.DataFrame({"y": ANSWERS, "n": 1 - ANSWERS}), np.where(np.arange(200) % 9 == 0, np.nan, numbers)
+    assert single_column_score(pd.Series(numbers), frame) == single_column_score(pd.Series(gone), frame) > 0.6
+
+
 def test_an_id_that_was_numbered_after_sorting():
     frame = pd.DataFrame({"id": np.argsort(np.argsort(ANSWERS, kind="stable")), "x": RNG.random(200)})
     assert "names the row and yet predicts" in only(check_leaks(frame, ANSWERS), "target_in_id").message
