@@ -286,6 +286,24 @@ def _near_findings(texts: _Texts) -> tuple[list[Finding], np.ndarray]:
                              f"{texts.show(one)} and {texts.show(other)}", tuple(rows.tolist())))
     return found, clusters
 
+# %% ../../nbs/validation/04_leaks.ipynb #d82ed95e
+def _reads(value: Any) -> str | None:
+    "A value as text, 3.0 as 3; None where it is missing."
+    if pd.isna(value): return None
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _coded(*columns: Any) -> list[np.ndarray]:
+    "Columns as numbers that are equal where they read the same; -1 where a value is missing."
+    words = [[_reads(value) for value in pd.Series(column).tolist()] for column in columns]
+    codes = pd.factorize(pd.Series([word for column in words for word in column], dtype=object))[0]
+    return np.split(codes, np.cumsum([len(column) for column in words])[:-1])
+
+
+def _in_both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    "The numbers that stand in both, without that of missing values."
+    return np.setdiff1d(np.intersect1d(one, other), [-1])
+
 # %% ../../nbs/validation/04_leaks.ipynb #e2b4df4e
 def _split_findings(
     folds: Iterable[tuple[np.ndarray, np.ndarray]] | None, clusters: np.ndarray, groups: np.ndarray | None,
@@ -296,22 +314,25 @@ def _split_findings(
     pairs = list(folds) if folds is not None else []
     for kind, labels, what in kinds:
         if labels is None: continue
-        both = [(k, np.intersect1d(labels[train], labels[held_out])) for k, (train, held_out) in enumerate(pairs)]
+        codes, = _coded(labels)
+        both = [(k, _in_both(codes[train], codes[held_out])) for k, (train, held_out) in enumerate(pairs)]
         split = [(k, shared) for k, shared in both if len(shared)]
         if not split: continue
         k, shared = split[0]
-        rows = np.flatnonzero(np.isin(labels, np.concatenate([s for _, s in split])))
+        rows = np.flatnonzero(np.isin(codes, np.concatenate([s for _, s in split])))
         found.append(Finding(f"{kind}_across_folds", "error", f"in {len(split)} of {len(pairs)} folds {what} are "
                              "both trained on and validated on", f"Make the folds with make_folds(..., {kind}=...).",
-                             f"fold {k + 1}, rows {(np.flatnonzero(labels == shared[0])[:3] + 1).tolist()}",
+                             f"fold {k + 1}, rows {(np.flatnonzero(codes == shared[0])[:3] + 1).tolist()}",
                              tuple(rows.tolist())))
     if groups is not None and test_groups is not None:
-        shared = np.intersect1d(groups, test_groups)
-        rows = np.flatnonzero(np.isin(groups, shared))
+        known, tested = _coded(groups, test_groups)
+        shared = _in_both(known, tested)
+        rows = np.flatnonzero(np.isin(known, shared))
         if len(shared): found.append(Finding(
-            "groups_in_test", "warning", f"{len(shared)} of {len(np.unique(test_groups))} groups of the test file are "
-            "in the training file too", "Folds by group are harder than this test: compare with folds that are not.",
-            f"group {str(shared[0])!r}", tuple(rows.tolist())))
+            "groups_in_test", "warning", f"{len(shared)} of {len(np.setdiff1d(tested, [-1]))} groups of the test file "
+            "are in the training file too",
+            "Folds by group are harder than this test: compare with folds that are not.",
+            f"group {str(np.asarray(groups)[rows[0]])!r}", tuple(rows.tolist())))
     return found
 
 # %% ../../nbs/validation/04_leaks.ipynb #ea79579f

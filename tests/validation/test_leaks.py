@@ -143,6 +143,25 @@ def test_groups_in_both_files():
     assert kinds(check_leaks(TEXTS, groups=ANSWERS, test_groups=[0, 5])) == ["groups_in_test"]
 
 
+@pytest.mark.parametrize("groups, tested", [
+    ([1, 2, 3, 4], ["1", "9", "1", "8"]),
+    ([1.0, 2.0, np.nan, 4.0], [1, 9, 1, 8]),
+    (["1", None, "3", "4"], np.array(["1", "9", None, "8"], dtype=object)),
+    (pd.Series([1, None, 3, 4], dtype="Int64"), ["1", None, "9", "8"]),
+])
+def test_groups_are_compared_as_they_read_and_missing_ones_are_none(groups, tested):
+    report = check_leaks(TEXTS[:4], None, TEXTS[4:8], groups=groups, test_groups=tested)
+    finding = only(report, "groups_in_test")
+    assert "1 of 3 groups" in finding.message and finding.rows == (0,)
+
+
+def test_a_missing_group_is_on_no_side_of_a_fold():
+    halves = [(np.arange(20), np.arange(20, 40)), (np.arange(20, 40), np.arange(20))]
+    groups = np.array([None, *"abc"] * 10, dtype=object)
+    finding, = check_leaks(TEXTS[:40], groups=groups, folds=halves).errors
+    assert finding.kind == "groups_across_folds" and finding.rows == tuple(i for i in range(40) if i % 4)
+
+
 @pytest.mark.parametrize("answers, column, head_type", [
     (ANSWERS, ANSWERS * 3.0 + RNG.random(200), "binary"),
     (ANSWERS, np.where(ANSWERS == 1, "approved", "refused"), "binary"),
