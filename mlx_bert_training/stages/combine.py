@@ -17,8 +17,9 @@ from ..core.run_folder import RunFolder
 from ..declaration.kinds import split_kind
 from ..ensemble.create import EnsembleResult, create_ensemble
 from ..ensemble.partners import make_member
+from .announce import announce
 from .members import Trained
-from .plan import FoldPlan
+from .plan import FoldPlan, data_of_rows
 from ..validation.choice import Choice, choose
 from ..validation.oof import OOF
 from ..validation.scores import compare
@@ -115,12 +116,15 @@ def find_members(
 ) -> tuple[list[OOF], dict[str, float]]:
     "All members, the run's model first, and the seconds that the others took; those of files are not known."
     names = plan.config.kaggle.ensemble_members
-    if not names and plan.data is not None and not plan.task.per_word: names = ["linear"]
+    data = data_of_rows(plan.data, plan.train)      # partners read columns and texts, which another loader has not
+    if not names and data is not None and not plan.task.per_word: names = ["linear"]
+    elif not names and plan.data is not None and data is None:
+        announce("no linear partner: it needs the data, not only a loader")
     members = [model, *(member.oof for member in trained)]
     seconds = {member.oof.name: member.seconds for member in trained}
     for name in names:
         began = time.perf_counter()
-        members.append(make_member(name, members, plan.data, plan.folds, plan.scaling, folder))
+        members.append(make_member(name, members, data, plan.folds, plan.scaling, folder))
         if not str(name).endswith(".npz"): seconds[members[-1].name] = time.perf_counter() - began
     return members, seconds
 

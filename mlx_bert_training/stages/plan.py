@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'FoldCallbacks', 'all_rows', 'competition_metric', 'check_ratings', 'text_among', 'look_for_leaks',
-           'look_for_shift', 'choose_folds', 'check_folds', 'no_callbacks', 'FoldPlan', 'plan_identity', 'plan_folds',
-           'plan_member']
+           'look_for_shift', 'choose_folds', 'check_folds', 'no_callbacks', 'FoldPlan', 'plan_identity', 'data_of_rows',
+           'plan_folds', 'plan_member']
 
 # %% ../../nbs/stages/04_plan.ipynb #62a11492
 def all_rows(
@@ -285,6 +285,11 @@ def _usable(loader: Any) -> Any:
     return loader
 
 
+def data_of_rows(data: Any, loader: Any) -> Any:
+    "The data if the rows of the loader are its training rows, with their columns and texts; else None."
+    return data if getattr(data, "frames", None) and loader is data.train else None
+
+
 def _look_at(data: PreparedData | None, config: KaggleTrainerConfig, task: Task,
              ) -> tuple[LeakReport | None, AdversarialReport | None]:
     "The reports on leaks and on a shift between training and test rows."
@@ -314,8 +319,7 @@ def plan_folds(
     source = model if isinstance(model, ModelSource) else ModelSource.of(model)
     task = task_of(source.pattern, config)
     loader = _usable(getattr(data, "train", None) if train is None else train)
-    own = getattr(data, "frames", None) and loader is data.train    # the rows have columns and texts
-    described = data if own else None
+    described = data_of_rows(data, loader)
     metric = competition_metric(config, task)
     if task.targets == "values":
         targets = np.asarray(loader.labels)

@@ -680,6 +680,18 @@ def test_a_loader_of_ones_own_and_a_loader_that_will_not_do(files):
         create_kaggle_trainer(trainer.model, {"environment": {"compile": False}}).train_with_cv()
 
 
+def test_partners_never_read_texts_of_other_rows_than_the_loader_has(files, capsys):
+    kaggle = {"enable_ensemble": True, "ensemble_keep": "always"}
+    trainer = create_kaggle_trainer(config=declaration(files, training={"num_epochs": 1}, kaggle=kaggle))
+    result = trainer.train_with_cv(trainer.data.train.subset(np.arange(30, 90)))
+    assert [member.name for member in result.combined.members] == [result.combined.members[0].name]
+    assert "no linear partner: it needs the data" in capsys.readouterr().out
+    declared = declaration(files, training={"num_epochs": 1}, kaggle={**kaggle, "ensemble_members": ["linear"]})
+    trainer = create_kaggle_trainer(config=declared)
+    with pytest.raises(DataError, match="needs the data, not only a loader"):
+        trainer.train_with_cv(trainer.data.train.subset(np.arange(30, 90)))
+
+
 def test_the_model_of_every_fold_is_kept_and_predicts_the_same(files):
     result = create_kaggle_trainer(config=declaration(files, kaggle={"save_fold_models": True})).train_with_cv()
     for k in range(3):
