@@ -39,7 +39,7 @@ class TextDataset:
 
     labels: (N,) or (N, C), or None when predicting; weights: (N,) float32 in the loss, None for all ones;
     ids: (N,) the row ids of the file, None for positions; pad_id fills the rest of a row; texts: (N,) those that know
-    their words, whose labels are (N, W), None for others; groups: (N,) rows to keep in one batch, None: none.
+    their words, whose labels are (N, W), None for others; groups: (N,) kept in one batch where it can, or None.
     """
 
     encoded: Encoded

@@ -69,7 +69,7 @@ class PseudoLabelOptions(Section):
     pseudo_label_weight: float = option(0.5, "weight of a pseudo-labelled row", gt=0, le=1)
     pseudo_label_soft: bool = option(False, "learn the predicted probabilities instead of the likeliest class")
     pseudo_label_max_share: float | None = option(None, "part of the test rows used at most; null: all", gt=0, le=1)
-    pseudo_label_balance: bool = option(True, "keep the class shares of the training rows")
+    pseudo_label_balance: bool = option(True, "keep the class shares that the test rows seem to have")
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
         task = known_task(whole.model.head_type)

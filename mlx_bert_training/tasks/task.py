@@ -303,7 +303,7 @@ class Usual(Kind):
         return labels
 
     def groups(self, labels: np.ndarray | None) -> np.ndarray | None:
-        "(N,) the group of each row, which a batch shall not cut; None: rows stand alone."
+        "(N,) the group of each row, which a batch keeps whole where it can; None: rows stand alone."
         return None
 
     def reported(self, targets: Any, predictions: Any) -> Reported | None:
