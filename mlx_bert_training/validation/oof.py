@@ -205,7 +205,8 @@ def load_oof(path: str | Path, task: str | Mapping[str, Any] | Task | None = Non
         if metadata["format"] != FORMAT: raise ValueError(f"its format is {metadata['format']!r}")
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error,
+            RuntimeError) as error:     # of zipfile: an unknown compression, a part that says it is encrypted
         raise DataError(f"{path}: not a whole file of out-of-fold predictions: {error}") from error
     if version > VERSION:
         raise DataError(f"{path}: written in version {version} of the format, this package reads up to {VERSION}")
