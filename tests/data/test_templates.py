@@ -103,7 +103,7 @@ def test_a_width_in_any_digits_is_bounded(digits):
 
 
 def test_a_long_template_is_fast_and_its_message_short():
-    start, frame = time.process_time(), pd.DataFrame({"text": ["a", "b"]})
+    start, frame = time.thread_time(), pd.DataFrame({"text": ["a", "b"]})
     assert RowTemplate("{text}" * 50_000).render(frame)[1] == "b" * 50_000
     with pytest.raises(DataError) as refused: RowTemplate("x" * 100_000 + "}")
-    assert len(str(refused.value)) < 1000 and time.process_time() - start < 2
+    assert len(str(refused.value)) < 1000 and time.thread_time() - start < 2

@@ -127,7 +127,7 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_declaration_is_a_typed_error_at_once(place, text, count):
     (place / "hostile.yaml").write_text(text)
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(MLXBertError): load_config(place / "hostile.yaml").validate()
-    assert time.process_time() - began < 2
+    assert time.thread_time() - began < 2
     count("hostile declaration", typed=1)

@@ -137,10 +137,10 @@ def test_a_wrong_name_and_missing_texts_are_told(tmp_path):
 
 def test_twenty_thousand_rows_are_quick(tmp_path):
     data = made(tmp_path, "regression", n=20_000)
-    began = time.process_time()
+    began = time.thread_time()
     columns_section(data, ["id"])
     keywords_section(data, ["id"])
-    assert time.process_time() - began < 10
+    assert time.thread_time() - began < 10
 
 
 def test_a_report_folds_and_links_unfold_it(tmp_path):
