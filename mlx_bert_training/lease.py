@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'LEASE', 'BEAT', 'STALE', 'LAG', 'this_machine', 'Holder', 'new_holder', 'read_holder', 'LeaseError', 'lock',
-           'age', 'is_alive', 'same_file', 'is_outdated', 'refusal', 'take_once', 'take', 'Pulse', 'identity', 'Lease']
+           'age', 'is_alive', 'same_file', 'is_outdated', 'refusal', 'take_once', 'take', 'Pulse', 'folder_identity',
+           'Lease']
 
 # %% ../nbs/07_lease.ipynb #65ae2519
 @lru_cache(maxsize=1)
@@ -217,7 +218,7 @@ class Pulse:
         if self.handle >= 0: os.close(self.handle)
 
 # %% ../nbs/07_lease.ipynb #694930ed
-def identity(
+def folder_identity(
     folder: Path,
 ) -> tuple[int, int]:   # device, and number on it
     "What is the same for every spelling of a folder."
@@ -242,13 +243,13 @@ class Lease:
             holder = new_holder()
             self.pulse = Pulse(self.path, holder, take(self.path, holder))
             self.thread, self.pid = threading.get_ident(), os.getpid()
-            self.key = identity(self.path.parent)
+            self.key = folder_identity(self.path.parent)
             self._held[self.key] = self
         return self
 
     def _held_here(self) -> Lease | None:
         "The lease of this folder that this thread has already."
-        lease = self._held.get(identity(self.path.parent))
+        lease = self._held.get(folder_identity(self.path.parent))
         mine = lease is not None and (lease.thread, lease.pid) == (threading.get_ident(), os.getpid())
         return lease if mine else None
 

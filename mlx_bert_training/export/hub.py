@@ -87,10 +87,11 @@ def front_matter(
                               "metrics": [name.removeprefix("eval_") for name in metrics if name != "eval_loss"]}
     if licence: values["license"] = licence
     source = (config.model.pretrained or "").partition("@")[0]
-    if source.count("/") == 1 and not os.path.exists(source): values["base_model"] = source
+    is_name = source.count("/") == 1 and not os.path.isabs(source) and not source.startswith("~")
+    if is_name and not os.path.exists(source): values["base_model"] = source
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---\n"
 
-
+# %% ../../nbs/export/04_hub.ipynb #a5949b1c
 def model_card(
     run: str | Path,                # the folder of a finished run
     licence: str | None = None,     # of the weights, as the hub calls it; None: the card says that it is not known

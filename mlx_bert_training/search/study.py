@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,8 +44,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'SearchError', 'load_search', 'trial_config', 'SharedData', 'open_storage', 'StudyFolder', 'open_study',
-           'finished_trials', 'Objective', 'show', 'SearchResult', 'trial_of_best', 'score_again', 'stop_after',
-           'run_search', 'finish_search']
+           'finished_trials', 'folds_kept', 'Objective', 'show', 'SearchResult', 'trial_of_best', 'score_again',
+           'stop_after', 'run_search', 'finish_search']
 
 # %% ../../nbs/search/05_study.ipynb #c63cc907
 class SearchError(MLXBertError):
@@ -152,12 +153,34 @@ def finished_trials(study: Any) -> list[Any]:
     "Trials that came to a score."
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
 
+# %% ../../nbs/search/05_study.ipynb #74a14580
+@contextmanager
+def folds_kept(
+    folder: RunFolder,      # of a trial
+    watcher: Watcher,       # knows whether it was given up
+    keep: bool,             # `search.keep_folds`
+) -> Iterator[None]:
+    "Around a trial: its folds are removed at the end, unless they are to be kept or the trial is to go on."
+    goes_on = True
+    try:
+        yield
+        goes_on = False
+    except TrainingError:
+        goes_on = False
+        raise
+    except RunStopped:
+        goes_on = not watcher.pruned
+        raise
+    finally:
+        if not (keep or goes_on):
+            for place in (folder.round(), folder.oof("").parent): shutil.rmtree(place, ignore_errors=True)
+
 # %% ../../nbs/search/05_study.ipynb #ebbe1333
 class Objective:
     "Tries one declaration after the other."
 
-    def __init__(self, config: SearchTrainerConfig, folder: StudyFolder, control: RunControl):
-        self.config, self.folder, self.control, self.data = config, folder, control, SharedData()
+    def __init__(self, config: SearchTrainerConfig, folder: StudyFolder):
+        self.config, self.folder, self.data = config, folder, SharedData()
 
     def __call__(self, trial: Any) -> float:
         "The score of one trial. Raises `RunStopped` when the whole search is stopped."
@@ -185,10 +208,8 @@ class Objective:
         watcher.metric = f"eval_{plan.metric}"
         with trainer.control.running(), graceful_interrupt(trainer.control):
             folder = open_cv_folder(plan)
-            score = cross_validate(plan, folder, listener=watcher).mean
-        if not self.config.search.keep_folds:
-            for place in (folder.round(), folder.oof("").parent): shutil.rmtree(place, ignore_errors=True)
-        return score
+            with folds_kept(folder, watcher, self.config.search.keep_folds):
+                return cross_validate(plan, folder, listener=watcher).mean
 
 
 def show(value: Any) -> str:
@@ -266,7 +287,7 @@ def run_search(
     "Search, or go on with a search that was begun. Raises `SearchError`, and `RunStopped` when it is stopped by hand."
     config = load_search(source, **overrides)
     folder, limit = StudyFolder.of(config), time or config.search.time
-    objective = Objective(config, folder, RunControl())
+    objective = Objective(config, folder)
     untouched = trial_config(config, {}, folder.path, "plan")       # the declaration without any draw
     metric = create_kaggle_trainer(config=untouched, data=objective.data.of(untouched)).plan().metric
     study = open_study(config, folder, metric_direction(metric))

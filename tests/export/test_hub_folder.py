@@ -90,3 +90,10 @@ def test_the_card_says_which_pipeline_the_model_is_for(head, kind):
 def test_a_metric_without_a_value_has_a_dash_in_the_card():
     *_, auc, accuracy = score_lines({"eval_auc": None, "eval_accuracy": None}, 40)
     assert auc == "| auc | – | not measured |" and accuracy == "| accuracy | – | not measured |"
+
+
+@pytest.mark.parametrize(("source", "name"), [("somebody/model", "somebody/model"), ("/weights", None),
+                                              ("~/weights", None)])
+def test_weights_of_a_folder_that_is_gone_are_no_name_of_the_hub(source, name):
+    facts = yaml.safe_load(front_matter(load_config(None, pretrained=source), None, {}).strip("-\n"))
+    assert facts.get("base_model") == name

@@ -83,7 +83,7 @@ def test_tokens_are_made_once(source, monkeypatch):
     monkeypatch.setattr(prepare, "tiny_tokenizer", lambda texts: made.append(1) or real(texts))
     folder = StudyFolder.of(config)
     study = open_study(config, folder, "max")
-    study.optimize(Objective(config, folder, None), n_trials=2)
+    study.optimize(Objective(config, folder), n_trials=2)
     assert made == [1]
 
 
@@ -94,14 +94,14 @@ def test_a_trial_that_falls_behind_is_given_up_with_its_mean_so_far(source):
     folder = StudyFolder.of(config)
     study = open_study(config, folder, "max")
     study.enqueue_trial({"learning_rate": 2e-2})
-    study.optimize(Objective(config, folder, None), n_trials=1)
+    study.optimize(Objective(config, folder), n_trials=1)
     class Worse(Objective):
         def __call__(self, trial):
             score = super().__call__(trial)
             assert 0 < trial.user_attrs["folds"] < 10
             return score
     study.enqueue_trial({"learning_rate": 1e-3})
-    study.optimize(Worse(config, folder, None), n_trials=1)
+    study.optimize(Worse(config, folder), n_trials=1)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
 
 
@@ -113,7 +113,9 @@ def test_a_trial_behind_the_others_after_its_first_epoch_is_given_up_in_its_firs
     study = open_study(config, folder, "max")
     rates = [1.5e-2, 2e-2, 2.5e-2, 3e-2, 1e-3]
     for rate in rates: study.enqueue_trial({"learning_rate": rate})
-    study.optimize(Objective(config, folder, None), n_trials=5)
+    config.search.keep_folds = False
+    study.optimize(Objective(config, folder), n_trials=5)
+    assert len(list(folder.path.glob("trial-*"))) == 5 and not list(folder.path.glob("trial-*/folds"))
     *whole, behind = study.trials
     for trial in whole:     # nobody is given up before there are four to compare with
         assert [step for step in trial.intermediate_values if step < FOLDS] == [1, 2, 3]
@@ -178,14 +180,14 @@ def test_a_trial_that_another_process_makes_is_left_to_it(source, tmp_path):
     config = load_search(source)
     folder = StudyFolder.of(config)
     study = open_study(config, folder, "max")
-    study.optimize(Objective(config, folder, None), 1)
+    study.optimize(Objective(config, folder), 1)
     held = folder.path / trial_config(config, {"model.pooling": "mean"}, folder.path).environment.run_name
     script = ("import sys, time\nfrom mlx_bert_training.lease import Lease\n"
               "with Lease(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(600)")
     process = subprocess.Popen([sys.executable, "-c", script, str(held)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     try:
-        study.optimize(Objective(config, folder, None), 1, catch=(LeaseError,))
+        study.optimize(Objective(config, folder), 1, catch=(LeaseError,))
         assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL"]
     finally:
         process.kill()
