@@ -2,12 +2,12 @@
 import gzip
 import json
 import sys
-import time
 from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from stopwatch import at_most
 
 from mlx_bert_training.data.frames import read_frame, resolve_path, where
 from mlx_bert_training.data.labels import fit_labels
@@ -267,20 +267,20 @@ def test_many_columns_are_read_in_seconds(tmp_path):
 
 
 def test_too_many_columns_are_refused_at_once(tmp_path):
-    names, start = [f"c{i}" for i in range(100_000)], time.thread_time()
+    names = [f"c{i}" for i in range(100_000)]
     wide = write(tmp_path, "a.csv", ",".join(names) + "\n" + ",".join("w" for _ in names) + "\n")
-    fails("100,000 columns", "exchanged", path=wide)
-    fails("columns, more than 20,000", path=write(tmp_path, "b.jsonl", json.dumps(dict.fromkeys(names, 1)) + "\n"))
-    assert time.thread_time() - start < 2
+    lines = write(tmp_path, "b.jsonl", json.dumps(dict.fromkeys(names, 1)) + "\n")
+    with at_most(2):
+        fails("100,000 columns", "exchanged", path=wide)
+        fails("columns, more than 20,000", path=lines)
 
 
 def test_many_columns_stay_text_in_seconds(tmp_path):
-    names, start = [f"c{i}" for i in range(5_000)], time.thread_time()
-    path = write(tmp_path, "a.csv", ",".join(names) + "\n" + ",".join("1" for _ in names) + "\n")
-    assert read_frame(path, as_text=names)["c4999"].tolist() == ["1"]
-    path = write(tmp_path, "b.jsonl", json.dumps(dict.fromkeys(names, 1)) + "\n")
-    assert read_frame(path, as_text=names)["c4999"].tolist() == ["1"]
-    assert time.thread_time() - start < 5
+    names = [f"c{i}" for i in range(5_000)]
+    table = write(tmp_path, "a.csv", ",".join(names) + "\n" + ",".join("1" for _ in names) + "\n")
+    lines = write(tmp_path, "b.jsonl", json.dumps(dict.fromkeys(names, 1)) + "\n")
+    with at_most(5):
+        for path in (table, lines): assert read_frame(path, as_text=names)["c4999"].tolist() == ["1"]
 
 
 @pytest.mark.parametrize("encoding, cell", [("utf-7", "a+2AA-b"), ("unicode_escape", "a\\ud800b")])

@@ -1,9 +1,9 @@
 """Rows to sentences: formats, missing values, and what a field may not be."""
-import time
 from decimal import Decimal
 
 import pandas as pd
 import pytest
+from stopwatch import at_most
 
 from mlx_bert_training.data.frames import read_frame
 from mlx_bert_training.data.templates import RowTemplate, parse_template, write_field
@@ -103,7 +103,8 @@ def test_a_width_in_any_digits_is_bounded(digits):
 
 
 def test_a_long_template_is_fast_and_its_message_short():
-    start, frame = time.thread_time(), pd.DataFrame({"text": ["a", "b"]})
-    assert RowTemplate("{text}" * 50_000).render(frame)[1] == "b" * 50_000
-    with pytest.raises(DataError) as refused: RowTemplate("x" * 100_000 + "}")
-    assert len(str(refused.value)) < 1000 and time.thread_time() - start < 2
+    frame = pd.DataFrame({"text": ["a", "b"]})
+    with at_most(2):
+        assert RowTemplate("{text}" * 50_000).render(frame)[1] == "b" * 50_000
+        with pytest.raises(DataError) as refused: RowTemplate("x" * 100_000 + "}")
+    assert len(str(refused.value)) < 1000
