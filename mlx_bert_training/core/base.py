@@ -522,7 +522,9 @@ class Trainer(TrainerParts):
                 self.state.stop_reason = f"{type(error).__name__}: {error}"
                 self.fire("on_exception")
                 raise
-            finally: self.parts.step.close()
+            finally:
+                self.parts.step.close()
+                runtime.release_freed()
             return finish_run(self, kept)
 
     def start(self, *args: Any, **options: Any) -> RunHandle[TrainResult]:

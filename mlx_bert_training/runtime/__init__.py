@@ -7,5 +7,6 @@ __getattr__, __dir__, __all__ = lazy_names(__name__, {
     "device": ["DeviceError", "bf16_problem", "can_compile", "cores_for_parts", "ensure_ready", "fit_cache_limit", "prepared",
                "select_device"],
     "fork": ["ForkError", "aside", "check_fork", "claim_mlx"],
+    "heap": ["release_freed"],
     "info": ["MachineInfo", "machine_info", "version"],
 })

@@ -18,11 +18,12 @@ import mlx.core as mx
 from ..errors import MLXBertError, unknown_name
 from .blas import BlasStatus, choose_blas, is_linux_cpu, read_line, set_threads
 from .fork import aside, check_fork, is_fork
+from .heap import CACHE, keep_freed
 from .kernels import compiler, use_kernel_flags
 
 # %% auto #0
 __all__ = ['log', 'container_memory', 'available_memory', 'total_memory', 'cache_limit', 'ensure_ready', 'prepared',
-           'buffer_cache', 'fit_cache_limit', 'on_cpu', 'cores_for_parts', 'can_compile', 'DeviceError',
+           'buffer_cache', 'heap_in_use', 'fit_cache_limit', 'on_cpu', 'cores_for_parts', 'can_compile', 'DeviceError',
            'select_device', 'gpu_advice', 'bf16_problem']
 
 # %% ../../nbs/runtime/05_device.ipynb #21eb8497
@@ -73,7 +74,9 @@ def total_memory() -> int:
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
-def cache_limit() -> int | None:
+def cache_limit(
+    heap: bool = False,     # the heap of the C library keeps what is freed
+) -> int | None:
     "The buffer cache to allow, in bytes; None to leave MLX's own."
     text = os.environ.get("MLX_BERT_CACHE_LIMIT", "").strip().lower()
     if text:
@@ -83,13 +86,14 @@ def cache_limit() -> int | None:
         except ValueError:
             log.warning("MLX_BERT_CACHE_LIMIT=%r is not a number of bytes; using the default", text)
     if not is_linux_cpu(): return None
-    return min(4 << 30, available_memory() // 4) or None
+    return CACHE if heap else min(4 << 30, available_memory() // 4) or None
 
 # %% ../../nbs/runtime/05_device.ipynb #8a3df8b1
 class _Setup:
     "What `ensure_ready` has done in this process."
     blas = BlasStatus()
     device = ""                             # the kind that `blas` was chosen for
+    heap: bool | None = None                # the C library keeps freed memory; None: not yet asked to
     cache_limit: int | None = None          # bytes; None is MLX's own
     kernel_flags: str | None = None         # None: not yet asked for
     lock = threading.Lock()
@@ -110,8 +114,9 @@ def ensure_ready() -> BlasStatus:
     with _Setup.lock:
         device = str(mx.default_device().type)
         try:
-            # the limit first: set after MLX has computed, it starts the thread of the usual stream
-            if _Setup.cache_limit is None and (limit := cache_limit()) is not None:
+            if _Setup.heap is None and is_linux_cpu(): _Setup.heap = keep_freed()
+            # the limit early: set after MLX has computed, it starts the thread of the usual stream
+            if _Setup.cache_limit is None and (limit := cache_limit(bool(_Setup.heap))) is not None:
                 mx.set_cache_limit(limit)
                 _Setup.cache_limit = limit
             if _Setup.kernel_flags is None and is_linux_cpu(): _Setup.kernel_flags = use_kernel_flags()
@@ -122,6 +127,7 @@ def ensure_ready() -> BlasStatus:
         return _Setup.blas
 
 
+# %% ../../nbs/runtime/05_device.ipynb #e9c5340a
 @contextmanager
 def prepared() -> Iterator[None]:
     "For what computes before a run, also as a decorator: MLX is ready, and a later fork stays safe."
@@ -134,9 +140,14 @@ def buffer_cache() -> int | None:
     return _Setup.cache_limit
 
 
+def heap_in_use() -> bool:
+    "Whether `ensure_ready` has the heap of the C library keep freed memory."
+    return bool(_Setup.heap)
+
+
 def fit_cache_limit() -> int | None:
     "Keep at most three quarters of the peak memory so far as freed buffers; the limit in bytes, None for MLX's own."
-    if _Setup.cache_limit is None or "MLX_BERT_CACHE_LIMIT" in os.environ: return _Setup.cache_limit
+    if _Setup.heap or _Setup.cache_limit is None or "MLX_BERT_CACHE_LIMIT" in os.environ: return _Setup.cache_limit
     if is_fork(): return _Setup.cache_limit     # changing it waits for every stream, those of the parent too
     limit = min(_Setup.cache_limit, max(mx.get_peak_memory() * 3 // 4, 64 << 20))
     mx.set_cache_limit(limit)

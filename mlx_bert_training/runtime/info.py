@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from .blas import cpu_threads, is_linux_cpu
-from .device import available_memory, bf16_problem, buffer_cache, ensure_ready
+from .device import available_memory, bf16_problem, buffer_cache, ensure_ready, heap_in_use
 from .kernels import compiler, use_kernel_flags
 
 # %% auto #0
@@ -65,6 +65,7 @@ class MachineInfo:
     threads: int
     memory_available: int               # bytes; 0 is unknown
     cache_limit: int | None             # bytes; None is MLX's own
+    heap: bool                          # the C library keeps freed memory for arrays of any size
     bf16: str
     packages: dict[str, str | None]
     missing_extras: dict[str, str]      # extra -> the command that installs it
@@ -76,7 +77,8 @@ class MachineInfo:
                 ("compiler", self.compiler), ("threads", str(self.threads)),
                 ("memory", f"{self.memory_available / 2**30:.1f} GiB available"
                  if self.memory_available else "unknown"),
-                ("buffer cache", f"{self.cache_limit / 2**30:.1f} GiB" if self.cache_limit else "MLX's default"),
+                ("buffer cache", f"{self.cache_limit >> 20:,} MiB" if self.cache_limit else "MLX's default"),
+                ("freed memory", "kept in the heap" if self.heap else "as the C library does"),
                 ("bfloat16", self.bf16), *((name, v or "not installed") for name, v in self.packages.items()),
                 *((f"[{extra}]", f"not installed: {command}") for extra, command in self.missing_extras.items())]
         width = max(len(name) for name, _ in rows)
@@ -109,5 +111,6 @@ def machine_info() -> MachineInfo:
         device_name=str(mx.device_info().get("device_name", "unknown")), blas=blas.library or "the one of MLX",
         blas_reason=blas.reason, gflops=blas.gflops, gflops_bundled=blas.bundled_gflops,
         compiler=compiler_and_flags(), threads=cpu_threads(),
-        memory_available=available_memory(), cache_limit=buffer_cache(), bf16=bf16_problem() or "yes",
+        memory_available=available_memory(), cache_limit=buffer_cache(), heap=heap_in_use(),
+        bf16=bf16_problem() or "yes",
         packages={name: version(name) for name in dict.fromkeys(names)}, missing_extras=missing)

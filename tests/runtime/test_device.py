@@ -47,9 +47,10 @@ print(runtime.fit_cache_limit(), mx.get_peak_memory())
 del arrays
 print(mx.get_cache_memory())
 """
-    limit, peak, cached = map(int, python(code).split())
+    limit, peak, cached = map(int, python(code, MLX_BERT_HEAP="off").split())
     assert limit == peak * 3 // 4 and 0 < cached <= limit
-    assert python(code, MLX_BERT_CACHE_LIMIT="100m").split()[0] == str(100 << 20)
+    for heap in ("on", "off"):
+        assert python(code, MLX_BERT_HEAP=heap, MLX_BERT_CACHE_LIMIT="100m").split()[0] == str(100 << 20)
 
 
 @linux_cpu
