@@ -33,7 +33,7 @@ from .resume import checkpoint_to_resume, open_folder, restore_run, save_run
 from .run_folder import RunFolder, run_of_checkpoint
 from .state import TrainerState
 from .steering import Intervention, Steering, read_interventions
-from .step import TrainingStep
+from .step import TrainingStep, techniques_of
 from .trials import shortened
 from .weights import check_finite, exchanged_weights, model_weights, set_weights, start_head
 from ..errors import MLXBertError
@@ -192,8 +192,6 @@ def finish_run(trainer: Trainer, kept: str) -> TrainResult:
 # %% ../../nbs/core/22_base.ipynb #c7def257
 def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any] = ()) -> TrainingStep:
     "A step that has captured the optimizer's present state; a resume needs a new one."
-    names = ("around_forward", "around_score", "around_loss", "around_gradient")
-    changing = [technique for technique in techniques if any(hasattr(technique, name) for name in names)]
     assert evaluator.loss is not None
     evaluator.model.train()
     clip, environment = evaluator.config.optimizer, evaluator.config.environment
@@ -201,7 +199,7 @@ def training_step(evaluator: Evaluator, optimizer: Any, techniques: Iterable[Any
     make = alone if evaluator.ranks.alone else partial(make_step, evaluator.ranks)
     return make(evaluator.model, evaluator.loss, optimizer, max_grad_norm=clip.max_grad_norm,
                 clip_value=clip.gradient_clip_val, dtype=evaluator.dtype, compiled=evaluator.compiled,
-                techniques=changing)
+                techniques=techniques_of(techniques))
 
 # %% ../../nbs/core/22_base.ipynb #0c87d10d
 @dataclass

@@ -15,7 +15,7 @@ from ..protocols import Batch, Loss, Model
 
 # %% auto #0
 __all__ = ['ASKED', 'BLOCK', 'Arrays', 'batch_arrays', 'apply_model', 'cast', 'sum_of_squares', 'global_norm', 'Passes',
-           'Backward', 'StepFunctions', 'TrainingStep', 'InferenceStep']
+           'techniques_of', 'Backward', 'StepFunctions', 'TrainingStep', 'InferenceStep']
 
 # %% ../../nbs/core/09_step.ipynb #2fe48c1b
 ASKED = ("positions", "answers")     # of a loader whose model is asked for single tokens: where, and what is right
@@ -103,6 +103,15 @@ class Passes:
         try: (loss, weight), gradients = mx.value_and_grad(loss_sum)(parameters)
         finally: self.model.update(everything)      # also after a batch that the model refused
         return gradients, loss, weight
+
+# %% ../../nbs/core/09_step.ipynb #3b411031
+def techniques_of(
+    callbacks: Iterable[Any],
+) -> list[Any]:
+    "Those that stand round a pass."
+    names = [f"around_{name}" for name in ("forward", "score", "loss", "gradient")]
+    return [callback for callback in callbacks if any(hasattr(callback, name) for name in names)]
+
 
 # %% ../../nbs/core/09_step.ipynb #0a3a4f3e
 def _assign(tree: Any, values: Iterable[tuple[str, mx.array]]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
@@ -15,17 +17,21 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_unflatten
 
 from .config import TrainingSection
+from .events import CallbackList
 from .optimization import optimizer_arrays
-from .weights import model_weights
+from .step import techniques_of
+from .weights import model_weights, set_weights
 from ..errors import MLXBertError
 from ..figures import new_figure
 from ..protocols import Batch, DataLoader
 from ..runtime.device import total_memory
+from ..tasks.targets import transformed
 
 # %% auto #0
-__all__ = ['FirstBatches', 'shortened', 'LearningRateSweep', 'find_learning_rate', 'BatchMemory', 'find_batch_size']
+__all__ = ['FirstBatches', 'shortened', 'trial_of', 'LearningRateSweep', 'find_learning_rate', 'BatchMemory', 'find_batch_size']
 
 # %% ../../nbs/core/21_trials.ipynb #a9c05b4e
 class FirstBatches:
@@ -68,6 +74,32 @@ def shortened(
     few = FirstBatches(train, updates * training.gradient_accumulation_steps)
     return few, None if validation is None else FirstBatches(validation, updates)
 
+# %% ../../nbs/core/21_trials.ipynb #609c23e7
+@contextmanager
+def trial_of(
+    trainer: Any,       # with a loader to train on
+) -> Iterator[None]:
+    "Inside, a trainer is ready for its first updates, with its techniques; after it, it is as it was."
+    kept, weights = [(part, dict(vars(part))) for part in (trainer, trainer.evaluator)], model_weights(trainer.model)
+    trained, given = getattr(trainer.model, "training", True), trainer.given[1]
+    optimizer = {} if given is None else optimizer_arrays(given)
+    parts = [copy(each) for each in techniques_of(trainer.callbacks) if not getattr(each, "leaves_out", False)]
+    trainer.callbacks = CallbackList(parts)
+    try:
+        trainer.prepare_training(trainer.train_loader, trainer.val_loader)
+        trainer.fire("on_train_begin")
+        trainer.fire("on_batch_begin")
+        yield
+    finally:
+        if "parts" in vars(trainer): trainer.parts.step.close()
+        set_weights(trainer.model, weights, "before the trial")
+        trainer.model.train(trained)
+        if given is not None: given.state = tree_unflatten(list(optimizer.items()))
+        for part, before in kept:
+            for name in vars(part).keys() - before.keys(): delattr(part, name)
+            vars(part).update(before)
+
+
 # %% ../../nbs/core/21_trials.ipynb #6e4cd240
 @dataclass(frozen=True)
 class LearningRateSweep:
@@ -107,23 +139,21 @@ def find_learning_rate(
 ) -> LearningRateSweep:
     "Train with a growing rate, and look at the loss."
     if not 0 < lowest < highest: raise MLXBertError(f"the rates go from {lowest} to {highest}: they have to grow")
-    before, mean = model_weights(trainer.model), 0.0
     rates: list[float] = []
     losses: list[float] = []
-    trainer.prepare_training(trainer.train_loader, trainer.val_loader)
-    optimizer, batches = dict(optimizer_arrays(trainer.optimizer)), _endless(trainer.train_loader)
-    mx.random.seed(trainer.config.environment.seed)
-    try:
+    with trial_of(trainer):
+        mean, batches = 0.0, _endless(transformed(trainer.train_loader, trainer.evaluator.transform))
+        mx.random.seed(trainer.config.environment.seed)
         for number in range(updates):
             rate = lowest * (highest / lowest) ** (number / max(updates - 1, 1))
             loss, weight, _ = trainer.step.update(next(batches), rate)
-            value = float(loss) / max(float(weight), 1e-12)
+            if float(weight) == 0: continue     # nothing in it has a loss
+            value = float(loss) / float(weight)
             mean = smoothing * mean + (1 - smoothing) * value
-            smooth = mean / (1 - smoothing ** (number + 1))
+            smooth = mean / (1 - smoothing ** (len(losses) + 1))
             if not math.isfinite(value) or losses and smooth > 4 * min(losses): break
             rates.append(rate)
             losses.append(smooth)
-    finally: trainer.go_back(before, optimizer)
     return LearningRateSweep(rates, losses)
 
 
@@ -158,14 +188,11 @@ def find_batch_size(
 
     Raises `MLXBertError` where the larger batch does not need more: then something else disturbs the measurement.
     """
-    before = model_weights(trainer.model)
-    trainer.prepare_training(trainer.train_loader, trainer.val_loader)
-    optimizer = dict(optimizer_arrays(trainer.optimizer))
-    try:
+    with trial_of(trainer):
+        for technique in trainer.callbacks: technique.active = True     # copies; in a run all may act at once
         widest = max(trainer.train_loader.batches(0), key=lambda batch: batch["input_ids"].shape[1])
         first, second = (median(_passing(trainer, widest, size) for _ in range(3)) for size in sizes)
         kept = mx.get_active_memory()
-    finally: trainer.go_back(before, optimizer)
     each = (second - first) / (sizes[1] - sizes[0])
     if each <= 0: raise MLXBertError(f"{sizes[0]} examples and {sizes[1]} need the same {first:,.0f} bytes: something "
                                      "else in this process takes and frees memory. Measure in a fresh one")
