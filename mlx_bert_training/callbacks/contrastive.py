@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from .base import Callback, CallbackError
 from ..core.state import TrainerState
-from ..core.step import Passes, cast
+from ..core.step import Passes
 from ..core.view import TrainerView
 
 LossSum = Callable[[Any, dict[str, mx.array]], tuple[mx.array, mx.array]]
@@ -28,8 +28,7 @@ def contrast(
     temperature: float,
 ) -> tuple[mx.array, mx.array]:     # loss (B,), and whether a text has another of its class (B,), 0 or 1
     "The supervised contrastive loss of each text, eq. 2 of Khosla and others (2020)."
-    x = vectors.astype(mx.float32)
-    x = x / mx.maximum(mx.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+    x = vectors / mx.maximum(mx.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
     others = (real[None] > 0) & (real[:, None] > 0) & ~mx.eye(len(x)).astype(mx.bool_)
     alike = (others & (labels[None] == labels[:, None])).astype(mx.float32)
     similar = mx.where(others, x @ x.T / temperature, -1e9)
@@ -39,17 +38,14 @@ def contrast(
 
 # %% ../../nbs/callbacks/15_contrastive.ipynb #de6b1689
 def batch_contrast(
-    passes: Passes,             # have the model and the type to compute in
+    passes: Passes,             # have the model, and what stands round it
     parameters: Any,            # the trained ones
     arrays: dict[str, mx.array],
     views: int,
     temperature: float,
 ) -> tuple[mx.array, mx.array]:     # loss sum, and the weight of the texts that have a pair
     "The contrast of the vectors of a batch."
-    model: Any = passes.model
-    model.update(cast(parameters, passes.dtype))
-    seen = [model.embed(arrays["input_ids"], arrays.get("attention_mask"), arrays.get("token_type_ids"))
-            for _ in range(views)]
+    seen = [passes.vectors(parameters, arrays) for _ in range(views)]
     labels, real = arrays["labels"], mx.tile(arrays["example_weight"], views)
     if labels.ndim == 2: labels = labels.argmax(-1)
     losses, paired = contrast(mx.concatenate(seen), mx.tile(labels, views), real, temperature)

@@ -14,8 +14,8 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from ..protocols import Batch, Loss, Model
 
 # %% auto #0
-__all__ = ['ASKED', 'BLOCK', 'Arrays', 'batch_arrays', 'apply_model', 'cast', 'sum_of_squares', 'global_norm', 'Passes',
-           'techniques_of', 'Backward', 'StepFunctions', 'TrainingStep', 'InferenceStep']
+__all__ = ['ASKED', 'BLOCK', 'Arrays', 'batch_arrays', 'apply_model', 'embed_texts', 'cast', 'sum_of_squares', 'global_norm',
+           'Forward', 'Passes', 'techniques_of', 'Backward', 'StepFunctions', 'TrainingStep', 'InferenceStep']
 
 # %% ../../nbs/core/09_step.ipynb #2fe48c1b
 ASKED = ("positions", "answers")     # of a loader whose model is asked for single tokens: where, and what is right
@@ -34,6 +34,12 @@ def apply_model(model: Model, arrays: dict[str, mx.array]) -> mx.array:
     asked = {name: arrays[name] for name in ASKED if name in arrays}
     logits = model(arrays["input_ids"], arrays.get("attention_mask"), arrays.get("token_type_ids"), **asked)
     return logits.astype(mx.float32)
+
+
+def embed_texts(model: Any, arrays: dict[str, mx.array]) -> mx.array:
+    "One vector a text (B, H), in float32."
+    vectors = model.embed(arrays["input_ids"], arrays.get("attention_mask"), arrays.get("token_type_ids"))
+    return vectors.astype(mx.float32)
 
 # %% ../../nbs/core/09_step.ipynb #c83a908e
 def cast(parameters: Any, dtype: mx.Dtype | None) -> Any:
@@ -61,15 +67,35 @@ def global_norm(gradients: Any) -> mx.array:
     "Square root of the sum of all squared entries."
     return mx.sqrt(sum((sum_of_squares(g) for _, g in tree_flatten(gradients)), mx.zeros(())))
 
-# %% ../../nbs/core/09_step.ipynb #87dc0dca
+# %% ../../nbs/core/09_step.ipynb #325489e8
 Arrays = dict[str, mx.array]
 
 
-class Passes:
+class Forward:
+    "The forward pass of a batch, to logits or to vectors of texts."
+
+    def __init__(self, model: Model, dtype: mx.Dtype | None = None):
+        self.model, self.dtype, self.apply = model, dtype, apply_model
+        self.forward = self._forward    # and what techniques put round it
+
+    def _forward(self, parameters: Any, arrays: Arrays) -> mx.array:
+        "Logits (B, C) under these trained parameters."
+        self.model.update(cast(parameters, self.dtype))
+        return self.apply(self.model, arrays)
+
+    def vectors(self, parameters: Any, arrays: Arrays) -> mx.array:
+        "What the model embeds texts as, (B, H), under all that stands round the forward pass."
+        self.apply = embed_texts
+        try: return self.forward(parameters, arrays)
+        finally: self.apply = apply_model
+
+# %% ../../nbs/core/09_step.ipynb #87dc0dca
+class Passes(Forward):
     "Forward pass, score, loss sum and gradient of a batch, with techniques round them; the last is outermost."
 
     def __init__(self, model: Model, loss: Loss, dtype: mx.Dtype | None = None, techniques: Sequence[Any] = ()):
-        self.model, self.per_example, self.dtype = model, loss, dtype
+        super().__init__(model, dtype)
+        self.per_example = loss
         self.forward, self.score, self.loss, self.gradient = self._forward, self._score, self._loss, self._gradient
         # what replaces the loss would leave out what it is put round, so that it stands inside the others
         inner_first = sorted(techniques, key=lambda technique: not getattr(technique, "replaces_loss", False))
@@ -83,11 +109,6 @@ class Passes:
         losses, weights = self.per_example(logits, arrays["labels"])
         weights = weights * arrays["example_weight"]
         return (losses * weights).sum(), weights.sum()
-
-    def _forward(self, parameters: Any, arrays: Arrays) -> mx.array:
-        "Logits (B, C) under these trained parameters."
-        self.model.update(cast(parameters, self.dtype))
-        return apply_model(self.model, arrays)
 
     def _loss(self, parameters: Any, arrays: Arrays) -> tuple[mx.array, mx.array]:
         return self.score(self.forward(parameters, arrays), arrays)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from toys import Breaks, ToyLoader, ToyModel, same, toy_config
 
-from mlx_bert_training.callbacks import Callback, ModelCheckpoint, SupCon
+from mlx_bert_training.callbacks import Callback, Mixout, ModelCheckpoint, NEFTune, SupCon
 from mlx_bert_training.callbacks.base import CallbackError
-from mlx_bert_training.callbacks.contrastive import contrast
+from mlx_bert_training.callbacks.contrastive import batch_contrast, contrast
 from mlx_bert_training.core.base import Trainer
+from mlx_bert_training.core.step import Passes, batch_arrays
 from mlx_bert_training.core.weights import model_weights
 
 
@@ -72,3 +73,21 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(CallbackError, match="trains no head"): SupCon(epochs=None)
     for options in ({"weight": 0}, {"temperature": 0}, {"views": 0}):
         with pytest.raises(CallbackError, match=next(iter(options))): SupCon(**options)
+
+
+@pytest.mark.parametrize("perturbs", [Mixout(0.9, "hidden.weight"), NEFTune(50.0, "embedding$")],
+                         ids=["mixout", "neftune"])
+def test_what_stands_round_the_forward_pass_stands_round_the_contrast(perturbs):
+    model, arrays = Embeds(), batch_arrays(next(iter(ToyLoader())))
+    perturbs.first = {"hidden.weight": mx.zeros((16, 16))}
+    table, parameters = model.embedding, model.trainable_parameters()
+    plain, found = (batch_contrast(Passes(model, None, techniques=techniques), parameters, arrays, 2, 0.1)[0].item()
+                    for techniques in ([], [perturbs, SupCon()]))
+    assert abs(plain - found) > 0.1 and model.embedding is table
+
+
+def test_the_logits_are_those_of_the_model_after_its_vectors():
+    model, arrays = Embeds(), batch_arrays(next(iter(ToyLoader())))
+    passes, parameters = Passes(model, None), model.trainable_parameters()
+    before, vectors = passes.forward(parameters, arrays), passes.vectors(parameters, arrays)
+    assert vectors.shape == (8, 16) and mx.array_equal(before, passes.forward(parameters, arrays))
