@@ -19,6 +19,7 @@ from ..core.step import Passes, global_norm
 from ..core.view import TrainerView
 from ..core.weights import model_weights
 from ..errors import TrainingError
+from ..runtime.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 Gradient = Callable[[Any, dict[str, mx.array]], tuple[Any, mx.array, mx.array]]
@@ -27,13 +28,18 @@ Gradient = Callable[[Any, dict[str, mx.array]], tuple[Any, mx.array, mx.array]]
 __all__ = ['log', 'Gradient', 'only_finite', 'GoodWeights', 'NonFinite']
 
 # %% ../../nbs/callbacks/14_nonfinite.ipynb #ae78104d
-def only_finite(gradient: Gradient) -> Gradient:
-    "Nothing in the place of a gradient, a loss and a weight that are not finite."
+def only_finite(
+    gradient: Gradient,
+    ranks: Ranks = ALONE,       # a batch is bad if the share of any of them is
+) -> Gradient:
+    "No gradient and no weight in the place of what is not finite, and NaN as its loss, which says so."
     def guarded(parameters: Any, arrays: dict[str, mx.array]) -> tuple[Any, mx.array, mx.array]:
         gradients, loss, weight = gradient(parameters, arrays)
-        good = mx.isfinite(loss) & mx.isfinite(global_norm(gradients))
-        return (tree_map(lambda g: mx.where(good, g, mx.zeros_like(g)), gradients),
-                mx.where(good, loss, 0.0), mx.where(good, weight, 0.0))
+        empty = weight == 0     # then it is no batch, and a loss of 0 / 0 is none
+        odd = ~empty & ~(mx.isfinite(loss) & mx.isfinite(global_norm(gradients)))
+        bad = ranks.sum(odd.astype(mx.float32)) > 0
+        return (tree_map(lambda g: mx.where(bad | empty, mx.zeros_like(g), g), gradients),
+                mx.where(bad, mx.nan, mx.where(empty, 0.0, loss)), mx.where(bad, 0.0, weight))
     return guarded
 
 # %% ../../nbs/callbacks/14_nonfinite.ipynb #fea6464c
@@ -46,13 +52,14 @@ class GoodWeights(Callback):
             raise CallbackError(f"nonfinite: policy is {policy!r}; it is skip or rollback, and a run without this "
                                 "callback stops")
         self.policy, self.every, self.factor, self.most = policy, every, factor, most
-        self.skipped = self.in_a_row = self.returns = 0
-        self.before: list[mx.array] = []    # weights of the batches of the update before
+        self.ranks, self.skipped, self.in_a_row, self.returns = ALONE, 0, 0, 0
+        self.before: list[mx.array] = []    # whether the batches of the update before were finite
         self.now: list[mx.array] = []
         self.good: dict[str, mx.array] = {} # weights and optimizer to go back to
 
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Keep the weights to begin with."
+        "Keep the weights to begin with, and see who shares the batches."
+        self.ranks = trainer.evaluator.ranks
         if state.step == 0:
             self.skipped = self.in_a_row = self.returns = 0
             self.before, self.now, self.good = [], [], {}
@@ -69,11 +76,11 @@ class GoodWeights(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped, "in_a_row": self.in_a_row, "returns": self.returns,
-                "before": [float(weight) for weight in self.before]}
+                "finite": [bool(finite) for finite in self.before]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.skipped, self.in_a_row, self.returns = state["skipped"], state["in_a_row"], state["returns"]
-        self.before, self.now = [mx.array(weight) for weight in state["before"]], []
+        self.before, self.now = [mx.array(finite) for finite in state["finite"]], []
 
 # %% ../../nbs/callbacks/14_nonfinite.ipynb #0afc45de
 class NonFinite(GoodWeights):
@@ -82,16 +89,16 @@ class NonFinite(GoodWeights):
 
     def around_gradient(self, gradient: Gradient, passes: Passes) -> Gradient:
         "A bad batch adds nothing."
-        return only_finite(gradient)
+        return only_finite(gradient, self.ranks)
 
     def on_batch_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Note the weight of the batch, which is 0 for a bad one."
-        self.now.append(trainer.meter.batch_weight)
+        "Note whether the batch was finite."
+        self.now.append(mx.isfinite(trainer.meter.batch_loss))
 
     def on_step(self, trainer: TrainerView, state: TrainerState) -> None:
         "Look at the update before this one."
         known, self.before, self.now = self.before, self.now, []
-        bad = sum(float(weight) == 0 for weight in known)
+        bad = sum(not finite.item() for finite in known)
         if not bad:
             self.in_a_row = 0
             if state.step % self.every == 0: self._keep(trainer)

@@ -84,7 +84,7 @@ class MLXTrainer:
         if self.trainer.optimizer is None: self.trainer.prepare_training(OneBatch(batch), None)
         loss, weight, _ = self.trainer.step.update(batch, self.get_learning_rate())
         self.trainer.state.step += 1
-        return float(loss) / float(weight)
+        return float(loss / weight)
 
     def compute_loss(self, batch: Batch) -> float: return self.trainer.evaluate(OneBatch(batch))["eval_loss"]
 

@@ -38,11 +38,11 @@ class LossMeter:
     def __init__(self) -> None:
         self.total, self.weight, self.norm, self.loss = (mx.zeros(()) for _ in range(4))
         self._window = mx.zeros(()), mx.zeros(())
-        self.batch_weight = mx.zeros(())    # of the newest batch
+        self.batch_loss = mx.zeros(())      # of the newest batch, a sum
 
     def add(self, loss_sum: mx.array, weight: mx.array) -> None:
-        "Take in a batch, without evaluating it."
-        self.batch_weight = weight
+        "Take in a batch, without evaluating it. One without weight counts for nothing, whatever its loss."
+        self.batch_loss, loss_sum = loss_sum, mx.where(weight == 0, 0.0, loss_sum)
         self.total, self.weight = self.total + loss_sum, self.weight + weight
         self._window = self._window[0] + loss_sum, self._window[1] + weight
 

@@ -15,7 +15,8 @@ from ..protocols import Batch, Loss, Model
 
 # %% auto #0
 __all__ = ['ASKED', 'BLOCK', 'Arrays', 'batch_arrays', 'apply_model', 'embed_texts', 'cast', 'sum_of_squares', 'global_norm',
-           'Forward', 'Passes', 'techniques_of', 'Backward', 'StepFunctions', 'TrainingStep', 'InferenceStep']
+           'Forward', 'weighed', 'Passes', 'techniques_of', 'Backward', 'StepFunctions', 'TrainingStep',
+           'InferenceStep']
 
 # %% ../../nbs/core/09_step.ipynb #2fe48c1b
 ASKED = ("positions", "answers")     # of a loader whose model is asked for single tokens: where, and what is right
@@ -89,6 +90,14 @@ class Forward:
         try: return self.forward(parameters, arrays)
         finally: self.apply = apply_model
 
+# %% ../../nbs/core/09_step.ipynb #49308325
+def weighed(
+    losses: mx.array,               # (B,)
+    weights: mx.array,              # (B,)
+) -> tuple[mx.array, mx.array]:     # two scalars
+    "The sum of the weighted losses, and of the weights."
+    return mx.where(weights == 0, 0.0, losses * weights).sum(), weights.sum()
+
 # %% ../../nbs/core/09_step.ipynb #87dc0dca
 class Passes(Forward):
     "Forward pass, score, loss sum and gradient of a batch, with techniques round them; the last is outermost."
@@ -107,8 +116,7 @@ class Passes(Forward):
     def _score(self, logits: mx.array, arrays: Arrays) -> tuple[mx.array, mx.array]:
         "Sum of the weighted losses of a batch, and of its weights."
         losses, weights = self.per_example(logits, arrays["labels"])
-        weights = weights * arrays["example_weight"]
-        return (losses * weights).sum(), weights.sum()
+        return weighed(losses, weights * arrays["example_weight"])
 
     def _loss(self, parameters: Any, arrays: Arrays) -> tuple[mx.array, mx.array]:
         return self.score(self.forward(parameters, arrays), arrays)
@@ -151,7 +159,7 @@ class Backward:
                  clip_value: float | None = None):
         self.model, self.optimizer = model, optimizer
         self.max_grad_norm, self.clip_value = max_grad_norm, clip_value
-        self.skips_empty = False    # a window without weight changes nothing
+        self.skips_empty = False    # a window without weight leaves the optimizer, too, as it is
 
     def _finish(self, gradients: Any, weight: mx.array) -> mx.array:
         scale = 1 / mx.maximum(weight, 1e-12)
@@ -160,7 +168,11 @@ class Backward:
         gradients = tree_map(lambda g: g * scale, gradients)
         if self.clip_value: gradients = tree_map(lambda g: mx.clip(g, -self.clip_value, self.clip_value), gradients)
         kept = self._values() if self.skips_empty else None
+        rules = getattr(self.optimizer, "optimizers", [self.optimizer])
+        rates = [rule.learning_rate for rule in rules]
+        for rule, rate in zip(rules, rates, strict=True): rule.learning_rate = mx.where(weight == 0, 0.0, rate)
         self.optimizer.update(self.model, gradients)
+        for rule, rate in zip(rules, rates, strict=True): rule.learning_rate = rate
         if kept is not None: self._keep(kept, weight > 0)
         return norm
 
@@ -283,5 +295,4 @@ class InferenceStep:
         finally: self.model.update(masters)     # also after a batch that the model refused
         if self.loss is None or "labels" not in arrays: return logits, mx.zeros(()), mx.zeros(())
         losses, weights = self.loss(logits, arrays["labels"])
-        weights = weights * arrays["example_weight"]
-        return logits, (losses * weights).sum(), weights.sum()
+        return logits, *weighed(losses, weights * arrays["example_weight"])

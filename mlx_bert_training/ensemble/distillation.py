@@ -15,7 +15,7 @@ import numpy as np
 
 from ..callbacks.base import Callback, CallbackError
 from ..core.state import TrainerState
-from ..core.step import Passes
+from ..core.step import Passes, weighed
 from ..core.view import TrainerView
 from ..tasks.task import Task
 from ..validation.oof import OOF, load_oof
@@ -128,8 +128,7 @@ class Distillation(Callback):
             soft, share = self.captured["soft"][arrays["row"]], self.captured["share"][arrays["row"]]
             if self.divergent: other = divergence(logits, soft, self.temperature, self.columns)
             else: other, _ = passes.per_example(logits, soft)
-            weights = weights * arrays["example_weight"]
-            return ((losses + share * (other - losses)) * weights).sum(), weights.sum()
+            return weighed(losses + share * (other - losses), weights * arrays["example_weight"])
         return taught
 
     def state_dict(self) -> dict[str, Any]: return {"teacher": self.digest}

@@ -10,11 +10,13 @@ from toys import Breaks, ToyLoader, ToyModel, same, toy_config
 
 from mlx_bert_training.callbacks import FGM, Callback, ExponentialAverage, ModelCheckpoint, NonFinite, create_callback
 from mlx_bert_training.callbacks.base import CallbackError
+from mlx_bert_training.callbacks.nonfinite import only_finite
 from mlx_bert_training.callbacks.soup import averaged
 from mlx_bert_training.core.base import Trainer
 from mlx_bert_training.core.step import Passes, batch_arrays
 from mlx_bert_training.core.weights import model_weights
 from mlx_bert_training.errors import TrainingError
+from mlx_bert_training.runtime.ranks import Ranks
 
 TECHNIQUES = [
     {"type": "ema", "decay": 0.9}, {"type": "swa", "start": 0.3, "every": 2}, {"type": "greedy_soup"},
@@ -210,3 +212,71 @@ def test_a_resume_from_before_the_first_mean_takes_none_of_a_run_that_failed(tmp
     swa.mean, swa.count = {"weight": mx.ones(2)}, 3
     swa.load_state_dict(before)     # its checkpoint has no arrays, so that nothing follows
     assert swa.evaluation_weights(None, None) is None and swa.count == 0
+
+
+class Empty(ToyLoader):
+    "A loader in which nothing in most batches has a weight."
+    def batches(self, epoch, start=0):
+        for number, batch in enumerate(super().batches(epoch, start), start):
+            yield {**batch, "example_weight": batch["example_weight"] * (number == 0)}
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_batches_without_weight_are_no_bad_ones(tmp_path, policy):
+    config = toy_config(tmp_path, num_epochs=3, load_best_at_end=False)
+    callback = create_callback({"type": "nonfinite", "policy": policy})
+    result = Trainer(ToyModel(), config, callbacks=[callback]).train(Empty(), ToyLoader(seed=1))
+    assert result.steps == 15 and callback.skipped == 0 and callback.returns == 0
+
+
+def test_what_came_out_of_a_batch_without_weight_does_not_matter():
+    gradient = {"w": mx.array([mx.nan])}, mx.array(mx.nan), mx.array(0.0)
+    gradients, loss, weight = only_finite(lambda parameters, arrays: gradient)({}, {})
+    assert gradients["w"].item() == loss.item() == weight.item() == 0
+
+
+def test_a_batch_is_bad_if_the_share_of_any_rank_is():
+    class Other(Ranks):     # another rank, whose share was not finite
+        def sum(self, array): return array + 1
+    gradients, loss, weight = only_finite(
+        lambda parameters, arrays: ({"w": mx.ones(1)}, mx.array(1.0), mx.array(8.0)), Other())({}, {})
+    assert gradients["w"].item() == weight.item() == 0 and math.isnan(loss.item())
+
+
+def test_a_contrast_without_pairs_is_no_divergence(tmp_path):
+    class Embeds(ToyModel):
+        def embed(self, input_ids, attention_mask=None, token_type_ids=None):
+            return self.dropout(self.norm(self.hidden(self.embedding(input_ids).mean(axis=1))))
+
+    config = toy_config(tmp_path, num_epochs=1, load_best_at_end=False)
+    callbacks = [create_callback({"type": "supcon", "views": 1}), create_callback({"type": "nonfinite"})]
+    Trainer(Embeds(), config, callbacks=callbacks).train(ToyLoader(batch_size=1), ToyLoader(seed=1))
+    assert callbacks[1].skipped == 0
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"layer_decay": 0.9}, {"gradient_accumulation_steps": 2},
+                                      {"optimizer.type": "sgd"}], ids=["adamw", "groups", "window", "sgd"])
+def test_a_window_without_weight_is_no_update(tmp_path, compiled, settings):
+    class Depths(ToyModel):
+        def parameter_depths(self):
+            return {name: int("out" in name) for name, _ in tree_flatten(self.parameters())}
+
+    watch = Weights()
+    config = toy_config(tmp_path, num_epochs=1, eval_strategy="no", compile=compiled, **settings)
+    result = Trainer(Depths(), config, callbacks=[watch]).train(Empty())
+    first, *others = watch.seen
+    names = [name for name, _ in tree_flatten(ToyModel().parameters())]
+    assert all((first[name] == other[name]).all() for other in others for name in names)
+    assert all(math.isfinite(row["loss"]) for row in result.history)
+
+
+def test_the_loss_of_what_weighs_nothing_may_be_anything(tmp_path):
+    def undefined(logits, labels):
+        losses = nn.losses.cross_entropy(logits, labels)
+        return mx.where(labels == 1, mx.nan, losses), (labels == 0).astype(mx.float32)
+
+    config = toy_config(tmp_path, num_epochs=1, load_best_at_end=False)
+    result = Trainer(ToyModel(), config, loss=undefined).train(ToyLoader(), ToyLoader(seed=1))
+    losses = [row.get("loss", row.get("eval_loss")) for row in result.history]
+    assert losses and all(map(math.isfinite, losses))
