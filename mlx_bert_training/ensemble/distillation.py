@@ -85,6 +85,9 @@ def soft_targets(
     teacher, loader = load_oof(path, trainer.task), trainer.train_loader
     check_teacher(teacher, trainer.task, trainer.data)
     assert loader is not None
+    labels = getattr(loader, "labels", None)
+    if trainer.task.targets == "values" and labels is not None and labels.shape[1:] != teacher.predictions.shape[1:]:
+        raise CallbackError(f"distillation: a {trainer.task} predicts what is no target of its loss: leave it out")
     ids = getattr(loader, "row_ids", None)
     rows = teacher_rows(teacher, np.arange(loader.num_examples) if ids is None else ids)
     soft = trainer.evaluator.transform.forward(softened(teacher.predictions, trainer.task, temperature))
@@ -112,6 +115,7 @@ class Distillation(Callback):
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Find what the teacher said of the rows. Raises `CallbackError` where that changed since the run began."
         task = trainer.task
+        if task.per_word: raise CallbackError(f"distillation: a {task} answers for words, not for rows: leave it out")
         self.divergent, self.columns = task.targets != "values" and not task.own_losses, task.targets == "columns"
         if self.temperature != 1 and not self.divergent:
             raise CallbackError(f"distillation: a temperature is for classes and labels; for a {task} leave it at 1")

@@ -1,5 +1,6 @@
 """A student of out-of-fold predictions: what it learns, what it refuses, and whole runs."""
 import json
+from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -108,6 +109,22 @@ def test_a_teacher_of_something_else_is_refused(tmp_path):
     values = OOF(name="values", task=get_task("regression"), row_ids=np.arange(40), targets=np.zeros(40), folds_hash="",
                  folds=np.zeros(40, int), predictions=np.ones(40)).save(tmp_path / "values.npz")
     with pytest.raises(CallbackError, match="is of a regression"): learn(str(values))
+
+
+def test_tasks_whose_predictions_are_no_targets_are_refused(tmp_path):
+    def begin(name, predictions, targets, labels):
+        task, rows = get_task(name), np.arange(4)
+        path = OOF(name="t", task=task, row_ids=rows, targets=targets, folds_hash="", folds=rows // 2,
+                   predictions=predictions).save(tmp_path / "t.npz")
+        loader = SimpleNamespace(labels=labels, num_examples=4)
+        Distillation(str(path)).on_train_begin(SimpleNamespace(task=task, train_loader=loader, data=None), None)
+
+    with pytest.raises(CallbackError, match="words, not for rows"):
+        Distillation("none.npz").on_train_begin(SimpleNamespace(task=get_task("token_classification")), None)
+    two = np.stack([np.arange(4.0), np.array([0, 0, 1, 1])], axis=1)
+    with pytest.raises(CallbackError, match="ranking predicts what is no"): begin("ranking", np.zeros(4), two, two)
+    with pytest.raises(CallbackError, match="quantile.* predicts what is no"):
+        begin("quantile", np.tile([0.0, 1.0, 2.0], (4, 1)), np.zeros(4), np.zeros(4))
 
 
 def other_ids(tmp_path):
