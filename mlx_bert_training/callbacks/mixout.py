@@ -47,7 +47,7 @@ class Mixout(Callback):
         chosen = {name: w for name, w in trained.items() if w.ndim == 2 and self.pattern.search(name)}
         if not chosen: raise CallbackError(f"mixout: no trained matrix fits {self.pattern.pattern!r}; say with "
                                            "parameters: which are meant")
-        if state.step == 0: self.first = chosen
+        if state.step == 0 or not self.first: self.first = chosen   # a run that had none begins with it here
 
     def around_forward(self, forward: Forward, passes: Passes) -> Forward:
         "The pass with mixed weights."

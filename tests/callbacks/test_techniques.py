@@ -280,3 +280,13 @@ def test_the_loss_of_what_weighs_nothing_may_be_anything(tmp_path):
     result = Trainer(ToyModel(), config, loss=undefined).train(ToyLoader(), ToyLoader(seed=1))
     losses = [row.get("loss", row.get("eval_loss")) for row in result.history]
     assert losses and all(map(math.isfinite, losses))
+
+
+def test_mixout_that_is_added_to_a_run_begins_where_it_is_added(tmp_path):
+    first, _ = run(tmp_path, "run", num_epochs=2)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000004"
+    mixout = create_callback({"type": "mixout", "parameters": "hidden.weight"})
+    config = toy_config(tmp_path, run_name="run", num_epochs=4, gradient_accumulation_steps=2)
+    trainer = Trainer(ToyModel(dropout=0.3), config, callbacks=[ModelCheckpoint("steps", 2), mixout])
+    trainer.train(ToyLoader(), ToyLoader(seed=1), resume_from=checkpoint)
+    assert list(mixout.first) == ["hidden.weight"]

@@ -58,6 +58,18 @@ def test_another_teacher_is_noticed_on_resume(tmp_path):
     with pytest.raises(CallbackError, match="something else"): run(tmp_path, "broken", taught, resume="latest")
 
 
+def test_a_fresh_run_of_the_same_callback_takes_the_teacher_as_it_is_now(tmp_path):
+    taught = Distillation(teacher_file(tmp_path / "t.npz"))
+    config = toy_config(tmp_path, num_epochs=2, load_best_at_end=False)
+    trainer = Trainer(ToyModel(), config, callbacks=[ModelCheckpoint("epoch"), taught])
+    first = trainer.train(ToyLoader(), ToyLoader(seed=1))
+    trainer.train(ToyLoader(), ToyLoader(seed=1), resume_from=first.last_checkpoint)
+    teacher_file(tmp_path / "t.npz", seed=1)
+    said = np.array(taught.captured["soft"])
+    trainer.train(ToyLoader(), ToyLoader(seed=1))
+    assert not np.array_equal(said, np.array(taught.captured["soft"]))
+
+
 def test_what_is_divided_by_the_temperature():
     rng = np.random.default_rng(0)
     z, t = rng.normal(size=(5, 3)), 3.0
