@@ -110,6 +110,12 @@ class NonFinite(GoodWeights):
                                 "Try a lower learning rate or a longer warm-up")
         if self.policy == "rollback": self._return(trainer, state)
 
+    def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
+        "Let the good weights go."
+        self.good = {}
+
+    on_exception = on_train_end
+
     def _return(self, trainer: TrainerView, state: TrainerState) -> None:
         "Go back to the weights that were kept."
         weights, optimizer = ({name.removeprefix(group): value for name, value in self.good.items()

@@ -83,6 +83,8 @@ class BestWeights(Callback):
 
     on_epoch_end = on_step_end
 
+    def on_exception(self, trainer: TrainerView, state: TrainerState) -> None: self.members = []
+
     def array_state(self) -> dict[str, mx.array]:
         return {f"{i}/{name}": array for i, (_, _, weights) in enumerate(self.members)
                 for name, array in weights.items()}
@@ -107,8 +109,12 @@ class GreedySoup(BestWeights):
         return self.trial
 
     def on_train_end(self, trainer: TrainerView, state: TrainerState) -> None:
-        "Mix, and keep what scores better."
-        if len(self.members) < 2 or trainer.val_loader is None: return
+        "Mix, and keep what scores better, unless somebody wanted the last weights."
+        if len(self.members) > 1 and trainer.val_loader is not None and trainer.keep_weights != "last":
+            self._mix(trainer, state)
+        self.members = []
+
+    def _mix(self, trainer: TrainerView, state: TrainerState) -> None:
         kept, outputs = dict(state.metrics), trainer.outputs
         found: dict[int, tuple[dict[str, float], Any, Weights]] = {}
 

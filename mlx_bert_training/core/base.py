@@ -170,6 +170,7 @@ def restore_best(trainer: Trainer) -> str:
     ranks, state, kept = trainer.ranks, trainer.state, "last"
     if ranks.first: kept = trainer.best.restore(state, trainer.model, trainer.keep_weights)
     if kept == "best": trainer.outputs = trainer.best.outputs
+    trainer.best.weights = None     # the model has them, or nobody wants them
     if ranks.alone: return kept
     set_weights(trainer.model, arrays_of_first(ranks, model_weights(trainer.model)), "the first rank")
     state.metrics, kept = of_first(ranks, [state.metrics, kept])

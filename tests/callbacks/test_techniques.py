@@ -290,3 +290,30 @@ def test_mixout_that_is_added_to_a_run_begins_where_it_is_added(tmp_path):
     trainer = Trainer(ToyModel(dropout=0.3), config, callbacks=[ModelCheckpoint("steps", 2), mixout])
     trainer.train(ToyLoader(), ToyLoader(seed=1), resume_from=checkpoint)
     assert list(mixout.first) == ["hidden.weight"]
+
+
+@pytest.mark.parametrize("breaks", [None, 7])
+def test_copies_of_the_weights_are_let_go_at_the_end(tmp_path, breaks):
+    soup = create_callback({"type": "greedy_soup", "top": 4})
+    guard = create_callback({"type": "nonfinite", "policy": "rollback"})
+    callbacks = [soup, guard, *([Breaks(breaks)] if breaks else [])]
+    trainer = Trainer(ToyModel(), toy_config(tmp_path), callbacks=callbacks)
+    try: trainer.train(ToyLoader(), ToyLoader(seed=1))
+    except KeyboardInterrupt: assert breaks
+    assert soup.members == [] and guard.good == {} and (breaks or trainer.best.weights is None)
+
+
+@pytest.mark.parametrize("keep", ["last", None])
+def test_a_stop_that_keeps_the_last_weights_makes_no_soup(tmp_path, keep):
+    class Stops(Callback):
+        order = 99
+        def on_epoch_end(self, trainer, state):
+            self.last = model_weights(trainer.model)
+            if state.epoch == 5: trainer.control.stop(keep=keep)
+
+    stops, config = Stops(), toy_config(tmp_path, num_epochs=9, learning_rate=0.05)
+    soup = create_callback({"type": "greedy_soup", "top": 4})
+    trainer = Trainer(ToyModel(dropout=0.3), config, callbacks=[soup, stops])
+    result = trainer.train(ToyLoader(), ToyLoader(seed=1))
+    assert any("soup" in row for row in result.history) == (keep is None)
+    if keep: assert result.weights == "last" and trainer.keep_weights == "last"
