@@ -19,7 +19,7 @@ from ..core.view import TrainerView
 LossSum = Callable[[Any, dict[str, mx.array]], tuple[mx.array, mx.array]]
 
 # %% auto #0
-__all__ = ['LossSum', 'DISTANCES', 'between_classes', 'between_labels', 'between_values', 'RDrop']
+__all__ = ['LossSum', 'DISTANCES', 'between_classes', 'between_labels', 'between_values', 'between_steps', 'RDrop']
 
 # %% ../../nbs/callbacks/11_rdrop.ipynb #d4e1cff7
 def between_classes(
@@ -48,7 +48,15 @@ def between_values(
     return mx.square(a - b).mean(axis=-1)
 
 
-DISTANCES = {"classes": between_classes, "columns": between_labels, "values": between_values}
+def between_steps(
+    a: mx.array,        # logits (B, K - 1) of K classes in an order
+    b: mx.array,        # the same
+) -> mx.array:          # (B,)
+    "That of labels, added up over the steps, as their loss is."
+    return between_labels(a, b) * a.shape[-1]
+
+
+DISTANCES = {"classes": between_classes, "columns": between_labels, "values": between_values, "steps": between_steps}
 
 # %% ../../nbs/callbacks/11_rdrop.ipynb #5f8bbeac
 class RDrop(Callback):
@@ -61,9 +69,10 @@ class RDrop(Callback):
 
     def on_train_begin(self, trainer: TrainerView, state: TrainerState) -> None:
         "Measure distance as the task's answers ask for."
-        if trainer.task.targets not in DISTANCES:
-            raise CallbackError(f"rdrop: no distance is known between two answers of {trainer.task}: leave it out")
-        self.distance = DISTANCES[trainer.task.targets]
+        task = trainer.task
+        known = [form for form in (task.own_losses, task.targets) if form in DISTANCES]
+        if not known: raise CallbackError(f"rdrop: no distance is known between two answers of {task}: leave it out")
+        self.distance = DISTANCES[known[0]]
 
     def around_loss(self, loss: LossSum, passes: Passes) -> LossSum:
         "The mean loss of two passes and their distance."

@@ -177,10 +177,23 @@ def test_distances_do_not_depend_on_the_rows_beside():
     from mlx_bert_training.callbacks.rdrop import DISTANCES
     rng = np.random.default_rng(0)
     a, b = (mx.array(rng.normal(size=(4, 3)).astype(np.float32)) for _ in range(2))
+    assert set(DISTANCES) == {"classes", "columns", "values", "steps"}
     for distance in DISTANCES.values():
         whole = distance(a, b)
         assert whole.shape == (4,) and (whole > 0).all() and mx.allclose(whole, distance(b, a), atol=1e-6)
         assert mx.allclose(whole[1:2], distance(a[1:2], b[1:2]))
+
+
+def test_two_passes_of_classes_in_an_order_differ_in_their_steps(tmp_path):
+    class Ordered(ToyModel):
+        head_type, num_labels = "ordinal", 2
+        def __call__(self, *given): return super().__call__(*given)[:, :1]     # one step between two classes
+
+    rdrop = create_callback("rdrop")
+    config = toy_config(tmp_path, num_epochs=1, load_best_at_end=False, **{"model.head_type": "ordinal"})
+    Trainer(Ordered(dropout=0.3), config, callbacks=[rdrop]).train(ToyLoader(), ToyLoader(seed=1))
+    low, high = mx.array([[-3.0, -3.0]]), mx.array([[3.0, 3.0]])        # the lowest class, and the highest
+    assert rdrop.distance(low, high).item() == pytest.approx(2 * 3 * math.tanh(1.5), rel=1e-5)
 
 
 class Weights(Callback):
