@@ -89,7 +89,8 @@ def soft_targets(
     if trainer.task.targets == "values" and labels is not None and labels.shape[1:] != teacher.predictions.shape[1:]:
         raise CallbackError(f"distillation: a {trainer.task} predicts what is no target of its loss: leave it out")
     ids = getattr(loader, "row_ids", None)
-    rows = teacher_rows(teacher, np.arange(loader.num_examples) if ids is None else ids)
+    if ids is None: ids = np.arange(loader.num_examples if labels is None else len(labels))     # also of a trial: all
+    rows = teacher_rows(teacher, ids)
     soft = trainer.evaluator.transform.forward(softened(teacher.predictions, trainer.task, temperature))
     known = np.append(rows >= 0, False)
     table = np.concatenate([soft[rows], soft[:1]]).astype(np.float32)

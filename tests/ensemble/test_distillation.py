@@ -70,6 +70,14 @@ def test_a_fresh_run_of_the_same_callback_takes_the_teacher_as_it_is_now(tmp_pat
     assert not np.array_equal(said, np.array(taught.captured["soft"]))
 
 
+@pytest.mark.parametrize("trial", ["fast_dev_run", "overfit_batches"])
+def test_a_trial_of_few_batches_hears_the_teacher_of_every_row_in_them(tmp_path, trial):
+    taught = Distillation(teacher_file(tmp_path / "t.npz"))
+    Trainer(ToyModel(), toy_config(tmp_path, num_epochs=1, **{trial: 1}), callbacks=[taught]).train(
+        ToyLoader(), ToyLoader(seed=1))
+    assert len(taught.captured["soft"]) == 41       # rows of a batch are numbered among all
+
+
 def test_what_is_divided_by_the_temperature():
     rng = np.random.default_rng(0)
     z, t = rng.normal(size=(5, 3)), 3.0
