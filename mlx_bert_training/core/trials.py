@@ -78,6 +78,7 @@ def shortened(
 @contextmanager
 def trial_of(
     trainer: Any,       # with a loader to train on
+    at_once: bool = False,      # whether techniques act that begin later, too, or end
 ) -> Iterator[None]:
     "Inside, a trainer is ready for its first updates, with its techniques; after it, it is as it was."
     kept, weights = [(part, dict(vars(part))) for part in (trainer, trainer.evaluator)], model_weights(trainer.model)
@@ -89,6 +90,7 @@ def trial_of(
         trainer.prepare_training(trainer.train_loader, trainer.val_loader)
         trainer.fire("on_train_begin")
         trainer.fire("on_batch_begin")
+        for technique in trainer.callbacks if at_once else (): technique.active = True
         yield
     finally:
         if "parts" in vars(trainer): trainer.parts.step.close()
@@ -188,8 +190,7 @@ def find_batch_size(
 
     Raises `MLXBertError` where the larger batch does not need more: then something else disturbs the measurement.
     """
-    with trial_of(trainer):
-        for technique in trainer.callbacks: technique.active = True     # copies; in a run all may act at once
+    with trial_of(trainer, at_once=True):
         widest = max(trainer.train_loader.batches(0), key=lambda batch: batch["input_ids"].shape[1])
         first, second = (median(_passing(trainer, widest, size) for _ in range(3)) for size in sizes)
         kept = mx.get_active_memory()

@@ -14,9 +14,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..callbacks.base import create_callback
 from ..core.base import Trainer
 from ..core.config import KaggleTrainerConfig
 from ..core.control import RunControl
+from ..core.trials import trial_of
 from ..data.loader import padding_of
 from ..data.prepare import PreparedData
 from .model_source import ModelSource
@@ -55,21 +57,21 @@ def measure_speed(
 ) -> Speed:
     """Train some batches of the real data, in copies that are thrown away. A new shape is compiled, and then timed.
 
-    The first one on a machine also waits for kernels that are then kept: up to three times the limit is given to see
-    another, and the quickest counts.
+    Declared techniques, such as R-Drop, are timed too, also those that begin later. The first shape on a machine also
+    waits for kernels that are then kept: up to three times the limit is given to see another, and the quickest counts.
     """
     alone = config.replace(**{"parallel.ranks": None})
-    trainer = Trainer(ModelSource.of(model).build(), alone, data=data)
-    trainer.prepare_training(data.train, None)
+    callbacks = list(map(create_callback, alone.callbacks))
+    trainer = Trainer(ModelSource.of(model).build(), alone, data=data, callbacks=callbacks)
+    trainer.val_loader = None
     assert data.train is not None
-    began, first, spent, tokens = time.perf_counter(), dict[tuple[int, int], float](), 0.0, 0
-    try:
+    with trial_of(trainer, at_once=True):
+        began, first, spent, tokens = time.perf_counter(), dict[tuple[int, int], float](), 0.0, 0
         for batch in data.train.batches(0):
             shape = batch["input_ids"].shape
             if shape not in first: first[shape] = timed_update(trainer, batch)
             spent, tokens = spent + timed_update(trainer, batch), tokens + shape[0] * shape[1]
             if time.perf_counter() - began > (limit if len(first) > 1 else 3 * limit): break
-    finally: trainer.parts.step.close()
     padding = padding_of(data.train)
     row = float(data.train.dataset.encoded.lengths.sum() / len(data.train.dataset) * padding.overhead)
     once = max(0.0, min(taken - spent / tokens * rows * width for (rows, width), taken in first.items()))

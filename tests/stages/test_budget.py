@@ -78,3 +78,16 @@ def test_the_threads_of_a_measurement_end_with_it(of_lengths, monkeypatch, error
     monkeypatch.setattr(budget, "timed_update", timed)
     with pytest.raises(error) if error else nullcontext(): budget.measure_speed("m", model, config, data, 9)
     assert len(closed) == 1
+
+
+def test_declared_techniques_are_measured_too(of_lengths, monkeypatch):
+    config, data, model = of_lengths
+    acting = []
+
+    def timed(trainer, batch):
+        acting.extend(type(t).__name__ for t in trainer.step.techniques if getattr(t, "active", True))
+        return 1.0
+    monkeypatch.setattr(budget, "timed_update", timed)
+    later = {"type": "awp", "start": 3}
+    budget.measure_speed("m", model, config.replace(callbacks=["rdrop", later, "learning_curve"]), data, 0)
+    assert set(acting) == {"RDrop", "AWP"}
