@@ -10,7 +10,7 @@ import jobs_of_ranks as jobs
 import numpy as np
 import pandas as pd
 import pytest
-from jobs_of_ranks import Several, ToyRun
+from jobs_of_ranks import OddRow, Several, ToyRun
 from tiny_competition import declaration, write_files
 
 from mlx_bert_training import create_kaggle_trainer, create_trainer, factory, load
@@ -44,6 +44,7 @@ CASES = {
     "compiled": {"environment.compile": True, "optimizer.gradient_clip_val": 0.01},
     "fgm": {"technique": {"type": "fgm", "parameters": "embedding"}, "rows": 29},
     "awp": {"technique": {"type": "awp", "lr": 0.1, "eps": 0.1, "start": 0}, "training.gradient_accumulation_steps": 2},
+    "bad on one rank": {"technique": {"type": "nonfinite"}, "loader": OddRow, "environment.compile": True},
     "stopped early": {"training.num_epochs": 12, "training.early_stopping": True},
 }
 
