@@ -30,7 +30,7 @@ log = get_logger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'text_source', 'split_rows', 'seen_share', 'describe_part', 'PreparedData', 'note_numbers', 'wrong_id',
-           'note_blanks', 'prediction_loader', 'prepare']
+           'note_blanks', 'some_rows', 'prediction_loader', 'prepare']
 
 # %% ../../nbs/data/12_prepare.ipynb #8fcbb5fd
 def _keys(texts: Texts) -> list[tuple[str, ...]]:
@@ -79,13 +79,17 @@ def split_rows(
     strata: np.ndarray,         # (N,) class of each row, or zeros
     fraction: float,            # part that is held out
     seed: int = 42,
+    groups: np.ndarray | None = None,   # (N,) which rows are ranked together; None: each row stands for itself
 ) -> tuple[np.ndarray, np.ndarray]:  # positions of the rows that train, and of those held out, both ascending
-    "Hold out a part of the rows: stratified, equal texts together if most are different, the same for the same seed."
-    keys = _keys(texts)
-    groups: dict[Any, list[int]] = {}
-    alone = 2 * len(set(keys)) < len(keys)
-    for i, key in enumerate(keys): groups.setdefault(i if alone else key, []).append(i)
-    members = list(groups.values())
+    """Hold out a part of the rows: stratified, and the same for the same seed.
+
+    Groups stay whole; where there are none, equal texts stay together if most are different.
+    """
+    keys: list[Any] = _keys(texts) if groups is None else groups.tolist()
+    together: dict[Any, list[int]] = {}
+    alone = groups is None and 2 * len(set(keys)) < len(keys)
+    for i, key in enumerate(keys): together.setdefault(i if alone else key, []).append(i)
+    members = list(together.values())
     order = np.random.default_rng([seed, len(keys)]).permutation(len(members))
     values, counts = np.unique(strata, return_counts=True)
     left = dict(zip(values.tolist(), counts.tolist(), strict=True))      # rows that still train
@@ -102,9 +106,11 @@ def split_rows(
             for row in rows: left[strata[row].item()] -= 1
     if fraction and not held_out.any():
         why = "each class has only one row, which trains; " if len(values) == len(keys) > 1 else ""
+        if groups is not None: why = f"the smallest of {len(members)} groups has {min(map(len, members))} rows; "
+        note = " A target that is a number is one of model.head_type: regression." if groups is None else ""
         raise DataError(f"validation_fraction {fraction} of {len(keys)} rows holds nothing out: {why}set a larger "
                         "data.validation_fraction, a data.validation_path, or data.validation_fraction=0 with "
-                        "training.eval_strategy=no. A target that is a number is one of model.head_type: regression.")
+                        f"training.eval_strategy=no.{note}")
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 # %% ../../nbs/data/12_prepare.ipynb #e61231d1
@@ -235,20 +241,38 @@ def _read_frames(config: BaseTrainerConfig) -> dict[str, pd.DataFrame]:
     return frames
 
 # %% ../../nbs/data/12_prepare.ipynb #4d3df046
+def some_rows(
+    rows: np.ndarray,           # (n,) positions to choose from, ascending
+    most: int,                  # that may stay
+    seed: int,
+    groups: np.ndarray | None = None,   # (N,) rows that stay or go together; None: each row stands for itself
+) -> np.ndarray:                # ascending
+    "A random choice of rows. Raises `DataError` where no group is small enough."
+    rng = np.random.default_rng([seed, 1])
+    if len(rows) <= most: return rows
+    if groups is None: return np.sort(rng.choice(rows, most, replace=False))
+    _, of_row, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
+    kept, left = np.zeros(len(sizes), dtype=bool), most
+    for group in rng.permutation(len(sizes)):
+        if sizes[group] <= left: kept[group], left = True, left - sizes[group]
+    if kept.any(): return rows[kept[of_row]]
+    raise DataError(f"data.max_train_rows={most}: no group is kept, for the smallest of {len(sizes)} has {sizes.min()} "
+                    f"rows, and groups stay whole. Set it to {sizes.min()} or more.")
+
+# %% ../../nbs/data/12_prepare.ipynb #c0aa82c3
 def _split(config: BaseTrainerConfig, frames: dict[str, pd.DataFrame], texts: dict[str, Texts],
            labels: LabelMap) -> None:
     "Hold out a validation part where no file gives one, and limit the training rows; changes both dictionaries."
     data, seed = config.data, config.environment.seed
     frame, words = frames["train"], texts["train"]
-    rows = np.arange(len(frame))
+    encoded, rows = labels.encode(frame), np.arange(len(frame))
+    groups = labels.task.groups(encoded)
     if "validation" not in frames and data.validation_fraction > 0:
-        encoded = labels.encode(frame)
         single = encoded.dtype == np.int32 and encoded.ndim == 1
         classes = encoded if single else np.zeros(len(frame), dtype=np.int32)
-        rows, held_out = split_rows(words, classes, data.validation_fraction, seed)
+        rows, held_out = split_rows(words, classes, data.validation_fraction, seed, groups)
         frames["validation"], texts["validation"] = frame.iloc[held_out], words.take(held_out)
-    if data.max_train_rows is not None and len(rows) > data.max_train_rows:
-        rows = np.sort(np.random.default_rng([seed, 1]).choice(rows, data.max_train_rows, replace=False))
+    if data.max_train_rows is not None: rows = some_rows(rows, data.max_train_rows, seed, groups)
     frames["train"], texts["train"] = frame.iloc[rows], words.take(rows)
 
 

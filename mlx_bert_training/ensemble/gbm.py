@@ -40,6 +40,7 @@ def text_features(
     task: Task,
     outputs: int,               # C
     inner: int = 5,             # folds within the training rows
+    clusters: np.ndarray | None = None,     # (n,) rows that stay in one of them, if there are as many as folds
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:     # (n, F) out of fold, (m, F), and the model of all rows
     "What a linear model on words predicts: for training rows by models that have not seen them."
     def fit(rows: np.ndarray, texts: Sequence[str]) -> tuple[np.ndarray, TfidfVectorizer, LinearFit]:
@@ -48,7 +49,9 @@ def text_features(
         model = LinearFit.fit(features, targets[rows], task, outputs)
         return task.columns(model.predictions(words.transform(texts))), words, model
     every = np.arange(len(train))
-    fold = np.random.default_rng(0).permutation(len(train)) % inner
+    units, unit = np.unique(every if clusters is None else clusters, return_inverse=True)
+    if len(units) < inner: units, unit = every, every
+    fold = np.random.default_rng(0).permutation(len(units))[unit] % inner
     first: np.ndarray | None = None
     for k in range(inner):
         found, _, _ = fit(every[fold != k], [train[i] for i in every[fold == k]])
@@ -87,7 +90,7 @@ def column_of(fold: FoldTask, column: str, a: pd.Series, b: pd.Series) -> Featur
 
 def text_of(fold: FoldTask, column: str | None, texts: Sequence[str], others: Sequence[str]) -> Features:
     "The features of texts; a column of None is what the model reads."
-    x, y, linear = text_features(texts, others, fold.targets, fold.task, fold.outputs)
+    x, y, linear = text_features(texts, others, fold.targets, fold.task, fold.outputs, clusters=fold.clusters)
     return Features(x, y, [{"column": column, "kind": "text", "linear": linear}])
 
 # %% ../../nbs/ensemble/12_gbm.ipynb #a9b64510

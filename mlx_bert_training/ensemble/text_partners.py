@@ -51,6 +51,7 @@ class FoldTask:
     scale: TargetTransform = TargetTransform()      # of the targets
     place: Path | None = None       # where what was fitted is kept; None: nowhere
     facts: Mapping[str, Any] = field(default_factory=dict)      # that are written down with it
+    clusters: np.ndarray | None = None      # (n,) training rows that belong together, see `Folds`; None: none do
 
     def keep(self, **description: Any) -> None:
         "Write down what was fitted, in numbers and words; `kaggle.bundle_inference` reads it."
@@ -76,7 +77,8 @@ def fold_member(
         scale = TargetTransform.fit(transform, like.targets[rows])
         place = None if folder is None else folder / f"{name}-{number}.json.gz"
         values = predict(FoldTask(fold_data(data, rows, held), rows, held, scale.forward(like.targets[rows]),
-                                  like.task, outputs, scale, place))
+                                  like.task, outputs, scale, place,
+                                  clusters=None if folds.clusters is None else folds.clusters[rows]))
         if like.task.targets == "values": values = scale.inverse(values)
         predictions[held] = values[:len(held)]
         tests.append(values[len(held):])

@@ -188,7 +188,7 @@ def linear_score(data: PreparedData, metric: str, seed: int) -> float:
     assert data.labels is not None and data.train is not None and data.train.labels is not None
     labels = data.train.labels
     strata = labels if labels.dtype == np.int32 else np.zeros(len(labels), np.int32)
-    rows, held = split_rows(data.texts["train"], strata, 0.2, seed)
+    rows, held = split_rows(data.texts["train"], strata, 0.2, seed, data.labels.task.groups(labels))
     return score_predictions(metric, data.labels.task, linear_fit(data, rows, "train", held), labels[held])
 
 # %% ../../nbs/search/07_auto.ipynb #35eae72c

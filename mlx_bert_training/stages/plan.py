@@ -34,7 +34,7 @@ from .variants import Variants, make_all_variants
 from ..tasks.metrics import check_metrics, get_metric, metric_direction
 from ..tasks.task import Task
 from ..validation.adversarial import AdversarialReport, adversarial_validation
-from ..validation.folds import Folds, fold_name, make_folds
+from ..validation.folds import Folds, fold_name, join_clusters, make_folds
 from ..validation.leaks import LeakReport, check_leaks
 from ..validation.scores import check_metric, score_predictions
 
@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'FoldCallbacks', 'all_rows', 'competition_metric', 'check_ratings', 'text_among', 'look_for_leaks',
-           'look_for_shift', 'choose_folds', 'check_folds', 'no_callbacks', 'FoldPlan', 'plan_identity', 'data_of_rows',
-           'plan_folds', 'plan_member']
+           'look_for_shift', 'choose_folds', 'check_ranked', 'check_folds', 'no_callbacks', 'FoldPlan', 'plan_identity',
+           'data_of_rows', 'plan_folds', 'plan_member']
 
 # %% ../../nbs/stages/04_plan.ipynb #62a11492
 def all_rows(
@@ -152,10 +152,10 @@ def choose_folds(
         copies = None
     strategy, options = split_kind(kaggle.cv_strategy)
     if strategy == "auto" and (kaggle.competition_type == "time_series" or kaggle.time_column): strategy = "time_series"
-    together = _column(data, kaggle.group_column) if kaggle.group_column is not None else task.groups(labels)
+    together = join_clusters(copies, task.groups(labels))   # what is ranked together is in one fold, whatever else is
     return make_folds(task.spread(labels), strategy, kaggle.cv_folds, config.environment.seed,
-                      repeats=kaggle.cv_repeats, task=task, groups=together, duplicates=copies,
-                      order=_column(data, kaggle.time_column), row_ids=ids, options=options,
+                      repeats=kaggle.cv_repeats, task=task, groups=_column(data, kaggle.group_column),
+                      duplicates=together, order=_column(data, kaggle.time_column), row_ids=ids, options=options,
                       class_names=getattr(getattr(data, "labels", None), "classes", None))
 
 
@@ -166,6 +166,20 @@ def _given_folds(path: Path, ids: Any, rows: int) -> Folds:
         raise DataError(f"{path}: these folds are of {folds.n_rows} other rows, or of the same in another order; "
                         f"there are {rows} training rows")
     return folds
+
+# %% ../../nbs/stages/04_plan.ipynb #851eff01
+def check_ranked(
+    folds: Folds,
+    groups: np.ndarray | None,      # (N,) which rows are ranked together; None: none are
+) -> None:
+    "Raise `DataError` where rows that are ranked together are validated in different folds."
+    if groups is None: return
+    _, first, which = np.unique(groups, return_index=True, return_inverse=True)
+    for repeat in folds.assignment:
+        for row in np.flatnonzero(repeat != repeat[first[which]])[:1]:
+            ids = [str(folds.row_ids[i]) for i in (first[which[row]], row)]
+            raise DataError(f"the rows with the ids {' and '.join(ids)} are ranked together (data.group_column), and "
+                            f"these folds ({folds.strategy}) part them: give the rows of a group one time or fold.")
 
 # %% ../../nbs/stages/04_plan.ipynb #64dc957d
 def check_folds(
@@ -178,6 +192,7 @@ def check_folds(
     "Raise `DataError` for a fold that cannot learn or cannot be scored; warn of one that trains without a class."
     names = list(class_names or range(int(targets.max()) + 1)) if task.targets == "classes" else []
     if names: targets = targets.astype(np.int64)
+    check_ranked(folds, task.groups(targets))
     for i, (rows, held) in enumerate(folds):
         where = fold_name(i, folds.n_folds, folds.repeats)
         other = "ask for fewer folds, or for another cv_strategy"

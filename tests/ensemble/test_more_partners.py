@@ -9,10 +9,12 @@ import pytest
 
 from mlx_bert_training.data.prepare import prepare
 from mlx_bert_training.declaration.load import load_config
+from mlx_bert_training.ensemble import gbm
 from mlx_bert_training.ensemble.partners import make_partner
 from mlx_bert_training.errors import DataError, MissingExtraError, UnknownNameError
 from mlx_bert_training.models import create_model
 from mlx_bert_training.models.layers import ModelError
+from mlx_bert_training.tasks.task import get_task
 from mlx_bert_training.validation.folds import make_folds
 from mlx_bert_training.validation.oof import OOF
 
@@ -75,6 +77,24 @@ def test_targets_of_a_fold_cannot_change_its_predictions(partner, tmp_path):
     one, other = (make_partner(partner).member(m, data, folds, "none")
                   for m in (like, replace(like, targets=turned)))
     assert np.array_equal(one.predictions[held], other.predictions[held])
+
+
+def test_what_folds_keep_together_the_inner_folds_of_trees_do_too(tmp_path, monkeypatch):
+    "Each group has a word and a random answer: only who has seen rows of the group can know it."
+    rng, groups = np.random.default_rng(0), np.arange(240) // 4
+    texts, y = [f"word{group}" for group in groups], rng.integers(0, 2, 60)[groups]
+    task, known = get_task("binary_classification"), []
+    for clusters in (None, groups, groups % 2):     # of two groups no five folds can be made
+        found, _, _ = gbm.text_features(texts, texts[:1], y, task, 2, clusters=clusters)
+        known.append(abs(np.corrcoef(found[:, 0], y)[0, 1]))
+    assert known[0] > 0.9 and known[1] < 0.35 and known[2] == known[0]
+    data, folds, like = competition(tmp_path)
+    seen = []
+    monkeypatch.setattr(gbm, "text_features", lambda *given, clusters: seen.append(clusters) or (
+        np.zeros((len(given[0]), 1)), np.zeros((len(given[1]), 1)), {}))
+    grouped = make_folds(like.targets, "group", 3, 0, groups=np.arange(len(like)) // 5)
+    make_partner(TREES).member(like, data, grouped, "none")
+    assert [c.tolist() for c in seen] == [grouped.clusters[train].tolist() for train, _ in grouped]
 
 
 @pytest.mark.parametrize("kind", ["embedding", "knn"])

@@ -13,10 +13,13 @@ from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.errors import DataError
 from mlx_bert_training.run import load, run_training
+from mlx_bert_training.search import auto as search_auto
+from mlx_bert_training.stages.plan import check_folds, choose_folds
 from mlx_bert_training.tasks.losses import LossError, create_loss
 from mlx_bert_training.tasks.metrics import MetricError, check_metrics, compute_metrics
 from mlx_bert_training.tasks.ranking import Ranking
 from mlx_bert_training.tasks.task import TaskError
+from mlx_bert_training.validation.folds import make_folds
 from mlx_bert_training.widgets.error_report import ErrorReport
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -125,6 +128,81 @@ def test_only_its_metrics_and_losses_fit():
         create_loss(task="ranking")(mx.zeros((2, 2)), mx.zeros((2, 2)))
     with pytest.raises(TaskError, match="no errors of single rows"): ErrorReport(LABELS, SCORES, Ranking())
     with pytest.raises(TaskError, match="set it to none"): Ranking().scaling("log1p", "ndcg")
+
+
+def offers(folder, **data):
+    "Thirty groups of two to five rows in any order, as a file, and its declaration."
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(30), rng.integers(2, 6, 30))
+    frame = pd.DataFrame({"text": [f"offer {i}" for i in range(len(groups))], "query": [f"q{i}" for i in groups],
+                          "user": np.arange(len(groups)) % 7, "relevance": rng.integers(0, 3, len(groups))})
+    frame = frame.iloc[rng.permutation(len(frame))].reset_index(drop=True)
+    frame.to_csv(folder / "offers.csv", index=False)
+    training = {"eval_strategy": "epoch" if data.get("validation_fraction", 1) else "no"}
+    return frame, {"model": {"head_type": "ranking"}, "training": training, "data": {
+        "train_path": str(folder / "offers.csv"), "text_column": "text", "target_column": "relevance",
+        "group_column": "query", "num_workers": 0, **data}}
+
+
+def is_whole(part, frame):
+    "Whether each group that occurs is there with all its rows."
+    return frame["query"].isin(part["query"]).sum() == len(part)
+
+
+@pytest.mark.parametrize("most", [None, 30])
+def test_a_split_and_fewer_rows_keep_groups_whole(tmp_path, most):
+    frame, declared = offers(tmp_path, max_train_rows=most)
+    found = prepare(load_config(declared))
+    train, held = found.frames["train"], found.frames["validation"]
+    assert is_whole(train, frame) and is_whole(held, frame) and not set(train["query"]) & set(held["query"])
+    assert abs(len(held) - 0.2 * len(frame)) < 5 and len(train) + len(held) == len(frame) if most is None else (
+        25 < len(train) <= 30)
+    again = prepare(load_config(declared)).frames
+    assert all(again[part].equals(found.frames[part]) for part in again)
+    known = {(row.text, row.query) for row in frame.itertuples()}
+    assert {(row.text, row.query) for part in (train, held) for row in part.itertuples()} <= known
+
+
+def test_groups_that_are_too_large_to_choose_from_are_refused(tmp_path):
+    _, declared = offers(tmp_path, max_train_rows=1)
+    with pytest.raises(DataError, match="no group is kept, for the smallest of 2. has 2 rows.*Set it to 2 or more"):
+        prepare(load_config(declared))
+    _, declared = offers(tmp_path, validation_fraction=0.01)
+    with pytest.raises(DataError, match="holds nothing out: the smallest of 30 groups has 2 rows; set a larger"):
+        prepare(load_config(declared))
+
+
+def test_folds_keep_what_is_ranked_together_whatever_else_they_keep(tmp_path):
+    "A user asks several queries and a query has offers of several users: both stay in one fold."
+    frame, declared = offers(tmp_path, validation_fraction=0)
+    frame["user"] = pd.factorize(frame["query"])[0] % 7
+    frame.loc[frame["query"] == "q1", "user"] = range(10, 10 + (frame["query"] == "q1").sum())
+    frame.to_csv(tmp_path / "offers.csv", index=False)
+    config = load_config({**declared, "kaggle": {"cv_folds": 3, "group_column": "user"}})
+    data = prepare(config)
+    for train, held in choose_folds(config, data.train, Ranking(), data):
+        for name in ("query", "user"): assert not set(frame[name][train]) & set(frame[name][held])
+
+
+def test_folds_by_time_that_part_a_group_are_refused():
+    groups = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    labels = np.stack([np.arange(9) % 3, groups], axis=1).astype(np.float32)
+    folds = make_folds(9, "time_series", 2, order=np.arange(9), groups=groups)
+    check_folds(folds, labels, Ranking(), "ndcg")
+    labels[3, 1] = 0
+    with pytest.raises(DataError, match="ids 0 and 3 are ranked together .*give the rows of a group one time"):
+        check_folds(folds, labels, Ranking(), "ndcg")
+
+
+def test_a_linear_model_is_judged_on_groups_that_it_did_not_see(tmp_path, monkeypatch):
+    frame, declared = offers(tmp_path, validation_fraction=0)
+    parts = []
+    def fit(data, rows, part, others):
+        parts.extend((frame.iloc[rows], frame.iloc[others]))
+        return np.zeros(len(others))
+    monkeypatch.setattr(search_auto, "linear_fit", fit)
+    search_auto.linear_score(prepare(load_config(declared)), "ndcg", 0)
+    assert all(is_whole(part, frame) for part in parts)
 
 
 @pytest.mark.long
