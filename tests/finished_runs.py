@@ -31,6 +31,8 @@ def targets(head: str, frame: pd.DataFrame, answers: str = "") -> pd.DataFrame:
     if answers == "ratings" or head == "ordinal": return pd.DataFrame({"y": 1 + number // 2})
     if head == "regression": return pd.DataFrame({"y": number * 100.5 + frame["fare"].round(2)})
     if head == "multi_regression": return pd.DataFrame({"a": number * 100.5, "b": number % 3 - frame["fare"].round(2)})
+    if answers == "in a cell":
+        return pd.DataFrame({"y": ["|".join(n for k, n in enumerate("abc") if i >> k & 1) or "none" for i in number]})
     if head == "multilabel": return pd.DataFrame({"a": number % 2, "b": number // 2 % 2, "c": number // 4 % 2})
     names = ["no", "yes"] if head == "binary" else ["low", "mid", "top"]
     return pd.DataFrame({"y": [names[i % len(names)] for i in number]})

@@ -332,7 +332,7 @@ def describe_submission(
     rule = _decisions(run)
     if many and task.targets == "classes": rule["threshold"] = None     # a column a class shows the likeliest
     return {"sample": name, "id_column": wanted.id_column, "columns": list(wanted.targets), "kind": kind,
-            "cells": written, "order": order, **rule}
+            "cells": written, "mark": wanted.mark, "order": order, **rule}
 
 # %% ../../nbs/kaggle/12_bundle.ipynb #47ebc0be
 def describe(

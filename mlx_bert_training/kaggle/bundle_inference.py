@@ -320,7 +320,8 @@ def decide(
     columns, cells, cut = shown["columns"], shown["cells"], shown["cuts"] is not None
     decided = task.decide(values, found_rule(task, shown, values.shape[1:]))
     if cells is not None and task.targets == "columns":
-        return {columns[0]: [" ".join(cells[i] for i in np.flatnonzero(row)) for row in decided]}
+        mark = shown.get("mark", " ")       # which older bundles do not say
+        return {columns[0]: [mark.join(cells[i] for i in np.flatnonzero(row)) for row in decided]}
     if cells is not None: return {columns[0]: [cells[i] for i in decided]}
     if cut or shown["kind"] == "labels":
         values = decided[:, None] == np.arange(values.shape[1]) if task.targets == "classes" else decided

@@ -133,6 +133,11 @@ class SampleFormat:
         if style not in STYLES: raise unknown_name("style", style, STYLES)
         return get_task(task).cells(style, self.kinds)
 
+    @property
+    def mark(self) -> str:
+        "What stands between the labels of a cell."
+        return next((m for m in (", ", ",", "; ", ";", "|") if any(m in word for word in self.words)), " ")
+
 # %% ../../nbs/kaggle/06_submission.ipynb #413f3f55
 def read_sample(
     sample: str | Path | pd.DataFrame,  # sample_submission.csv
@@ -246,11 +251,9 @@ def _target_cells(predictions: Predictions, wanted: SampleFormat, style: str, th
         if kind == "labels": table = np.rint(table).astype(int)
         return {column: table[:, i] for i, column in enumerate(wanted.targets)}
     if kind == "names":
-        mark = next((m for m in (", ", ",", "; ", ";", "|") if any(m in word for word in wanted.words)), " ")
         try: rows = [task.cell_names(row, names) for row in predictions.labels(threshold)]
         except TaskError as error: raise SubmissionError(f"{wanted.name}: {error}") from None
-        cells = [mark.join(map(_text, row)) for row in rows]
-        return {wanted.targets[0]: cells}
+        return {wanted.targets[0]: [wanted.mark.join(map(_text, row)) for row in rows]}
     if single and task.targets == "classes":
         if kind == "labels": return {wanted.targets[0]: _label_cells(list(predictions.labels(threshold)), wanted)}
         if task.positive is not None:
@@ -262,7 +265,7 @@ def _target_cells(predictions: Predictions, wanted: SampleFormat, style: str, th
     elif kind == "labels" and task.targets == "columns":
         values = predictions.labels(threshold)
     elif kind == "labels":      # one column a class, and labels asked for: one-hot
-        values = np.eye(values.shape[1], dtype=int)[values.argmax(axis=1)]
+        values = np.eye(values.shape[1], dtype=int)[task.decide(values)]
     return {column: values[:, i] for column, i in zip(wanted.targets, order, strict=True)}
 
 # %% ../../nbs/kaggle/06_submission.ipynb #710c025c
