@@ -34,9 +34,10 @@ __all__ = ['MEMBERS', 'allowed', 'passes', 'usable', 'members_of', 'Choice', 'ch
 def allowed(
     folds: int,         # that are declared
     epochs: int,        # the same
+    settled: bool = False,  # whether the folds are those of a file, of which none can be left out
 ) -> list[tuple[int, int]]:
     "Folds and epochs, the best first: what is declared, then less."
-    less = [(min(folds, f), min(epochs, e)) for f, e in WANTED]
+    less = [(folds if settled else min(folds, f), min(epochs, e)) for f, e in WANTED]
     return list(dict.fromkeys([(folds, epochs), *less]))
 
 # %% ../../nbs/kaggle/10_time_budget.ipynb #1e1b64b7
@@ -89,7 +90,7 @@ def choices(
 ) -> Iterator[Choice]:
     "What may be chosen, the best first: all that is declared, then less."
     kaggle = config.kaggle
-    sizes = allowed(kaggle.cv_folds, config.training.num_epochs)
+    sizes = allowed(kaggle.cv_folds, config.training.num_epochs, kaggle.folds_path is not None)
     every, others = tuple(range(len(costs))), tuple(kaggle.backbones)
     for seeds in range(kaggle.seeds, 0, -1): yield Choice(*sizes[0], seeds, others, every)
     for count in range(len(others) - 1, -1, -1): yield Choice(*sizes[0], 1, others[:count], every)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.checkpoint import array_digest, loader_digest
-from ..core.config import KaggleTrainerConfig
+from ..core.config import KaggleConfig, KaggleTrainerConfig
 from ..core.evaluator import task_of
 from ..data.files import resolve_path
 from ..data.frames import require_columns
@@ -34,7 +34,7 @@ from .variants import Variants, make_all_variants
 from ..tasks.metrics import check_metrics, get_metric, metric_direction
 from ..tasks.task import Task
 from ..validation.adversarial import AdversarialReport, adversarial_validation
-from ..validation.folds import Folds, fold_name, join_clusters, make_folds
+from ..validation.folds import Folds, check_sides, choose_strategy, fold_name, join_clusters, make_folds
 from ..validation.leaks import LeakReport, check_leaks
 from ..validation.scores import check_metric, score_predictions
 
@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'FoldCallbacks', 'all_rows', 'competition_metric', 'check_ratings', 'text_among', 'look_for_leaks',
-           'look_for_shift', 'choose_folds', 'check_ranked', 'check_folds', 'no_callbacks', 'FoldPlan', 'plan_identity',
-           'data_of_rows', 'plan_folds', 'plan_member']
+           'look_for_shift', 'given_folds', 'choose_folds', 'check_ranked', 'check_folds', 'no_callbacks', 'FoldPlan',
+           'plan_identity', 'data_of_rows', 'plan_folds', 'plan_member']
 
 # %% ../../nbs/stages/04_plan.ipynb #62a11492
 def all_rows(
@@ -133,6 +133,39 @@ def look_for_shift(data: PreparedData, seed: int) -> AdversarialReport | None:
     if "test" not in data.frames: return None
     return adversarial_validation(_readable(data, "train"), _readable(data, "test"), seed=seed)
 
+# %% ../../nbs/stages/04_plan.ipynb #0be51f9d
+def _check_said(kaggle: KaggleConfig, folds: Folds, path: Path) -> None:
+    "Raise `ConfigError` where the declaration says something else than the folds of a file are."
+    (strategy, _), timed = split_kind(kaggle.cv_strategy), kaggle.competition_type == "time_series"
+    wrong = [(key, f"{path} has {found}: set it to {found}, or folds_path to null")
+             for key, found in (("cv_folds", folds.n_folds), ("cv_repeats", folds.repeats))
+             if getattr(kaggle, key) != found]
+    if strategy != "auto" and folds.strategy not in (strategy, choose_strategy(strategy, None, True)):
+        wrong.append(("cv_strategy", f"{path} has folds by {folds.strategy}: set it to auto, or folds_path to null"))
+    if strategy == "auto" and timed and not folds.by_time:
+        wrong.append(("competition_type", f"the folds of {path} are not by time: set folds_path to null"))
+    if wrong: raise ConfigError([Problem(key=f"kaggle.{key}", value=getattr(kaggle, key), message=message)
+                                 for key, message in wrong])
+
+
+def given_folds(
+    config: KaggleTrainerConfig,    # with a folds_path
+    ids: Any,                       # (N,) of the training rows; None: they have none
+    rows: int,                      # N
+    data: PreparedData | None = None,   # for columns of groups and times
+) -> Folds:
+    "The folds of a file. Raises `DataError` and `ConfigError` where rows and declaration say otherwise."
+    kaggle, path = config.kaggle, resolve_path(str(config.kaggle.folds_path), config.source)
+    folds = Folds.load(path)
+    if folds.n_rows != rows or ids is not None and [str(i) for i in folds.row_ids] != [str(i) for i in ids]:
+        raise DataError(f"{path}: these folds are of {folds.n_rows} other rows, or of the same in another order; "
+                        f"there are {rows} training rows")
+    _check_said(kaggle, folds, path)
+    for key, part in (("group_column", "groups"), ("time_column", "order")):
+        try: check_sides(folds, **{part: _column(data, getattr(kaggle, key))})
+        except DataError as error: raise DataError(f"{path} does not go with kaggle.{key}: {error}") from None
+    return folds
+
 # %% ../../nbs/stages/04_plan.ipynb #ec51005d
 def choose_folds(
     config: KaggleTrainerConfig,    # says how many, and of what kind
@@ -144,8 +177,7 @@ def choose_folds(
     "The folds of a run. Raises `DataError` where the rows do not allow them."
     kaggle, labels = config.kaggle, np.asarray(getattr(loader, "labels"))  # noqa: B009  # no part of the protocol
     ids = getattr(loader, "row_ids", None)
-    if kaggle.folds_path is not None:
-        return _given_folds(resolve_path(kaggle.folds_path, config.source), ids, len(labels))
+    if kaggle.folds_path is not None: return given_folds(config, ids, len(labels), data)
     copies = leaks.duplicates if leaks is not None else None
     if copies is not None and 2 * len(set(copies.tolist())) < len(copies):
         log.warning("most rows have an equal one: equal rows are not kept in one fold")
@@ -157,15 +189,6 @@ def choose_folds(
                       repeats=kaggle.cv_repeats, task=task, groups=_column(data, kaggle.group_column),
                       duplicates=together, order=_column(data, kaggle.time_column), row_ids=ids, options=options,
                       class_names=getattr(getattr(data, "labels", None), "classes", None))
-
-
-def _given_folds(path: Path, ids: Any, rows: int) -> Folds:
-    "Folds of another run, for the same rows in the same order."
-    folds = Folds.load(path)
-    if folds.n_rows != rows or ids is not None and [str(i) for i in folds.row_ids] != [str(i) for i in ids]:
-        raise DataError(f"{path}: these folds are of {folds.n_rows} other rows, or of the same in another order; "
-                        f"there are {rows} training rows")
-    return folds
 
 # %% ../../nbs/stages/04_plan.ipynb #851eff01
 def check_ranked(

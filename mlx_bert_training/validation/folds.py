@@ -24,12 +24,12 @@ from ..errors import DataError
 from ..figures import new_figure
 from ..files import write_text
 from ..tasks.task import Task, get_task
-from .registry import SPLITTERS
-from .splitters import SplitRows, Splitter, deal_out
+from .registry import SPLITTERS, is_known_strategy
+from .splitters import SplitRows, Splitter, _moments, deal_out
 
 # %% auto #0
 __all__ = ['fold_name', 'fold_hash', 'target_columns', 'FoldSequence', 'Folds', 'load_folds', 'join_clusters', 'choose_strategy',
-           'make_folds']
+           'make_folds', 'check_sides']
 
 # %% ../../nbs/validation/03_folds.ipynb #80bd128e
 def fold_name(
@@ -139,6 +139,7 @@ class FoldSequence:
     strategy: str                           # how they were made; time_series trains on earlier folds only
     clusters: np.ndarray | None = None      # (N,) rows of one number are never on both sides
     targets: pd.DataFrame | None = None      # see `target_columns`
+    timed: bool | None = None               # whether a fold is trained on earlier folds only; None: by the strategy
 
     @property
     def n_rows(self) -> int: return self.assignment.shape[1]
@@ -149,8 +150,8 @@ class FoldSequence:
     @property
     def by_time(self) -> bool:
         "Whether a fold is trained on earlier folds only."
-        known = self.strategy in SPLITTERS or ":" in self.strategy
-        return known and SPLITTERS.get(self.strategy).by_time
+        if self.timed is not None: return self.timed
+        return is_known_strategy(self.strategy) and SPLITTERS.get(self.strategy).by_time
 
     def __len__(self) -> int: return self.repeats * self.n_folds
 
@@ -176,6 +177,7 @@ def _fold_frame(folds: FoldSequence) -> pd.DataFrame:
     names = ["fold", *(f"fold_{r}" for r in range(1, folds.repeats))]
     frame = pd.DataFrame({"row_id": folds.row_ids, **dict(zip(names, folds.assignment, strict=True))})
     if folds.clusters is not None: frame["cluster"] = folds.clusters
+    if folds.timed is not None: frame["by_time"] = folds.timed
     return frame.assign(strategy=folds.strategy)
 
 # %% ../../nbs/validation/03_folds.ipynb #c99f5015
@@ -191,7 +193,9 @@ class Folds(FoldSequence):
         return _plot(self)
 
     def to_frame(self) -> pd.DataFrame:
-        "A row a row: `row_id`, `fold` (`fold_1`, ... for further repeats), `cluster` if there are any, `strategy`."
+        """A row a row: `row_id`, `fold` (`fold_1`, ... for further repeats), `cluster` if there are any, `strategy`.
+
+        And `by_time`, where the strategy is code outside this package."""
         return _fold_frame(self)
 
     def save(self, path: str | Path) -> Path:
@@ -239,9 +243,20 @@ def load_folds(
     names = [c for c in frame.columns if re.fullmatch(r"fold(_\d+)?", c)]
     folds = np.stack([_fold_numbers(frame[c].replace("", np.nan), f"{path}, column {c!r}") for c in names])
     clusters = frame["cluster"].factorize()[0] if "cluster" in frame else None
-    ids = frame["row_id"].to_numpy(dtype=object)
-    return Folds(folds, _row_ids(ids.astype(np.int64) if whole else ids, len(frame), str(path)),
-                 str(frame["strategy"].iloc[0]), clusters)
+    ids, strategy = frame["row_id"].to_numpy(dtype=object), str(frame["strategy"].iloc[0])
+    return Folds(folds, _row_ids(ids.astype(np.int64) if whole else ids, len(frame), str(path)), strategy, clusters,
+                 timed=_timed(frame, strategy, path))
+
+
+def _timed(frame: pd.DataFrame, strategy: str, path: str | Path) -> bool | None:
+    "Whether folds of a file are by time; None where their strategy says so. Raises `DataError` where nothing does."
+    if "by_time" not in frame:
+        if strategy == "given" or is_known_strategy(strategy): return None
+        raise DataError(f"{path}: the strategy {strategy!r} is code outside this package, and is not run to know "
+                        "whether a fold is trained on earlier folds only. Add a column 'by_time' of true or false.")
+    said = str(frame["by_time"].iloc[0])
+    if said.lower() in ("true", "false"): return said.lower() == "true"
+    raise DataError(f"{path}, column 'by_time', row 1: {said!r} is neither true nor false.")
 
 # %% ../../nbs/validation/03_folds.ipynb #8d6663f3
 def _labels(values: Any, n: int, source: str) -> np.ndarray:
@@ -384,13 +399,33 @@ def make_folds(
                                for given, source in ((groups, "groups"), (duplicates, "duplicates"))))
     if splitter.needs_clusters and clusters is None:
         raise DataError(f"strategy {chosen!r} needs groups: kaggle.group_column names their column (`groups` in code).")
-    if splitter.by_time and repeats > 1:
-        raise DataError(f"strategy {chosen!r} has no seed: declare kaggle.cv_repeats: 1.")
+    if splitter.by_time and repeats > 1: raise DataError(f"{chosen!r} has no seed: declare kaggle.cv_repeats: 1.")
     _check_sizes(n, n_folds, values if splitter.needs == "classes" else None, None if splitter.by_time else clusters,
                  class_names)
     assignment = _repeated(splitter, SplitRows(n, values, clusters, order), n_folds, seed, repeats)
     numbers = (kind is not None and kind.targets == "values") or splitter.needs == "numbers"
     columns = None if values is None else target_columns(values, numbers)
-    folds = Folds(assignment, _row_ids(row_ids, n, "row_ids"), chosen, clusters, columns)
+    folds = Folds(assignment, _row_ids(row_ids, n, "row_ids"), chosen, clusters, columns,
+                  None if is_known_strategy(chosen) else bool(splitter.by_time))
     _check_parts(folds)
     return folds
+
+# %% ../../nbs/validation/03_folds.ipynb #b8d03330
+def check_sides(
+    folds: Folds,
+    groups: Any = None,     # (N,) of which one must not be on both sides; None: any may
+    order: Any = None,      # (N,) times, of which those that are trained on are the earlier ones; None: any may be
+) -> None:
+    "Raise `DataError` for folds that were made without regard to these groups or times."
+    clusters = None if groups is None else _labels(groups, folds.n_rows, "groups")
+    moments = None if order is None else _moments(order, folds.n_rows)
+    for i, (train, held) in enumerate(folds):
+        where, pair = fold_name(i, folds.n_folds, folds.repeats), "is trained on row {} and validated on row {}"
+        if clusters is not None:
+            for row in train[np.isin(clusters[train], clusters[held])][:1]:
+                other = held[clusters[held] == clusters[row]][0]
+                raise DataError(f"{where} {pair.format(row + 1, other + 1)}, which are of one group.")
+        if moments is not None and len(train) and len(held):
+            last, first = train[moments[train].argmax()], held[moments[held].argmin()]
+            if moments[last] >= moments[first]:
+                raise DataError(f"{where} {pair.format(last + 1, first + 1)}, which is no later.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..registry import Registry, is_class_with
 
 # %% auto #0
-__all__ = ['SPLITTERS']
+__all__ = ['SPLITTERS', 'is_known_strategy']
 
 # %% ../../nbs/validation/00_registry.ipynb #16d2d1f1
 _HERE = "mlx_bert_training.validation.splitters"
@@ -22,3 +22,10 @@ SPLITTERS = Registry("fold strategy", {
     "binned": f"{_HERE}:Binned",
     "iterative": f"{_HERE}:Iterative",
 }, lambda found: is_class_with("split")(found) and hasattr(found, "needs"))
+
+# %% ../../nbs/validation/00_registry.ipynb #bc4bff1f
+def is_known_strategy(
+    name: str,      # of a way to make folds, as a file or a declaration gives it
+) -> bool:
+    "Whether it is one of this package's, which can be asked for without importing code of others."
+    return str(SPLITTERS.entries.get(name)).startswith(_HERE)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..declaration.kinds import split_kind
 from ..declaration.options import Kind, Section, option
-from .registry import SPLITTERS
+from .registry import SPLITTERS, is_known_strategy
 
 # %% auto #0
 __all__ = ['FoldOptions', 'LeakOptions']
@@ -26,13 +26,17 @@ class FoldOptions(Section):
     cv_repeats: int = option(1, "complete cross-validations, each on other folds and another seed", ge=1, le=100)
     group_column: str | None = option(None, "rows with the same value stay in one fold; null: none")
     time_column: str | None = option(None, "when a row was made, for cv_strategy time_series; null: none")
-    folds_path: str | None = option(None, "folds.csv of another run, to use its folds; null: new ones", path=True)
+    folds_path: str | None = option(None, "folds.csv of another run, as many as declared; null: new ones", path=True)
     select_epoch: bool = option(False, "a fold stops and keeps the best epoch by the rows that score it")
     score_epochs: bool = option(False, "score the rows of each fold after every epoch too; the fold trains as without")
 
     def checks(self, whole: Any) -> Iterator[tuple[str, str]]:
-        if split_kind(self.cv_strategy)[0] == "time_series" and self.time_column is None and self.folds_path is None:
+        strategy = split_kind(self.cv_strategy)[0]
+        if strategy == "time_series" and self.time_column is None and self.folds_path is None:
             yield "kaggle.cv_strategy kaggle.time_column", "when was each row made? Set kaggle.time_column"
+        if self.time_column is not None and strategy != "time_series" and is_known_strategy(strategy):
+            yield "kaggle.time_column kaggle.cv_strategy", (f"{strategy} does not look at it: set cv_strategy to "
+                                                            "time_series, or time_column to null")
         if whole.scheduler.type == "reduce_on_plateau" and not self.select_epoch:
             yield "scheduler.type kaggle.select_epoch", "follows evaluations, for which folds need kaggle.select_epoch"
 

@@ -22,6 +22,7 @@ from mlx_bert_training.core.config import (
     TrackingConfig,
     TrainingSection,
 )
+from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.declaration.options import is_section, leaves, options, read_value
 from mlx_bert_training.declaration.problems import ConfigError, Problem, show
 from mlx_bert_training.errors import MLXBertError
@@ -71,6 +72,14 @@ def test_every_option_has_help_and_a_default_that_it_accepts(cls):
         assert option.help
         if not is_section(option.hint):
             read_value(option, option.default() if isinstance(option.default, type) else option.default)
+
+
+@pytest.mark.parametrize("strategy", ["kfold", "stratified", {"type": "group"}])
+def test_a_time_that_is_not_looked_at_is_refused(strategy):
+    with pytest.raises(ConfigError, match="does not look at it: set cv_strategy to time_series, or time_column to"):
+        load_config({"kaggle": {"cv_strategy": strategy, "time_column": "day"}})
+    for looks in ("auto", "time_series", "elsewhere.mine:Weekly"):
+        load_config({"kaggle": {"cv_strategy": looks, "time_column": "day"}})
 
 
 def test_none_is_explained_wherever_it_is_allowed():

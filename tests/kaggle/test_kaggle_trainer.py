@@ -35,6 +35,7 @@ from mlx_bert_training.run import run_competition
 from mlx_bert_training.stages.combine import choose_member
 from mlx_bert_training.tasks.decisions import OrdinalCuts
 from mlx_bert_training.tasks.metrics import MetricError, compute_metrics
+from mlx_bert_training.validation.folds import make_folds
 from mlx_bert_training.validation.leaks import LeakError
 from mlx_bert_training.validation.oof import load_oof
 
@@ -411,8 +412,30 @@ def test_members_of_other_runs_must_have_the_same_folds(files):
     assert [member.name for member in result.ensemble.members] == ["run", "other", "linear"]
     with pytest.raises(EnsembleError, match="different folds"):
         create_kaggle_trainer(config=together, cv_folds=2).train_with_cv()
-    same = declaration(files, kaggle={"folds_path": str(other.output_dir / "folds.csv"), "cv_folds": 2})
-    assert create_kaggle_trainer(config=same).train_with_cv().folds.hash == other.folds.hash
+    same = declaration(files, kaggle={"folds_path": str(other.output_dir / "folds.csv")})
+    assert create_kaggle_trainer(config=same, seed=7).train_with_cv().folds.hash == other.folds.hash
+
+
+def test_folds_of_a_file_are_what_the_declaration_says_beside_them(tmp_path):
+    write_files(tmp_path, n=60)
+    frame = pd.read_csv(tmp_path / "train.csv").assign(who=np.arange(60) // 4, day=np.arange(60))
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    folds = {name: str(make_folds(60, how, 3, order=np.arange(60), row_ids=frame["id"]).save(tmp_path / f"{name}.csv"))
+             for name, how in (("any", "kfold"), ("time", "time_series"))}
+
+    def plan(file, **kaggle):
+        return create_kaggle_trainer(config=declaration(tmp_path, kaggle={"folds_path": folds[file], **kaggle})).plan()
+
+    assert plan("any", cv_strategy="kfold").folds.n_folds == 3
+    assert plan("time", time_column="day").folds.by_time
+    for kaggle, message in (({"cv_folds": 5}, r"kaggle.cv_folds = 5: .*any.csv has 3: set it to 3"),
+                            ({"cv_repeats": 2}, r"kaggle.cv_repeats = 2: .*any.csv has 1: set it to 1"),
+                            ({"cv_strategy": "stratified"}, "has folds by kfold: set it to auto"),
+                            ({"competition_type": "time_series"}, "are not by time")):
+        with pytest.raises(ConfigError, match=message): plan("any", **kaggle)
+    for kaggle, message in (({"group_column": "who"}, "kaggle.group_column: fold 1 of 3 .* are of one group"),
+                            ({"time_column": "day"}, "kaggle.time_column: fold 1 of 3 .* which is no later")):
+        with pytest.raises(DataError, match=message): plan("any", **kaggle)
 
 
 def test_a_threshold_is_searched_nested_and_decides_the_submission(tmp_path):

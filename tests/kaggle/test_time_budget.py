@@ -12,6 +12,7 @@ from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.factory import create_kaggle_trainer
 from mlx_bert_training.kaggle import time_budget
+from mlx_bert_training.kaggle.time_budget import allowed, choices
 from mlx_bert_training.stages.budget import Speed
 from mlx_bert_training.stages.partner_costs import PartnerCost, measure_partner
 
@@ -66,6 +67,13 @@ def test_a_time_into_which_nothing_fits_is_refused_before_training(folder, monke
         trainer(folder, time_budget="2m").train_with_cv()
     assert not (folder / "runs").exists()
     with pytest.raises(ConfigError, match="no length of time"): load_config({"kaggle": {"time_budget": "soon"}})
+
+
+def test_folds_of_a_file_are_not_cut():
+    assert {folds for folds, _ in allowed(5, 4)} == {5, 3, 2}
+    assert allowed(5, 3, settled=True) == [(5, 3), (5, 2), (5, 1)]
+    config = load_config({"kaggle": {"folds_path": "folds.csv", "time_budget": "2m"}})
+    assert {choice.folds for choice in choices(config, [], 100)} == {5}
 
 
 def slow_folds(monkeypatch, seconds):

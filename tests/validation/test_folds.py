@@ -6,8 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
 from mlx_bert_training.errors import DataError, UnknownNameError
-from mlx_bert_training.validation.folds import Folds, choose_strategy, join_clusters, make_folds
-from mlx_bert_training.validation.splitters import quantile_bins
+from mlx_bert_training.validation.folds import Folds, check_sides, choose_strategy, join_clusters, make_folds
+from mlx_bert_training.validation.splitters import TimeSeries, quantile_bins
 
 RNG = np.random.default_rng(0)
 N = 300
@@ -263,3 +263,43 @@ def test_display():
     assert make_folds(NUMBERS, task="regression").plot().axes[0].get_ylabel() == "target, mean ± sd"
     assert make_folds(N).plot().axes[0].get_ylabel() == "validation rows"
     assert "more columns" in make_folds(np.repeat(np.arange(20), 5), task="multiclass")._repr_html_()
+
+
+class Weekly(TimeSeries):
+    "Folds by time of one's own."
+
+
+def test_a_file_of_folds_runs_no_code_that_it_names(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "stranger.py").write_text("raise SystemExit('a stranger was here')\n")
+    path = tmp_path / "folds.csv"
+    path.write_text("row_id,fold,strategy\n0,0,stranger:Mine\n1,1,stranger:Mine\n")
+    with pytest.raises(DataError, match="'stranger:Mine' is code outside this package.* Add a column 'by_time'"):
+        Folds.load(path)
+    for said, train in (("true", [0, 1]), ("False", [0, 1, 3, 4])):
+        path.write_text("row_id,fold,strategy,by_time\n" + "".join(f"{i},{f},stranger:Mine,{said}\n"
+                                                                   for i, f in enumerate([-1, -1, 0, 1, 1])))
+        folds = Folds.load(path)
+        assert folds.hash and folds[0][0].tolist() == train
+    path.write_text("row_id,fold,strategy,by_time\n0,0,x:Y,perhaps\n1,1,x:Y,perhaps\n")
+    with pytest.raises(DataError, match="'perhaps' is neither true nor false"): Folds.load(path)
+
+
+def test_folds_by_time_of_ones_own_are_the_same_from_their_file(tmp_path):
+    folds = make_folds(30, f"{__name__}:Weekly", 3, order=np.arange(30))
+    loaded = Folds.load(folds.save(tmp_path / "folds.csv"))
+    assert loaded.by_time and loaded.hash == folds.hash and (loaded[1][0] == folds[1][0]).all()
+    assert "by_time" not in make_folds(30, "time_series", 3, order=np.arange(30)).to_frame()
+
+
+def test_given_folds_are_held_against_groups_and_times():
+    folds = make_folds(CLASSES, task="multiclass", groups=GROUPS)
+    check_sides(folds, groups=GROUPS)
+    with pytest.raises(DataError, match=r"fold 1 of 5 is trained on row \d+ and validated on row \d+, .* one group"):
+        check_sides(make_folds(CLASSES, task="multiclass"), groups=GROUPS)
+    check_sides(make_folds(N, "time_series", order=RNG.random(N)), order=None)
+    times = np.arange(N) // 7
+    check_sides(make_folds(N, "time_series", order=times), order=times)
+    with pytest.raises(DataError, match="which is no later"): check_sides(folds, order=times)
+    with pytest.raises(DataError, match="groups, row 2: the value is missing"):
+        check_sides(folds, groups=["a", None, *"b" * (N - 2)])
