@@ -23,8 +23,10 @@ __all__ = ['import_predictions']
 # %% ../../nbs/validation/09_oof_import.ipynb #e2eb91ea
 def _match_columns(frame: pd.DataFrame, like: OOF, columns: Any, aside: set[str]) -> list[str]:
     "The columns of the predictions, in the order of the classes."
-    names = list(like.class_names or ["prediction"])
-    one = like.task.positive is not None or like.class_names is None     # one column says everything
+    wide = like.predictions.ndim > 1
+    alone = like.task.table_names(None, like.predictions.shape[1]) if wide else ["prediction"]
+    names = list(like.class_names or alone)
+    one = like.task.positive is not None or not wide     # one column says everything
     if isinstance(columns, Mapping):
         if set(columns) != set(names):
             raise DataError(f"columns are given for {list(columns)}, and the classes are {names}")
@@ -32,7 +34,8 @@ def _match_columns(frame: pd.DataFrame, like: OOF, columns: Any, aside: set[str]
     elif columns is not None: found = [columns] if isinstance(columns, str) else list(columns)
     else:
         known = set(map(str, frame.columns)) - aside
-        found = [next((c for c in (f"probability_{name}", str(name)) if c in known), "") for name in names]
+        found = [next((c for c in (f"{word}{name}" for word in ("probability_", "prediction_", "")) if c in known), "")
+                 for name in names]
         if "" in found and one and len(known) == 1: found = list(known)
         if "" in found:
             missing = str(names[found.index("")])
@@ -69,12 +72,15 @@ def _read_predictions(
     fold_column: str | None, tolerance: float,
 ) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
     "Predictions for `ids`, the table they stand in, and the row of each id."
-    frame = source.reset_index(drop=True) if isinstance(source, pd.DataFrame) else read_frame(source)
+    words = [id_column] if ids.dtype.kind == "U" else []      # 007 is an id of its own
+    frame = source.reset_index(drop=True) if isinstance(source, pd.DataFrame) else read_frame(source, as_text=words)
     require_columns(frame, [id_column, *([fold_column] if fold_column else [])])
     position = _positions(frame, id_column, ids, needed)
     found = _match_columns(frame, like, columns, {id_column, fold_column or "", "target"})
     numbers = frame[found].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    values = like.task.check_predictions(numbers, lambda i: where(frame, i, found[0]), tolerance=tolerance)
+    unasked = np.ones(len(frame), bool)
+    unasked[position[needed]] = False       # a row that was never validated may have no prediction
+    values = like.task.check_predictions(numbers, lambda i: where(frame, i, found[0]), unasked, tolerance)
     gathered = np.full((len(ids), *values.shape[1:]), np.nan)
     gathered[position >= 0] = values[position[position >= 0]]
     return gathered, frame, position

@@ -195,6 +195,36 @@ def table(head: str = "binary_classification") -> tuple[OOF, pd.DataFrame]:
     return like, like.to_frame()
 
 
+SEVERAL = {"multi_regression": (rng.normal(size=(N, 2)), rng.normal(size=(N, 2)), ["x", "y"]),
+           "quantile_regression": (V, np.sort(rng.normal(size=(N, 3)), axis=1), None),
+           "ordinal_regression": (YC, get_task("multiclass").predictions(rng.normal(size=(N, C))), [1, 2, 3]),
+           "ranking": (np.stack([YC, np.arange(N) // 5], axis=1), rng.normal(size=N), None)}
+
+
+@pytest.mark.parametrize("head", [*HEADS, *SEVERAL])
+def test_our_own_table_comes_back_with_rows_that_were_never_validated(head: str, tmp_path: Path):
+    "As folds by time leave them; ids that look like numbers stay what they are."
+    if head in HEADS: like = make(head)
+    else:
+        targets, predictions, names = SEVERAL[head]
+        like = make(HEADS[0])
+        task = {"type": head, "options": {"quantiles": [0.1, 0.5, 0.9]}} if "quantile" in head else head
+        like = OOF(name="m", task=task, row_ids=like.row_ids, predictions=predictions, targets=targets,
+                   folds=like.folds, folds_hash="abc", class_names=names)
+    folds = np.where(np.arange(N) < 15, -1, like.folds)
+    predictions = like.predictions.copy()
+    predictions[folds < 0] = np.nan
+    like = replace(like, row_ids=np.array([f"{i:03d}" for i in range(N)]), folds=folds, predictions=predictions)
+    like.to_frame().sample(frac=1, random_state=1).to_csv(tmp_path / "gbm.csv", index=False)
+    oof = import_predictions(tmp_path / "gbm.csv", like, fold_column="fold")
+    assert oof.row_ids.tolist() == like.row_ids.tolist()
+    assert np.allclose(oof.predictions, like.predictions, rtol=0, atol=1e-15, equal_nan=True)
+    gap = like.to_frame()
+    gap.iloc[20, -1] = np.nan
+    with pytest.raises(DataError, match="row 21, column .*not a finite number"):
+        import_predictions(gap, like, fold_column="fold")
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_our_own_table_comes_back_in_any_order(head: str, tmp_path: Path):
     like, frame = table(head)
