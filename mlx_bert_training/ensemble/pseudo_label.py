@@ -87,8 +87,9 @@ def _confident(p: np.ndarray, task: Task, threshold: float, limit: int, shares: 
     order = order[confidence[order] >= threshold]
     if shares is None or task.targets == "columns": return order[:limit]
     caps = np.ceil(np.asarray(shares, np.float64) * limit - 1e-9)
-    place = pd.Series(p[order].argmax(1)).groupby(p[order].argmax(1)).cumcount().to_numpy()   # among its class
-    return order[place < caps[p[order].argmax(1)]][:limit]
+    decided = task.decide(p[order])
+    place = pd.Series(decided).groupby(decided).cumcount().to_numpy()   # among its class
+    return order[place < caps[decided]][:limit]
 
 
 def _agreed(values: np.ndarray, limit: int, spread: Any) -> np.ndarray:

@@ -66,6 +66,12 @@ class Ordinal(Multiclass):
         if rule is not None: return rule.apply(predictions)
         return (np.cumsum(np.asarray(predictions), axis=-1)[..., :-1] < 0.5).sum(-1)
 
+    def votes(self, predictions: np.ndarray) -> np.ndarray:
+        return np.eye(predictions.shape[-1])[self.decide(predictions)]
+
+    def confidence(self, predictions: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(predictions, self.decide(predictions)[:, None], axis=1)[:, 0]
+
     @property
     def form(self) -> TargetForm: return OrderedForm()
 

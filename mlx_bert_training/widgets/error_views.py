@@ -120,9 +120,9 @@ class ClassView(CountedView):
 
     @property
     def calibration(self) -> pd.DataFrame:      # type: ignore[override]
-        "Probability given and share that happened: of the positive class, or of the likeliest one."
+        "Probability given and share that happened: of the positive class, or of the decided one."
         p, positive = self.predictions, self.task.positive
-        if positive is None: return calibration_table(p.argmax(1) == self.targets, p.max(1))
+        if positive is None: return calibration_table(self.task.decide(p) == self.targets, self.task.confidence(p))
         return calibration_table(self.targets == positive, p[:, positive])
 
     def answers(self, decided: np.ndarray) -> list[str]:

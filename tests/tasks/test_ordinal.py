@@ -6,6 +6,8 @@ import pytest
 
 from mlx_bert_training.core.config import BaseTrainerConfig
 from mlx_bert_training.declaration.load import load_config
+from mlx_bert_training.ensemble.pseudo_label import select_pseudo_labels
+from mlx_bert_training.ensemble.voting import HardVoting
 from mlx_bert_training.models import create_model
 from mlx_bert_training.tasks.losses import LossError, create_loss
 from mlx_bert_training.tasks.ordinal import Ordinal
@@ -23,6 +25,19 @@ def test_probabilities_and_the_median():
     rows = np.arange(200)
     assert (below[rows, decided] >= 0.5).all() and (below[rows, decided - 1][decided > 0] < 0.5).all()
     assert (task.check_predictions(p) == p).all() and task.row_losses(decided, p).shape == (200,)
+
+
+def test_a_vote_is_for_what_is_decided():
+    "The likeliest class is the lowest, and half of the probability lies above it."
+    p, task = np.array([[0.4, 0.1, 0.1, 0.4], [0.4, 0.25, 0.25, 0.1], [0.1, 0.2, 0.3, 0.4]]), Ordinal()
+    decided = [1, 1, 2]
+    assert task.decide(p).tolist() == decided == task.votes(p).argmax(1).tolist()
+    assert task.votes(np.stack([p, p])).shape == (2, 3, 4) and (task.votes(p).sum(1) == 1).all()
+    assert task.confidence(p).tolist() == [0.1, 0.25, 0.3]
+    fit = HardVoting().fit(np.stack([p, p, p]), np.array(decided), task, "accuracy")
+    assert task.decide(fit.combine(np.stack([p, p, p]))).tolist() == decided
+    sure = select_pseudo_labels(p, task, 0.2, trained_on=["a"])
+    assert sure.labels.tolist() == [1, 2] and sure.confidence.tolist() == [0.25, 0.3]
 
 
 def test_only_its_loss_fits_and_its_loss_fits_only_it():
