@@ -41,10 +41,13 @@ def allowed(
     return list(dict.fromkeys([(folds, epochs), *less]))
 
 # %% ../../nbs/kaggle/10_time_budget.ipynb #1e1b64b7
-def passes(config: KaggleTrainerConfig) -> float:
+def passes(
+    config: KaggleTrainerConfig,
+    folds: int,         # of which other seeds train the first
+) -> float:
     "How many times all folds are trained."
     kaggle = config.kaggle
-    return kaggle.cv_repeats * (1 + kaggle.enable_pseudo_labeling) + kaggle.noise_runs / kaggle.cv_folds
+    return kaggle.cv_repeats * (1 + kaggle.enable_pseudo_labeling) + kaggle.noise_runs / folds
 
 
 def usable(
@@ -143,7 +146,7 @@ class Costs:
     def parts(self, config: KaggleTrainerConfig, choice: Choice) -> dict[str, float]:
         "Seconds of the model and of each member."
         model, repeats, names = self.once(self.speed, choice), config.kaggle.cv_repeats, config.kaggle.ensemble_members
-        found = {"the model": model * passes(config)}
+        found = {"the model": model * passes(config, choice.folds)}
         found |= {f"seed {seed}": model * repeats for seed in range(2, choice.seeds + 1)}
         found |= {name: self.once(self.backbones[name], choice) * repeats for name in choice.backbones}
         for i in choice.partners:
@@ -160,7 +163,8 @@ def _too_long(config: KaggleTrainerConfig, costs: Costs, least: Choice, left: fl
     "The error for a time into which nothing fits."
     aside = sum(costs.partners[place].seconds(least.folds, costs.rows) for place in least.partners)
     size = [(least.folds, least.epochs)]
-    found = plan_budget(costs.speed, costs.rows, costs.test_rows, max(0.0, left - aside) / passes(config), options=size)
+    each = max(0.0, left - aside) / passes(config, least.folds)
+    found = plan_budget(costs.speed, costs.rows, costs.test_rows, each, options=size)
     fits = f"data.max_train_rows: {found.rows:,} would fit; or take" if found.fits else "Take"
     return ConfigError(Problem(
         key="kaggle.time_budget", value=config.kaggle.time_budget,

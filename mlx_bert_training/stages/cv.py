@@ -41,10 +41,10 @@ def _all_stages(plan: FoldPlan, folder: RunFolder, executor: Executor, listener:
     began, kaggle = time.perf_counter(), plan.config.kaggle
     listener.on_cv_begin(folder, len(plan.folds))
     run = run_folds(plan, folder, executor, listener)
-    noise = seed_noise(plan, run, executor, listener)
     relabelled = relabel(plan, run, executor, listener)
     augmented = augment(plan, relabelled.run)
     trained = train_members(plan, run, executor, listener)
+    noise = seed_noise(plan, run, executor, listener)   # nothing else waits for it
     combined = combine(plan, augmented.oof, folder, trained)
     decision = decide(plan, combined.oof)
     result = CVResult(run, plan.folds, plan.metric, relabelled, augmented, combined, decision,

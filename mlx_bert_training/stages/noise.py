@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from ..parallel.executor import Executor, Here, Shared
 from .announce import CVListener, announce
 from .jobs import FoldJob
 from .plan import FoldPlan
-from .run import CVRun
+from .run import CVRun, TimeIsUp
 
 # %% auto #0
 __all__ = ['ROUND', 'SeedNoise', 'seed_jobs', 'seed_noise']
@@ -53,17 +54,21 @@ ROUND = "noise"         # the folder of these folds
 
 
 class _Seeds:
-    "Hears of the jobs of another seed."
+    "Hears of the jobs of another seed, and keeps what they come to."
 
-    def __init__(self, listener: CVListener, metric: str, count: int):
+    def __init__(self, listener: CVListener, metric: str, jobs: Sequence[FoldJob], seconds: float):
         self.control: RunControl | None = listener.control
-        self.metric, self.count = metric, count
+        self.metric, self.count, self.jobs, self.found = metric, len(jobs), jobs, dict[int, Any]()
+        self.deadline, self.seconds = listener.deadline, seconds    # and what the same fold took
 
     def on_job_begin(self, number: int) -> None:
         if self.control is not None and self.control.stop_wanted:
             raise RunStopped(f"stopped before seed {number + 1} of {self.count} of the noise; the folds are kept")
+        if self.deadline is None or self.jobs[number].finished() is not None: return
+        if time.perf_counter() + self.seconds > self.deadline: raise TimeIsUp
 
     def on_job_end(self, number: int, result: Any) -> None:
+        self.found[number] = result
         announce(f"seed {number + 1} of {self.count}, fold 1: {self.metric} {result.facts['score']:.4f}")
 
 
@@ -85,11 +90,14 @@ def seed_noise(
     run: CVRun,                         # its finished folds
     executor: Executor | None = None,   # does the jobs; None: one after the other, here
     listener: CVListener | None = None,     # steers it
-) -> SeedNoise | None:                  # None: kaggle.noise_runs is 0
-    "Train the first fold again with other seeds, as far as that is not done."
+) -> SeedNoise | None:                  # None: kaggle.noise_runs is 0, or there was no time
+    "Train the first fold again with other seeds, as far as that is not done and there is time."
     if not plan.config.kaggle.noise_runs: return None
-    jobs = seed_jobs(plan, run.folder)
-    try: again = (executor or Here()).run(jobs, _Seeds(listener or CVListener(), plan.metric, len(jobs)))
+    jobs, first = seed_jobs(plan, run.folder), run.runs[0].facts
+    seeds = _Seeds(listener or CVListener(), plan.metric, jobs, first["total_seconds"])
+    try: (executor or Here()).run(jobs, seeds)
+    except TimeIsUp: announce(f"seed noise: the time is up after {len(seeds.found)} of {len(jobs)} seeds")
     finally: jobs[0].shared.discard()
-    scores = (run.runs[0].facts["score"], *(found.facts["score"] for found in again))
+    if not seeds.found: return None
+    scores = (first["score"], *(found.facts["score"] for _, found in sorted(seeds.found.items())))
     return SeedNoise(plan.metric, scores, len(run.runs))

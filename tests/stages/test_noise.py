@@ -1,12 +1,17 @@
 """Fold 0 with other seeds: found again on disk, the same as ever, and shown beside each gain."""
 import json
+import shutil
+import time
 
 import numpy as np
 import pytest
 from tiny_competition import declaration, write_files
 
+from mlx_bert_training.declaration.load import load_config
 from mlx_bert_training.factory import create_kaggle_trainer
-from mlx_bert_training.stages.noise import SeedNoise
+from mlx_bert_training.kaggle.time_budget import passes
+from mlx_bert_training.stages.announce import CVListener
+from mlx_bert_training.stages.noise import SeedNoise, seed_noise
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +51,31 @@ def test_more_seeds_later_keep_those_that_are_there(folder):
     without = run(folder)
     assert without.noise is None and "seed noise" not in without.to_frame()
     assert np.array_equal(without.oof.predictions, first.oof.predictions)       # the run itself is the same
+
+
+class Until(CVListener):
+    "The time is up after so many seconds."
+
+    def __init__(self, seconds): self.deadline = time.perf_counter() + seconds
+
+
+def test_no_seed_begins_that_would_end_after_the_deadline(tmp_path, capsys):
+    write_files(tmp_path)
+    first = run(tmp_path, noise_runs=2)
+    plan = create_kaggle_trainer(config=declaration(
+        tmp_path, kaggle={"enable_ensemble": True, "noise_runs": 4}, model={"dropout_rate": 0.1})).plan()
+    found = seed_noise(plan, first.run, listener=Until(0.0))
+    assert found.scores == first.noise.scores       # those that are done take no time
+    assert "seed noise: the time is up after 2 of 4 seeds" in capsys.readouterr().out
+    shutil.rmtree(first.output_dir / "noise")
+    assert seed_noise(plan, first.run, listener=Until(0.0)) is None
+    assert not list((first.output_dir / "noise").rglob("fold.json"))
+    assert len(seed_noise(plan, first.run, listener=Until(1e6)).scores) == 5
+
+
+def test_the_time_of_other_seeds_is_counted_in_the_folds_that_are_chosen():
+    config = load_config({"kaggle": {"noise_runs": 4, "cv_folds": 5, "time_budget": "1h"}})
+    assert (passes(config, 5), passes(config, 2)) == (1.8, 3.0)
 
 
 def test_the_bar_holds_what_it_says():
