@@ -13,7 +13,7 @@ from ..declaration.problems import ConfigError
 from ..declaration.whole import find_key, root
 
 # %% auto #0
-__all__ = ['is_space', 'space_problems', 'take_spaces', 'draw']
+__all__ = ['is_space', 'range_problems', 'space_problems', 'take_spaces', 'draw']
 
 # %% ../../nbs/search/01_space.ipynb #832b7483
 def is_space(value: Any) -> bool:
@@ -22,18 +22,46 @@ def is_space(value: Any) -> bool:
     keys = set(value)
     return keys == {"choices"} or {"low", "high"} <= keys <= {"low", "high", "log", "step"}
 
+# %% ../../nbs/search/01_space.ipynb #bebcc5ab
+def _is_number(value: Any) -> bool: return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def range_problems(
+    part: Mapping[str, Any],    # {low, high}, perhaps with log or step
+    whole: bool,                # whether the option is a whole number
+) -> Iterator[str]:
+    "What is wrong with a range, whatever values the option takes."
+    low, high, log, step = part["low"], part["high"], part.get("log", False), part.get("step", 1)
+    if not (_is_number(low) and _is_number(high)):
+        yield "low and high are numbers (write 1.0e-5 or 1e-5, without quotes)"
+    elif low >= high: yield f"low ({low}) is not below high ({high})"
+    elif not isinstance(log, bool): yield f"log is true or false, not {log!r}"
+    elif log and "step" in part: yield "log and step do not go together"
+    elif log and low <= 0: yield f"log needs a low above 0, not {low}"
+    elif not (_is_number(step) and step > 0): yield f"step is a number above 0, not {step!r}"
+    elif whole and not isinstance(step, int): yield f"step is a whole number, as the option is, not {step}"
+    elif "step" in part and step > high - low: yield f"a step of {step} leaves nothing but low ({low})"
+
 # %% ../../nbs/search/01_space.ipynb #2c2864cf
+_NOT_VARIED = {"environment.output_dir": "the search itself sets this",
+               "environment.run_name": "the search itself sets this",
+               "kaggle.competition_metric": "scores by different metrics cannot be compared"}
+
+
 def space_problems(
     space: Mapping[str, Any],   # spaces by dotted or flat key
 ) -> Iterator[str]:
     "What is wrong with the spaces of a search, in words."
-    known = leaves(root())
+    known, seen = leaves(root()), set()
     for name, part in space.items():
         try: key = find_key(name)
         except ConfigError as error:
             yield f"{name}: {error.problems[0].message}"
             continue
-        if key not in known or key.startswith("search."): yield f"{name}: there is no such option to be searched over"
+        if key in seen: yield f"{name}: this option is named twice, by its flat and by its dotted key"
+        seen.add(key)
+        if key in _NOT_VARIED: yield f"{name}: {_NOT_VARIED[key]}"
+        elif key not in known or key.startswith("search."): yield f"{name}: there is no such option to be searched over"
         elif not is_space(part): yield f"{name}: expected {{low: ..., high: ...}} or {{choices: [...]}}"
         else: yield from (f"{name}: {problem}" for problem in _problems_of(known[key], part))
 
@@ -44,14 +72,9 @@ def _problems_of(option: Any, part: Mapping[str, Any]) -> Iterator[str]:
         yield "choices is a list of one or more values"
         return
     if "choices" not in part:
-        low, high = part["low"], part["high"]
         if not {int, float} & set(members(option.hint)): yield "this option is no number: give its choices"
-        elif not all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high)):
-            yield "low and high are numbers (write 1.0e-5 or 1e-5, without quotes)"
-            return
-        elif low >= high: yield f"low ({low}) is not below high ({high})"
-        elif part.get("log") and low <= 0: yield f"log needs a low above 0, not {low}"
-        elif part.get("log") and part.get("step"): yield "log and step do not go together"
+        else: yield from range_problems(part, float not in members(option.hint))
+        if not (_is_number(part["low"]) and _is_number(part["high"])): return
     for value in part.get("choices") or [part["low"], part["high"]]:
         try: read_value(option, value)
         except Unfit as error: yield f"{value!r} does not fit: {error.args[0]} ({option.allowed})"

@@ -24,17 +24,19 @@ from ..data.prepare import PreparedData
 from ..declaration.durations import seconds_of
 from ..declaration.load import first_layer, load_config, read_layers
 from ..declaration.options import merge
+from ..declaration.whole import ABSENT, differences, find_key, flat
 from ..errors import MLXBertError, TrainingError
 from ..factory import create_kaggle_trainer, declared_data
-from ..files import make_folder, write_json
+from ..files import json_safe, make_folder, write_json
 from ..lease import Lease, LeaseError
 from .plots import plots_html, save_plots
 from .space import draw, take_spaces
 from .trials import Watcher, best_trial, import_optuna, make_pruner, make_sampler
+from ..secrets import redact
 from ..stages.announce import announce
 from ..stages.cv import cross_validate
 from ..stages.identity import config_hash
-from ..stages.plan import all_rows
+from ..stages.plan import FoldPlan, all_rows, plan_facts
 from ..stages.results import CVResult
 from ..stages.run import open_cv_folder
 from ..tasks.metrics import metric_direction
@@ -44,12 +46,12 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'SearchError', 'load_search', 'trial_config', 'SharedData', 'open_storage', 'StudyFolder', 'open_study',
-           'finished_trials', 'folds_kept', 'Objective', 'show', 'SearchResult', 'trial_of_best', 'score_again',
-           'stop_after', 'run_search', 'finish_search']
+           'finished_trials', 'common_facts', 'keep_to', 'folds_kept', 'Objective', 'show', 'SearchResult',
+           'trial_of_best', 'score_again', 'stop_after', 'run_search', 'finish_search']
 
 # %% ../../nbs/search/05_study.ipynb #c63cc907
 class SearchError(MLXBertError):
-    "A search without anything to vary, or in which no trial came to an end."
+    "A search without anything to vary, of another declaration than it was, or in which no trial came to an end."
 
 
 def load_search(
@@ -152,6 +154,43 @@ def open_study(config: SearchTrainerConfig, folder: StudyFolder, direction: str,
 def finished_trials(study: Any) -> list[Any]:
     "Trials that came to a score."
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
+
+# %% ../../nbs/search/05_study.ipynb #6f14d232
+_COMMON = "common"      # the attribute of a study that keeps what its trials have in common
+_HASHED = {"folds": "which rows are in which fold", "train": "the training rows or their tokens"}
+
+
+def common_facts(
+    plan: FoldPlan,             # of the declaration without any draw
+    space: dict[str, Any],      # `search.space`
+) -> dict[str, Any]:            # by dotted key
+    "What the trials of a search have in common: scores of anything else cannot be compared with theirs."
+    facts = flat(redact(json_safe(plan_facts(plan))))
+    kept = {key: value for key, value in facts.items() if key not in {"initial", "test", *map(find_key, space)}}
+    return {**kept, "metric": plan.metric, "direction": metric_direction(plan.metric), "search.space": space}
+
+
+def keep_to(
+    study: Any,                 # of Optuna
+    facts: dict[str, Any],      # see `common_facts`
+) -> None:
+    "Keep in a study what its trials have in common. Raises `SearchError` where that is no longer what it was."
+    kept, space = study.user_attrs.get(_COMMON), facts["search.space"]
+    if kept is None:        # a new study, or one of an earlier version
+        drawn = {key for trial in finished_trials(study) for key in trial.params} or set(space)
+        was = {**facts, "direction": study.direction.name[:3].lower(),
+               "search.space": {key: space.get(key, "tried") for key in drawn}}
+    elif all(trial.state.name == "FAIL" for trial in study.get_trials(deepcopy=False)):
+        was = {**facts, **{key: kept[key] for key in ("direction", "search.space")}}
+    else: was = kept
+    default = flat(KaggleTrainerConfig().to_dict())     # an option of a later version is no change
+    changed = [_HASHED.get(key, f"{key} was {old!r} and is {new!r}") for key, old, new in differences(was, facts)
+               if not (old == ABSENT and new == default.get(key, ABSENT))]
+    if changed:
+        raise SearchError(f"the study {study.study_name!r} was begun by another declaration: {'; '.join(changed)}. "
+                          "Their scores cannot be compared: leave it as it was, or name this search otherwise "
+                          "(search.name)")
+    if was is not kept: study.set_user_attr(_COMMON, facts)
 
 # %% ../../nbs/search/05_study.ipynb #74a14580
 @contextmanager
@@ -289,15 +328,16 @@ def run_search(
     folder, limit = StudyFolder.of(config), time or config.search.time
     objective = Objective(config, folder)
     untouched = trial_config(config, {}, folder.path, "plan")       # the declaration without any draw
-    metric = create_kaggle_trainer(config=untouched, data=objective.data.of(untouched)).plan().metric
-    study = open_study(config, folder, metric_direction(metric))
+    plan = create_kaggle_trainer(config=untouched, data=objective.data.of(untouched)).plan()
+    study = open_study(config, folder, metric_direction(plan.metric))
+    keep_to(study, common_facts(plan, config.search.space))
     import_optuna().storages.fail_stale_trials(study)
     wanted = trials or config.search.trials
     left = wanted - len(finished_trials(study))
     if left > 0:
         study.optimize(objective, left, seconds_of(limit) if limit else None, catch=(TrainingError, LeaseError),
                        callbacks=[stop_after(wanted)])
-    return finish_search(study, config, folder, metric)
+    return finish_search(study, config, folder, plan.metric)
 
 # %% ../../nbs/search/05_study.ipynb #6fc24a40
 def finish_search(study: Any, config: SearchTrainerConfig, folder: StudyFolder, metric: str) -> SearchResult:

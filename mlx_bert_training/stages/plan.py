@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['log', 'FoldCallbacks', 'all_rows', 'competition_metric', 'check_ratings', 'text_among', 'look_for_leaks',
            'look_for_shift', 'given_folds', 'choose_folds', 'check_ranked', 'check_folds', 'no_callbacks', 'FoldPlan',
-           'plan_identity', 'data_of_rows', 'plan_folds', 'plan_member']
+           'plan_facts', 'plan_identity', 'data_of_rows', 'plan_folds', 'plan_member']
 
 # %% ../../nbs/stages/04_plan.ipynb #62a11492
 def all_rows(
@@ -300,18 +300,23 @@ _NO_MATTER = {"data": ("train_path", "validation_path", "test_path", "num_worker
               "training": ("logging_steps", "save_strategy", "save_steps", "save_total_limit", "baselines")}
 
 
-def plan_identity(plan: FoldPlan) -> str:
-    "A hash of all that the predictions of a fold depend on."
+def plan_facts(plan: FoldPlan) -> dict[str, Any]:
+    "All that the predictions of a fold depend on: sections of the declaration, and hashes of data, folds and weights."
     values = plan.config.to_dict()
     kept = {name: {key: value for key, value in section.items() if key not in _NO_MATTER.get(name, ())}
             if isinstance(section, dict) else section for name, section in values.items() if name not in _APART}
     kaggle, files = plan.config.kaggle, named_files(values.get("callbacks"))
-    return config_hash({
+    return {
         **kept, **({"files": files} if files else {}),
         "seed": plan.config.environment.seed, "transform": plan.scaling, "select_epoch": kaggle.select_epoch,
         "class_weights": kaggle.class_weights, "folds": plan.folds.hash, "initial": array_digest(plan.model.weights),
         "train": loader_digest(plan.train), "test": loader_digest(plan.test), "what": plan.round,
-        "options": {name: describe_object(value) for name, value in sorted(plan.options.items())}})
+        "options": {name: describe_object(value) for name, value in sorted(plan.options.items())}}
+
+
+def plan_identity(plan: FoldPlan) -> str:
+    "A hash of all that the predictions of a fold depend on."
+    return config_hash(plan_facts(plan))
 
 # %% ../../nbs/stages/04_plan.ipynb #eac0be23
 def _usable(loader: Any) -> Any:

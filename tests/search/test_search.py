@@ -46,7 +46,16 @@ def source(tmp_path):
     ({"scheduler.type": {"choices": ["cosin"]}}, "'cosin' does not fit"),
     ({"scheduler.type": {"low": 1, "high": 2}}, "no number"), ({"lerning_rate": {"choices": [1]}}, "no section has"),
     ({"training.num_epochs": {"low": 1, "high": 2.5}}, "2.5 does not fit"),
-    ({"optimizer.learning_rate": 3}, "expected {low"), ({"search.trials": {"low": 1, "high": 2}}, "no such option")])
+    ({"optimizer.learning_rate": 3}, "expected {low"), ({"search.trials": {"low": 1, "high": 2}}, "no such option"),
+    ({"training.num_epochs": {"low": 1, "high": 4, "step": 0}}, "step is a number above 0, not 0"),
+    ({"optimizer.learning_rate": {"low": 1e-5, "high": 1e-3, "step": -1e-5}}, "step is a number above 0, not -1e-05"),
+    ({"training.num_epochs": {"low": 1, "high": 4, "step": None}}, "step is a number above 0, not None"),
+    ({"training.num_epochs": {"low": 1, "high": 4, "step": 0.5}}, "step is a whole number, as the option is, not 0.5"),
+    ({"training.num_epochs": {"low": 1, "high": 4, "step": 5}}, "a step of 5 leaves nothing but low"),
+    ({"optimizer.learning_rate": {"low": 1e-5, "high": 1e-3, "log": "false"}}, "log is true or false, not 'false'"),
+    ({"learning_rate": {"low": 1e-5, "high": 1e-3}, "optimizer.learning_rate": {"choices": [1e-4]}}, "named twice"),
+    ({"environment.run_name": {"choices": ["a", "b"]}}, "the search itself sets this"),
+    ({"kaggle.competition_metric": {"choices": ["auc", "f1"]}}, "scores by different metrics cannot be compared")])
 def test_spaces_are_checked_against_their_options(space, message):
     with pytest.raises(ConfigError, match=message): get_trainer_config({"search": {"space": space}})
 
@@ -229,3 +238,47 @@ def test_tables_that_another_process_makes_at_the_same_time_are_waited_for():
         return "open"
     assert open_storage(lambda: make(3), pause=0) == "open" and len(asked) == 3
     with pytest.raises(IntegrityError): open_storage(lambda: make(99), tries=2, pause=0)
+
+
+def changed(source, key, value):
+    "The same declaration with another value."
+    section, _, name = key.partition(".")
+    return {**source, section: {**source[section], name: value}}
+
+
+@pytest.mark.parametrize(("key", "value", "said"), [
+    ("search.space", {"learning_rate": RATES}, "search.space.model.pooling.choices was"),
+    ("search.space", {"learning_rate": RATES, "model.pooling": {"choices": ["mean", "cls"]}}, "'max'.* is .*'cls'"),
+    ("kaggle.competition_metric", "log_loss", "metric was 'auc' and is 'log_loss'; direction was 'max'"),
+    ("training.num_epochs", 2, "training.num_epochs was 1 and is 2"),
+    ("kaggle.cv_folds", 2, "which rows are in which fold")])
+def test_a_study_is_not_gone_on_with_under_another_declaration(source, key, value, said):
+    source["search"] |= {"trials": 1, "rescore": False}
+    other = changed(source, key, value)
+    run_search(source)
+    with pytest.raises(SearchError, match=said) as refused: run_search(other)
+    assert "search.name" in str(refused.value)
+    assert len(run_search(other, **{"search.name": "other"}).trials) == 1
+    assert len(run_search(source, trials=2).trials) == 2        # of the old one, as it was
+
+
+def test_a_study_of_an_earlier_version_is_gone_on_with(source):
+    source["search"] |= {"trials": 1, "rescore": False}
+    config = load_search(source)
+    folder = StudyFolder.of(config)
+    open_study(config, folder, "max").optimize(Objective(config, folder), 1)        # keeps nothing but its trial
+    with pytest.raises(SearchError, match=r"search.space.model.pooling was 'tried' and is '\(absent\)'"):
+        run_search(changed(source, "search.space", {"learning_rate": RATES}))
+    with pytest.raises(SearchError, match="direction was 'max' and is 'min'"):
+        run_search(changed(source, "kaggle.competition_metric", "log_loss"))
+    assert len(run_search(source, trials=2).trials) == 2
+
+
+def test_a_study_without_a_trial_that_came_to_anything_takes_a_mended_declaration(source, monkeypatch):
+    source["search"] |= {"trials": 1, "rescore": False}
+    monkeypatch.setattr(Objective, "_score", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError): run_search(source)
+    monkeypatch.undo()
+    with pytest.raises(SearchError, match="model.pooling"):     # choices that a failed trial drew from are kept to
+        run_search(changed(source, "search.space", {"model.pooling": {"choices": ["cls", "max"]}}))
+    assert len(run_search(changed(source, "training.num_epochs", 2)).trials) == 1
