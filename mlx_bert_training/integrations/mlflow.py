@@ -8,7 +8,7 @@ from __future__ import annotations
 import getpass
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -103,10 +103,9 @@ def registry_names(settings: MLflowConfig) -> tuple[str | None, str | None]:
 class LateReader:
     "Mean losses over every `every` updates, read when they cost nothing."
 
-    def __init__(self, every: int):
-        self.every = every
+    def __init__(self, every: int, base: Sequence[float] = (0.0, 0.0)):
+        self.every, self.base = every, base     # base: loss sum and weight at the last point since the meter began anew
         self._noted: tuple[int, Any, Any, Any, dict[str, float]] | None = None
-        self._base = (0.0, 0.0)     # loss sum and weight at the last point since the meter began anew
 
     def note(self, trainer: Any, state: TrainerState) -> None:
         "Note where the meter stands, if a point is due."
@@ -122,13 +121,13 @@ class LateReader:
         if self._noted is None: return None
         step, total, weight, norm, values = self._noted
         now = float(total), float(weight)
-        loss, count = now[0] - self._base[0], now[1] - self._base[1]
-        self._noted, self._base = None, now
+        loss, count = now[0] - self.base[0], now[1] - self.base[1]
+        self._noted, self.base = None, now
         return step, {**values, "grad_norm": float(norm), **({"loss": loss / count} if count else {})}
 
     def reset(self) -> None:
         "The meter begins anew."
-        self._base = (0.0, 0.0)
+        self.base = (0.0, 0.0)
 
 # %% ../../nbs/integrations/06_mlflow.ipynb #178f8b8a
 def fold_title(
@@ -198,14 +197,12 @@ class Tracker(Callback):
         self.run: RunLog | None = None      # that of the training that goes on, or has just ended
         self.cv: RunLog | None = None       # that of the cross-validation
         self._training = self._in_cv = False
-        self._resumed: str | None = None    # key of the run in the checkpoint that was loaded
+        self._resumed: Mapping[str, Any] = {}   # what the checkpoint that was loaded says, see `state_dict`
         self._rows = 0                      # rows of the history that are logged
         self._late: LateReader | None = None
         self._sampler: SystemSampler | None = None
 
-    def state_dict(self) -> dict[str, Any]: return {"run": self.run.key if self.run else None}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: self._resumed = state.get("run")
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: self._resumed = state
 
     @property
     def run_id(self) -> str | None:
@@ -277,9 +274,15 @@ CV_FILES = ("cv.json", "cv.png", "folds.csv", "leaks.txt", "adversarial.txt", "o
 class RunBeginner(PointTracker):
     "Begins the run of a training, and watches the machine while it goes on."
 
+    def state_dict(self) -> dict[str, Any]:
+        "The key of the run, and where its next loss counts from; what was noted is logged first."
+        self._read_late()
+        return {"run": self.run.key if self.run else None, "late": list(self._late.base) if self._late else None}
+
     def on_train_begin(self, trainer: Any, state: TrainerState) -> None:
         "Begin a run, or take up the one of the checkpoint."
-        key, self._resumed, self.run = self._resumed if state.step else None, None, None
+        saved, self._resumed, self.run = self._resumed if state.step else {}, {}, None
+        key, meter = saved.get("run"), trainer.meter
         folder, self._rows = Path(trainer.output_dir), len(state.history)
         if not self._in_cv: self.cv = None
         with in_nobodys_way("the run"):
@@ -294,7 +297,8 @@ class RunBeginner(PointTracker):
             self._training = True
             if not whole: self._start_sampler(self.run)
         every = self.config.log_metrics_every_n_steps
-        self._late = LateReader(every) if every and self.run else None
+        base = saved.get("late") or (float(meter.total), float(meter.weight))   # none was kept: it counts from here
+        self._late = LateReader(every, base) if every and self.run else None
 
     def _start_sampler(self, run: RunLog) -> None:
         if not self.config.log_system_metrics: return

@@ -138,7 +138,7 @@ class Store:
         self._client: Any = None
         self._experiment_id: str | None = None
         try: self.runs = dict(json.loads((self.folder / "runs.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError): self.runs = {}    # our key: MLflow's run id
+        except (OSError, ValueError, TypeError): self.runs = {}    # our key: MLflow's run id
 
     @property
     def client(self) -> Any:
@@ -364,7 +364,7 @@ def sync_spool(
         try: deliver_all(spool, store.deliver)
         except Exception as error:
             raise TrackingError(f"{folder}: {len(spool.read(10**9)[0])} of {len(before)} operations wait on: "
-                                f"{header['uri']} does not answer ({redact(str(error))[:200]})") from None
+                                f"{redact(store.uri)} does not answer ({redact(str(error))[:200]})") from None
         return len(before)
     finally: spool.release()
 

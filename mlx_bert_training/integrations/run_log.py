@@ -52,12 +52,14 @@ class Destination:
 
     def _open(self, place: Path) -> Outbox:
         spool = Spool(place)
-        if not spool.acquire():
-            raise BlockingIOError(f"{place}: another process is at work in this folder, and tells MLflow of it")
-        header = next(iter(spool), None)
-        if header is None: spool.add({"op": "store", "uri": public_uri(self.uri), "experiment": self.experiment})
-        spool.add(*unended(spool))
-        return Outbox(spool, Store(self.uri, self.experiment, place).deliver, f"MLflow at {redact(self.uri)}")
+        if not spool.acquire(): raise BlockingIOError(f"{place}: another process works here, and tells MLflow of it")
+        try:
+            if not list(spool): spool.add({"op": "store", "uri": public_uri(self.uri), "experiment": self.experiment})
+            spool.add(*unended(spool))
+            return Outbox(spool, Store(self.uri, self.experiment, place).deliver, f"MLflow at {redact(self.uri)}")
+        except BaseException:
+            spool.release()
+            raise
 
     def known_runs(self) -> dict[str, str]:
         "The newest run of each folder below this one that MLflow was told of: our key, by folder."

@@ -15,19 +15,37 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..errors import MLXBertError
 from ..files import write_text
 from ..secrets import get_logger, redact
 
 log = get_logger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'Operation', 'Journal', 'read_from', 'FileLock', 'Spool', 'is_served', 'link_or_copy', 'Refused', 'deliver_all',
-           'Attempts', 'Bell', 'Outbox']
+__all__ = ['log', 'Operation', 'SpoolError', 'read_operation', 'Journal', 'read_from', 'FileLock', 'Spool', 'is_served',
+           'link_or_copy', 'Refused', 'deliver_all', 'Attempts', 'Bell', 'Outbox']
 
-# %% ../../nbs/integrations/01_spool.ipynb #dd0dde33
+# %% ../../nbs/integrations/01_spool.ipynb #c9fb615e
 Operation = dict[str, Any]
 
 
+class SpoolError(MLXBertError, ValueError):
+    "A spool with a line that is no operation."
+
+
+def read_operation(
+    line: bytes,    # of a journal
+    path: Path,     # of the journal, for the message
+) -> Operation:
+    "The operation that a line holds. Raises `SpoolError`."
+    try: operation = json.loads(line)
+    except ValueError: operation = None
+    if isinstance(operation, dict): return operation
+    shown = redact(line[:60].decode("utf-8", "replace"))
+    raise SpoolError(f"{path} is damaged: a line is no operation, but {shown!r}. Take it out, and remove the file "
+                     "'done' beside it: what was sent already does no harm a second time")
+
+# %% ../../nbs/integrations/01_spool.ipynb #dd0dde33
 class Journal:
     "A file of operations, which only grows."
 
@@ -61,7 +79,7 @@ class Journal:
 
     def __iter__(self) -> Iterator[Operation]:
         lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-        return (json.loads(line) for line in lines)
+        return (read_operation(line, self.path) for line in lines)
 
 # %% ../../nbs/integrations/01_spool.ipynb #c6f39eea
 def read_from(
@@ -76,7 +94,7 @@ def read_from(
         file.seek(place)
         for line in file:
             if not line.endswith(b"\n") or len(ends) == most: break
-            operations.append(json.loads(line))
+            operations.append(read_operation(line, path))
             ends.append((ends[-1] if ends else place) + len(line))
     return operations, ends
 
@@ -122,7 +140,10 @@ class Spool:
         "Make this process the one that delivers; False if another one does. Half a line, cut off by a crash, goes."
         if not self.lock.acquire(): return False
         self.done = _delivered(self.folder)
-        self.journal.mend()
+        try: self.journal.mend()
+        except OSError:
+            self.release()
+            raise
         return True
 
     def release(self) -> None: self.lock.release()

@@ -19,6 +19,7 @@ from mlflow_server import free_port
 from toys import ToyLoader, ToyModel, toy_config
 
 from mlx_bert_training import Callback, MLflowCallback, create_kaggle_trainer, create_trainer, run_training
+from mlx_bert_training.callbacks import ModelCheckpoint
 from mlx_bert_training.cli import main
 from mlx_bert_training.core.base import Trainer
 from mlx_bert_training.core.config import MLflowConfig
@@ -42,11 +43,12 @@ from mlx_bert_training.integrations.mlflow_store import (
     import_mlflow,
     open_client,
     public_uri,
+    sync_spool,
     tracking_uri,
 )
 from mlx_bert_training.integrations.run_log import Destination, RunLog, SystemSampler
 from mlx_bert_training.integrations.runs import RunRecord, RunTable, Score, compare_runs, gain, read_store
-from mlx_bert_training.integrations.spool import Outbox, Refused, Spool
+from mlx_bert_training.integrations.spool import Outbox, Refused, Spool, SpoolError, is_served
 
 COLUMNS = ["purpose", "credit_amount", "duration", "saving_accounts"]
 DECLARATION = {
@@ -315,6 +317,29 @@ def test_every_setting_is_read(place):
     assert steps == [row["step"] for row in trainer.state.history]      # every training.logging_steps updates
 
 
+class Fail(Callback):
+    "Ends a training before update 8 is done."
+    def on_step(self, trainer, state):
+        if state.step == 8: raise RuntimeError("power is gone")
+
+
+@pytest.mark.parametrize("step", [5, 6, 7])     # where an epoch ends, where a point is due, between two
+def test_a_run_that_is_resumed_within_a_window_logs_what_the_whole_run_does(place, step):
+    losses = {}
+    for name, *more in (("whole",), ("parts", ModelCheckpoint("steps", save_steps=step), Fail())):
+        config = toy_config(place, logging_steps=20, num_epochs=2, eval_strategy="no", run_name=name,
+                            **{"environment.experiment_name": "tests"})
+        settings = {"config": config, "log_metrics_every_n_steps": 2, "log_system_metrics": False}
+        trainer, tracker = toy_trainer(place, *more, **settings)
+        if not more: trainer.train(ToyLoader())
+        else:
+            with pytest.raises(RuntimeError, match="power"): trainer.train(ToyLoader())
+            trainer, tracker = toy_trainer(place, **settings)
+            trainer.train(ToyLoader(), resume_from=place / name / "checkpoints" / f"step-{step:06d}")
+        losses[name] = {p.step: p.value for p in client_of(place).get_metric_history(tracker.run_id, "loss")}
+    assert losses["parts"] == pytest.approx(losses["whole"], rel=1e-5) and list(losses["whole"]) == [2, 4, 6, 8, 10]
+
+
 def test_metrics_can_be_logged_more_often_than_the_run_logs(place):
     config = toy_config(place, logging_steps=4, num_epochs=3, **{"environment.experiment_name": "tests"})
     frequent, one = toy_trainer(place, config=config, log_metrics_every_n_steps=2, log_system_metrics=False)
@@ -453,6 +478,23 @@ def test_nothing_is_lost_on_a_full_disk(tmp_path, monkeypatch):
 
 
 def _full(path): raise OSError(28, "No space left on device", str(path))
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("spool.jsonl", "\0\0\0\n"), ("spool.jsonl", "[1]\n"), ("runs.json", "[1]")])
+def test_a_damaged_spool_is_said_and_given_free(tmp_path, name, content):
+    (tmp_path / SPOOL).mkdir()
+    (tmp_path / SPOOL / name).write_text(content)
+    to = Destination(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", "tests")
+    if name == "runs.json":     # MLflow is asked for the names again
+        assert RunLog(to).run_id is None
+        return
+    with pytest.raises(SpoolError, match=f"{name} is damaged.*remove the file 'done'"): to.outbox()
+    assert not is_served(tmp_path / SPOOL)
+    with pytest.raises(SpoolError, match=name): sync_spool(tmp_path / SPOOL)
+    assert not is_served(tmp_path / SPOOL)
+    (tmp_path / SPOOL / name).write_text("")
+    to.outbox().stop()
 
 
 def test_half_a_line_at_the_end_of_a_spool_is_cut_off(tmp_path):

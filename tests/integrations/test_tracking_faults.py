@@ -193,6 +193,8 @@ def test_what_a_dead_server_did_not_hear_is_sent_later(tmp_path, server, capsys)
     assert main(["mlflow", "sync", str(tmp_path)]) == 2 and "still at work" in capsys.readouterr().err
     outbox.stop()       # as the end of the process does
     assert main(["mlflow", "sync", str(tmp_path)]) == 2 and "does not answer" in capsys.readouterr().err
+    assert main(["mlflow", "sync", str(tmp_path), "--uri", "http://127.0.0.1:7"]) == 2
+    assert "wait on: http://127.0.0.1:7 does not answer" in capsys.readouterr().err
     assert main(["mlflow", "sync", str(tmp_path), "--uri", server.url]) == 0
     client = open_client(server.url)
     found = points(client, tracker.run_id)
