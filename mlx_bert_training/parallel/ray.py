@@ -204,7 +204,10 @@ def send_jobs(run: RayRun) -> None:
     while lineup.waiting and lineup.ended is None and len(run.running) < run.workers:
         if control is not None and control.paused: return
         number = lineup.waiting.popleft()
-        run.listener.on_job_begin(number)
+        try: run.listener.on_job_begin(number)
+        except Exception as error:      # no further job; those that are being done are waited for
+            lineup.ended = error
+            return
         finished = getattr(run.jobs[number], "finished", lambda: None)()
         if finished is not None:
             lineup.results[number] = finished

@@ -13,8 +13,10 @@ from mlx_bert_training.declaration.problems import ConfigError
 from mlx_bert_training.errors import MissingExtraError, UnknownNameError
 from mlx_bert_training.parallel import ray as on_ray
 from mlx_bert_training.parallel.executor import create_executor
+from mlx_bert_training.parallel.processes import Processes
 from mlx_bert_training.parallel.ray import RayCluster, RayRun, pack_job, unpack_job
 from mlx_bert_training.parallel.worker import WorkerError
+from mlx_bert_training.stages.run import TimeIsUp
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = pytest.mark.slow       # a Ray takes its time to start
@@ -62,6 +64,19 @@ def test_requests_reach_every_worker_and_a_stop_ends_the_run():
     with heard.control.running(), pytest.raises(RunStopped, match="stopped by code"):
         RayCluster(workers=2).run([Waits(), Waits(), Waits()], heard)
     assert heard.begun == [0, 1]
+
+
+@pytest.mark.parametrize("executor", [RayCluster, Processes])
+def test_jobs_that_are_under_way_when_no_further_one_may_begin_are_waited_for(executor, tmp_path):
+    class NoThird(Heard):
+        def on_job_begin(self, number):
+            super().on_job_begin(number)
+            if number == 2: raise TimeIsUp
+    heard = NoThird()
+    with pytest.raises(TimeIsUp):
+        executor(workers=2).run([Counted(tmp_path, 0), Counted(tmp_path, 1, seconds=5), Counted(tmp_path, 2)], heard)
+    assert heard.begun == [0, 1, 2] and sorted(heard.ended) == [0, 1]
+    assert sorted(path.name for path in tmp_path.glob("done-*")) == ["done-0", "done-1"]
 
 
 @pytest.fixture
