@@ -388,6 +388,7 @@ def prepare_run(trainer: Resumable, train_loader: DataLoader | None, val_loader:
         start_head(trainer.model, trainer.task, np.asarray(labels))
     trainer.evaluator.loss_for(trainer.train_loader)
     evaluates = training.eval_strategy != "no" and val_loader is not None
+    if hasattr(trainer, "parts"): trainer.parts.step.close()    # its threads, where it has been used by hand
     trainer.parts = make_parts(trainer.evaluator, trainer.state, evaluates, optimizer, schedule, trainer.callbacks)
     warmup = getattr(trainer.schedule, "warmup_steps", 0)
     if warmup >= trainer.state.total_steps > 0:

@@ -216,3 +216,15 @@ def test_another_number_of_parts_is_another_run(tmp_path):
     config = toy_config(tmp_path, run_name="run", num_epochs=2, **{"environment.cpu_parts": 1})
     with pytest.raises(CheckpointError, match="environment.cpu_parts was 2 and is 1"):
         Trainer(ToyModel(), config).train(ToyLoader(), ToyLoader(seed=1), resume_from="latest")
+
+
+def test_a_new_plan_ends_the_threads_of_the_step_before(tmp_path):
+    trainer = Trainer(create_model(config=SMALL), toy_config(tmp_path, **{"environment.cpu_parts": 2,
+                                                                          "environment.cpu_parts_from": 1}))
+    loader, before = ToyLoader(16), threading.active_count()
+    for _ in range(3):
+        trainer.prepare_training(loader, None)
+        mx.eval(trainer.step.update(next(iter(loader)), 1e-3))
+        assert threading.active_count() == before + 1
+    trainer.step.close()
+    assert threading.active_count() == before
