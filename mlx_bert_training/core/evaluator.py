@@ -21,7 +21,7 @@ from .config import BaseTrainerConfig, check_task
 from .ranks import inference_step
 from .results import Predictions, with_texts
 from .step import InferenceStep
-from .weights import check_finite, model_weights
+from .weights import check_finite, model_mode, model_weights
 from ..declaration.kinds import split_kind
 from ..declaration.problems import ConfigError, Problem
 from ..errors import DataError, MLXBertError
@@ -233,16 +233,13 @@ def model_outputs(
     model = evaluator.model
     runtime.claim_mlx()
     if loss is None: check_finite(model_weights(model), "in the weights to predict with")
-    trained = getattr(model, "training", True)
-    model.eval()
     environment = evaluator.config.environment
     alone = partial(inference_step_of, environment.cpu_parts, environment.cpu_parts_from)
     make = alone if evaluator.ranks.alone else partial(inference_step, evaluator.ranks)
-    step = make(model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
-    try: outputs = run_all(step, transformed(loader, evaluator.transform), seen)
-    finally:
-        step.close()
-        if trained: model.train()
+    with model_mode(model, training=False):
+        step = make(model, loss, dtype=evaluator.dtype, compiled=evaluator.compiled)
+        try: outputs = run_all(step, transformed(loader, evaluator.transform), seen)
+        finally: step.close()
     return in_file_units(outputs, evaluator.transform)
 
 # %% ../../nbs/core/14_evaluator.ipynb #d4c10a6a

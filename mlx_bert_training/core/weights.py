@@ -19,7 +19,8 @@ from ..errors import CheckpointError, MLXBertError, TrainingError
 from ..tasks.task import Task
 
 # %% auto #0
-__all__ = ['model_weights', 'set_weights', 'TwinError', 'twin', 'start_head', 'check_finite', 'exchanged_weights', 'to_evaluate']
+__all__ = ['model_weights', 'set_weights', 'TwinError', 'twin', 'start_head', 'check_finite', 'model_mode', 'exchanged_weights',
+           'to_evaluate']
 
 # %% ../../nbs/core/08_weights.ipynb #5c87ee20
 def model_weights(model: Any) -> dict[str, mx.array]:
@@ -77,6 +78,20 @@ def check_finite(
     names = ", ".join(odd[:3]) + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
     raise TrainingError(f"the run diverged: {when} there are values that are not finite, in {names}. Nothing of this "
                         "is saved. Try a lower learning rate or a longer warm-up, or go on from an earlier checkpoint")
+
+# %% ../../nbs/core/08_weights.ipynb #9006a775
+@contextmanager
+def model_mode(
+    model: Any,         # an mlx module, or what only knows `train`
+    training: bool,     # whether dropout is on
+) -> Iterator[None]:
+    "Inside, the whole model is in this mode; after it, also after an error, every part is in its own."
+    modules = model.modules() if hasattr(model, "modules") else [model]     # a module stands before its parts
+    before = [getattr(module, "training", True) for module in modules]
+    model.train(training)
+    try: yield
+    finally:
+        for module, mode in zip(modules, before, strict=True): module.train(mode)
 
 # %% ../../nbs/core/08_weights.ipynb #cda5e89c
 @contextmanager

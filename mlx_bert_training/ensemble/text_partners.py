@@ -18,6 +18,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from ..core.weights import model_mode
 from ..data.baselines import LinearFit
 from ..data.neighbours import neighbour_predictions
 from ..data.prepare import PreparedData
@@ -166,7 +167,6 @@ def embed_texts(
     batch_size: int = 32,
 ) -> np.ndarray:            # (N, H) float32
     "One vector a text, in the order of the texts; dropout is off."
-    model.eval()
     out: np.ndarray | None = None
     order = np.argsort(encoded.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
@@ -177,7 +177,8 @@ def embed_texts(
             span = slice(encoded.offsets[row], encoded.offsets[row + 1])
             size = encoded.lengths[row]
             ids[i, :size], types[i, :size], mask[i, :size] = encoded.ids[span], encoded.type_ids[span], 1
-        vectors = np.array(model.embed(mx.array(ids), mx.array(mask), mx.array(types)).astype(mx.float32))
+        with model_mode(model, training=False):
+            vectors = np.array(model.embed(mx.array(ids), mx.array(mask), mx.array(types)).astype(mx.float32))
         if out is None: out = np.zeros((len(order), vectors.shape[1]), np.float32)
         out[rows] = vectors
     return np.zeros((0, 0), np.float32) if out is None else out

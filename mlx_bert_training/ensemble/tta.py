@@ -19,6 +19,7 @@ import pandas as pd
 
 from ..core.evaluator import run_all
 from ..core.step import InferenceStep
+from ..core.weights import model_mode
 from ..data.loader import MULTIPLE, BucketedLoader, TextDataset
 from ..data.prepare import PreparedData
 from ..data.templates import RowTemplate, Texts, parse_template, read_texts, write_field
@@ -236,10 +237,9 @@ def make_variants(
 def _predict(evaluator: Any, loader: BucketedLoader, dropout_seed: int | None) -> np.ndarray:
     "(n, C) probabilities or (n,) values."
     if dropout_seed is None: return np.asarray(evaluator.predict(loader).values)
-    evaluator.model.train()
     mx.random.seed(dropout_seed)
-    # not compiled: a compiled step would keep the dropout of its first call
-    outputs = run_all(InferenceStep(evaluator.model, dtype=evaluator.dtype, compiled=False), loader)
+    with model_mode(evaluator.model, training=True):    # a compiled step would keep the dropout of its first call
+        outputs = run_all(InferenceStep(evaluator.model, dtype=evaluator.dtype, compiled=False), loader)
     return evaluator.task.predictions(outputs.logits)
 
 
@@ -251,21 +251,18 @@ def predict_variants(
     "What the model says to each variant. The model is left in the mode it was in."
     if not variants: raise TTAError("there are no variants to predict")
     places = np.arange(len(variants[0].changed)) if rows is None else np.asarray(rows)
-    training = getattr(evaluator.model, "training", True)
     found: list[np.ndarray] = []
     has_plain = variants[0].kind == "none"
-    try:
-        for variant in variants:
-            touched = variant.changed[places] if found and has_plain else np.ones(len(places), bool)
-            values = found[0].copy() if found else np.empty(0)
-            if touched.any():
-                part = _predict(evaluator, variant.loader.subset(places[touched], shuffle=False), variant.dropout_seed)
-                if touched.all(): values = part
-                else: values[touched] = part
-            found.append(values)
-            if variant.dropout_seed is not None and has_plain and np.array_equal(values, found[0]):
-                log.warning("%s changes nothing: the model has no dropout", variant.name)
-    finally: evaluator.model.train(training)
+    for variant in variants:
+        touched = variant.changed[places] if found and has_plain else np.ones(len(places), bool)
+        values = found[0].copy() if found else np.empty(0)
+        if touched.any():
+            part = _predict(evaluator, variant.loader.subset(places[touched], shuffle=False), variant.dropout_seed)
+            if touched.all(): values = part
+            else: values[touched] = part
+        found.append(values)
+        if variant.dropout_seed is not None and has_plain and np.array_equal(values, found[0]):
+            log.warning("%s changes nothing: the model has no dropout", variant.name)
     return np.stack(found)
 
 

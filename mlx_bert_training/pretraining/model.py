@@ -20,6 +20,7 @@ import pandas as pd
 from mlx.utils import tree_flatten
 
 from .. import runtime
+from ..core.weights import model_mode
 from ..data.tokenization import Tokenizer
 from ..models.architecture import Architecture, WordHead, config_with, plain_name
 from ..models.create import choose_architecture
@@ -238,8 +239,8 @@ def fill_mask(
     encoded = tokenizer.encode([text.replace("[MASK]", mask)], max_length=model.max_tokens)
     asked = np.flatnonzero(encoded[0] == vocabulary.mask_id)
     if not len(asked): raise PretrainingError(f"{text[:60]!r} has no {mask} in it, so there is nothing to guess")
-    model.eval()
-    logits = model.logits(mx.array(encoded[0][None]), token_type_ids=mx.array(encoded.type_ids[None].astype(np.int32)))
+    types = mx.array(encoded.type_ids[None].astype(np.int32))
+    with model_mode(model, training=False): logits = model.logits(mx.array(encoded[0][None]), token_type_ids=types)
     chances = np.array(mx.softmax(logits[0].astype(mx.float32), axis=-1))[asked]
     rows = [(number, tokenizer.backend.id_to_token(int(best)), float(chance[best]))
             for number, chance in enumerate(chances, 1) for best in np.argsort(-chance, kind="stable")[:top]]

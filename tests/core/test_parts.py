@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -17,8 +18,13 @@ from mlx_bert_training.core.evaluator import Evaluator
 from mlx_bert_training.core.run_folder import RunFolder, new_run_folder, open_run_folder
 from mlx_bert_training.core.state import TrainerState
 from mlx_bert_training.core.weights import model_weights
+from mlx_bert_training.data.tokenization import tiny_tokenizer
+from mlx_bert_training.ensemble.text_partners import embed_texts
+from mlx_bert_training.ensemble.tta import Variant, predict_variants
 from mlx_bert_training.errors import DataError
 from mlx_bert_training.files import OutputError, write_json, write_text
+from mlx_bert_training.models.create import create_model
+from mlx_bert_training.pretraining.model import create_masked_model, fill_mask
 
 
 class Average(Callback):
@@ -100,6 +106,36 @@ def test_predicting_leaves_the_model_in_its_mode(training):
     model = ToyModel(dropout=0.5).train(training)
     Evaluator(model).predict(ToyLoader())
     assert model.training is training and model.dropout.training is training
+
+
+def part_modes(model): return [module.training for module in model.modules()]
+
+
+def test_whoever_asks_a_model_leaves_every_part_in_its_mode_after_an_error_too(tmp_path, monkeypatch):
+    tokenizer = tiny_tokenizer(["a cat sat"])
+    config = {"vocab_size": tokenizer.vocab_size, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "intermediate_size": 16, "max_position_embeddings": 24}
+    toy, plain, masked = ToyModel(dropout=0.5), create_model(config=config), create_masked_model(config=config)
+    for model in (toy, plain, masked):
+        model.train()
+        model.modules()[-1].eval()      # a part that is kept as it is
+    encoded = tokenizer.encode(["a cat", "sat"], max_length=8)
+    loader = SimpleNamespace(subset=lambda *_, **__: ToyLoader(8))
+    dropout = Variant("mc_dropout 1", "mc_dropout", loader, np.ones(8, bool), 1)
+    uncompiled = toy_config(tmp_path)
+    asked = [(toy, lambda: Evaluator(toy, uncompiled).predict(ToyLoader())),
+             (plain, lambda: embed_texts(plain, encoded)),
+             (toy, lambda: predict_variants(Evaluator(toy, uncompiled), [dropout])),
+             (masked, lambda: fill_mask(masked, tokenizer, "a [MASK] sat"))]
+    for model, ask in asked:
+        before = part_modes(model)
+        ask()
+        assert part_modes(model) == before and len(set(before)) == 2
+        with monkeypatch.context() as broken:
+            for name in {"__call__", "embed", "logits"} & set(dir(type(model))):
+                broken.setattr(type(model), name, lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError): ask()
+        assert part_modes(model) == before
 
 
 def test_a_metric_without_a_value_is_no_number_after_a_resume_too(tmp_path):
