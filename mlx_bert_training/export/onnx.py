@@ -14,9 +14,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..core.weights import model_mode
 from ..errors import missing_extra
 from .encoders import ENCODERS, pooled
 from .graph import ExportError, Graph, linear, onnx_library
+from ..files import make_folder
 from ..models.text_model import TextModel, described, merged
 from ..models.weights import write_text_files
 
@@ -83,16 +85,14 @@ def largest_difference(
     except ImportError:
         raise missing_extra("onnxruntime", "onnx", "Checking an ONNX file") from None
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    training, worst = model.training, 0.0
-    model.eval()
+    worst = 0.0
     for batch in trial_batches(model):
         found = session.run(None, batch)[0]
         given = (mx.array(array.astype(np.int32)) for array in batch.values())
-        expected = np.array(model(*given).astype(mx.float32))
+        with model_mode(model, training=False): expected = np.array(model(*given).astype(mx.float32))
         if expected.ndim == 3:      # what stands at padding says nothing
             found, expected = (states * batch["attention_mask"][..., None] for states in (found, expected))
         worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
-    model.train(training)
     return worst
 
 # %% ../../nbs/export/03_onnx.ipynb #378aef8f
@@ -115,18 +115,20 @@ def export_onnx(
     folder: str | os.PathLike[str],                             # created where needed
     tokenizer_folder: str | os.PathLike[str] | None = None,     # whose tokenizer to copy; None: that of its weights
 ) -> OnnxExport:                                                # raises `ExportError` where the file would differ
-    "Write `model.onnx`, `config.json` and the tokenizer; nothing is left where the check fails."
+    "Write `model.onnx`, `config.json` and the tokenizer; where the check fails, what was there before stays."
     onnx, folder = onnx_library(), Path(folder).expanduser()
     proto = onnx_model(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=folder) as tmp:
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())     # on the same disk
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=there) as tmp:
         size = sum(tensor.ByteSize() for tensor in proto.graph.initializer)
         large = size > 1.9 * 2**30      # a message has 2 GiB at most
         onnx.save_model(proto, f"{tmp}/model.onnx", save_as_external_data=large, location="model.onnx.data")
         difference = largest_difference(model, Path(tmp) / "model.onnx")
         if not difference < TOLERANCE:
             raise ExportError(f"the ONNX file would differ from the model by {difference:.1e}; nothing was written")
-        for part in Path(tmp).iterdir(): os.replace(part, folder / part.name)
-    config = described(model.architecture, model.config, model.pooling_spec, model.head_spec)
-    write_text_files(folder, config, tokenizer_folder or model.report.folder)
+        config = described(model.architecture, model.config, model.pooling_spec, model.head_spec)
+        write_text_files(tmp, config, tokenizer_folder or model.report.folder)
+        make_folder(folder)
+        for part in sorted(Path(tmp).iterdir()): os.replace(part, folder / part.name)
+        if not large: (folder / "model.onnx.data").unlink(missing_ok=True)      # of a larger model before
     return OnnxExport(folder / "model.onnx", inputs_of(model), proto.graph.output[0].name, difference)

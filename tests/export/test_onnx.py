@@ -69,8 +69,22 @@ def test_what_differs_is_not_written(tmp_path, monkeypatch):
     model = wide("roberta")
     monkeypatch.setattr(exporting, "linear", lambda g, x, path: g.node("Mul", linear(g, x, path), g.constant(1.01)))
     with pytest.raises(ExportError, match="would differ from the model by .*; nothing was written"):
-        export_onnx(model, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+        export_onnx(model, tmp_path / "new" / "out")
+    assert list(tmp_path.iterdir()) == []       # no empty folder either
+
+
+def test_an_export_stays_until_the_next_is_whole(tmp_path, monkeypatch):
+    exported = export_onnx(wide("roberta"), tmp_path).file
+    (tmp_path / "model.onnx.data").write_bytes(b"weights of a larger model")
+    (tmp_path / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with monkeypatch.context() as broken:       # the last thing that is written
+        broken.setattr(exporting, "write_text_files", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
+        with pytest.raises(OSError, match="disk full"): export_onnx(wide("distilbert"), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    export_onnx(wide("distilbert"), tmp_path)
+    assert exported.read_bytes() != before["model.onnx"] and (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "model.onnx.data").exists()
 
 
 def test_what_has_no_graph_is_refused(monkeypatch, tmp_path):
