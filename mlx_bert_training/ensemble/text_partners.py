@@ -126,7 +126,7 @@ def log_count_ratio(
     p, q = (np.asarray(counts[labels == k].sum(0)).ravel() + 1 for k in (1, 0))
     return np.log((p / p.sum()) / (q / q.sum()))
 
-
+# %% ../../nbs/ensemble/11_text_partners.ipynb #c79f313a
 @dataclass(frozen=True)
 class NBSVM:
     "Logistic regressions on words and pairs of words, scaled by their log-count ratios (Wang and Manning 2012)."

@@ -266,6 +266,7 @@ def predict_variants(
     return np.stack(found)
 
 
+# %% ../../nbs/ensemble/15_tta.ipynb #338090a2
 def average(
     predictions: np.ndarray,    # (V, n, C) probabilities, or (V, n) values
 ) -> np.ndarray:                # (n, C) or (n,)
