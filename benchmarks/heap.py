@@ -4,9 +4,9 @@
     python benchmarks/heap.py --batch 8 --lengths 512 384 448
 
 All in one process, for two processes with the same code differ by a tenth. A turn is one training step of each length,
-as in an epoch of batches of similar length; a first one after each switch is not counted. Without the heap the C
-library and MLX's cache are as `MLX_BERT_HEAP=off` leaves them in a process that has run for long. A third side is
-again without: its ratio is the noise. Time in the kernel and page faults are of the process, so that what else the
+as in an epoch of batches of similar length; the first five steps after each switch are not counted. Without the heap
+the C library and MLX's cache are as `MLX_BERT_HEAP=off` leaves them in a process that has run for long. A third side
+is again without: its ratio is the noise. Time in the kernel and page faults are of the process, so that what else the
 machine does is not in them.
 """
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main() -> None:
         first = len(found["with"]) % 3
         for name in list(SIDES)[first:] + list(SIDES)[:first]:      # each begins in turn
             switch(SIDES[name], peak)
-            turn(step, batches)
+            for _ in range(-(-5 // len(batches))): turn(step, batches)
             found[name].append(turn(step, batches))
     print(f"{args.batch} x {args.lengths}, {args.model}, dropout {args.dropout}, {len(found['with'])} turns, "
           f"load {os.getloadavg()[0]:.0f}")
