@@ -5,7 +5,7 @@
 # %% ../../nbs/core/09_step.ipynb #bd9704bf
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -15,8 +15,8 @@ from ..protocols import Batch, Loss, Model
 
 # %% auto #0
 __all__ = ['ASKED', 'BLOCK', 'Arrays', 'batch_arrays', 'apply_model', 'embed_texts', 'cast', 'sum_of_squares', 'global_norm',
-           'Forward', 'weighed', 'Passes', 'techniques_of', 'Backward', 'StepFunctions', 'TrainingStep',
-           'InferenceStep']
+           'Forward', 'weighed', 'Passes', 'techniques_of', 'Backward', 'compile_step', 'as_it_is', 'StepFunctions',
+           'TrainingStep', 'InferenceStep']
 
 # %% ../../nbs/core/09_step.ipynb #2fe48c1b
 ASKED = ("positions", "answers")     # of a loader whose model is asked for single tokens: where, and what is right
@@ -191,10 +191,45 @@ class Backward:
             else: _assign(now, chosen)
 
 # %% ../../nbs/core/09_step.ipynb #f91efe02
-def _compiler(compiled: bool) -> Callable[..., Any]:
-    "mx.compile with captured state, or the function as it is."
-    if not compiled: return lambda function, inputs, outputs: function
-    return lambda function, inputs, outputs: mx.compile(function, inputs=inputs, outputs=outputs)
+def _arrays_in(tree: Any) -> Iterator[tuple[Any, Any, mx.array]]:
+    "Each array of a state, with what holds it and under which key."
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(value, mx.array): yield tree, key, value
+        elif isinstance(value, (dict, list)): yield from _arrays_in(value)
+
+
+def compile_step(
+    function: Callable[..., Any],
+    inputs: list[Any],          # state that it reads
+    outputs: list[Any] | None,  # state that it changes
+) -> Callable[..., Any]:
+    "`mx.compile`, and the state is as it was after an error, or an interrupt, while the function is read."
+    run, known = mx.compile(function, inputs=inputs, outputs=outputs), set[Any]()
+    random: Any = mx.random.state
+
+    def call(*given: Any) -> Any:
+        shapes = tuple((value.shape, value.dtype) for _, value in tree_flatten(given))
+        if shapes in known: return run(*given)
+        kept, drawn = list(_arrays_in(inputs)), random[0]
+        try: found = run(*given)
+        except BaseException:
+            for place, key, value in kept: place[key] = value
+            high, low = drawn.tolist()
+            mx.random.seed(high << 32 | low)    # a seed is the key in one number
+            raise
+        known.add(shapes)
+        return found
+
+    return call
+
+# %% ../../nbs/core/09_step.ipynb #d27fcebf
+def as_it_is(
+    function: Callable[..., Any],
+    inputs: list[Any],
+    outputs: list[Any] | None,
+) -> Callable[..., Any]:
+    "In the place of `compile_step`: nothing is compiled, and an error says where it is."
+    return function
 
 # %% ../../nbs/core/09_step.ipynb #391a9afe
 class StepFunctions:
@@ -244,7 +279,7 @@ class TrainingStep(Backward):
         self.techniques = techniques
         self.skips_empty = any(getattr(technique, "leaves_out", False) for technique in techniques)
         self.window: tuple[Any, mx.array] | None = None     # gradient sum and weight so far
-        self._compile, captured = _compiler(compiled), [model.state, optimizer.state]
+        self._compile, captured = compile_step if compiled else as_it_is, [model.state, optimizer.state]
         self._functions = StepFunctions(model, loss, dtype, techniques, optimizer, self._finish, self._compile)
         self._apply = self._compile(self._finish, captured, captured)
 
@@ -279,7 +314,7 @@ class InferenceStep:
 
     def __init__(self, model: Model, loss: Loss | None = None, *, dtype: mx.Dtype | None = None, compiled: bool = True):
         self.model, self.loss, self.dtype = model, loss, dtype
-        self._run = _compiler(compiled)(self._forward, [model.state], None)
+        self._run = (compile_step if compiled else as_it_is)(self._forward, [model.state], None)
 
     def __call__(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         "Logits (B, C), loss sum and weight; the last two are 0 for a batch without labels."
