@@ -172,7 +172,8 @@ class Backward:
         rates = [rule.learning_rate for rule in rules]
         for rule, rate in zip(rules, rates, strict=True): rule.learning_rate = mx.where(weight == 0, 0.0, rate)
         self.optimizer.update(self.model, gradients)
-        for rule, rate in zip(rules, rates, strict=True): rule.learning_rate = rate
+        # the array itself: what the property makes of it would have to be computed by whoever reads it, in any thread
+        for rule, rate in zip(rules, rates, strict=True): rule.state["learning_rate"] = rate
         if kept is not None: self._keep(kept, weight > 0)
         return norm
 
