@@ -16,7 +16,8 @@ __all__ = ['SWITCH', 'CACHE', 'keep_freed', 'release_freed']
 SWITCH = "MLX_BERT_HEAP"
 CACHE = 64 << 20        # bytes that MLX keeps of its own beside such a heap
 
-# Options of mallopt (malloc.h), what they are here, and where glibc's own rule for them ends in a long process
+# Options of mallopt, what they are here, and where glibc's own rule for them ends in a long process
+# (https://man7.org/linux/man-pages/man3/mallopt.3.html)
 _OPTIONS = {"trim threshold": (-1, -1, 64 << 20), "mmap threshold": (-3, 32 << 20, 32 << 20),
             "mmap max": (-4, 0, 65536)}
 _PROBE = 1 << 26        # bytes; only asked for, so that no page is touched

@@ -25,7 +25,7 @@ from ..figures import new_figure
 from ..files import write_text
 from ..tasks.task import Task, get_task
 from .registry import SPLITTERS, is_known_strategy
-from .splitters import SplitRows, Splitter, _moments, deal_out
+from .splitters import SplitRows, Splitter, deal_out, moments_of
 
 # %% auto #0
 __all__ = ['fold_name', 'fold_hash', 'target_columns', 'FoldSequence', 'Folds', 'load_folds', 'join_clusters', 'choose_strategy',
@@ -418,7 +418,7 @@ def check_sides(
 ) -> None:
     "Raise `DataError` for folds that were made without regard to these groups or times."
     clusters = None if groups is None else _labels(groups, folds.n_rows, "groups")
-    moments = None if order is None else _moments(order, folds.n_rows)
+    moments = None if order is None else moments_of(order, folds.n_rows)
     for i, (train, held) in enumerate(folds):
         where, pair = fold_name(i, folds.n_folds, folds.repeats), "is trained on row {} and validated on row {}"
         if clusters is not None:

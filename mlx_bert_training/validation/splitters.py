@@ -18,7 +18,7 @@ from ..errors import DataError
 
 # %% auto #0
 __all__ = ['SplitRows', 'Splitter', 'deal_out', 'Plain', 'Grouped', 'Stratified', 'StratifiedGrouped', 'quantile_bins', 'Binned',
-           'Iterative', 'time_blocks', 'TimeSeries']
+           'Iterative', 'moments_of', 'time_blocks', 'TimeSeries']
 
 # %% ../../nbs/validation/02_splitters.ipynb #059f5689
 @dataclass(frozen=True, eq=False)
@@ -175,7 +175,7 @@ class Iterative(Splitter):
     def spread(self, rows: SplitRows, n_folds: int) -> np.ndarray | None: return rows.targets
 
 # %% ../../nbs/validation/02_splitters.ipynb #25628b5d
-def _moments(order: Any, n: int) -> np.ndarray:
+def moments_of(order: Any, n: int) -> np.ndarray:
     "The rank of each row in time (N,), equal for equal times. Raises `DataError` for a time that cannot be ordered."
     if order is None: raise DataError("strategy 'time_series' needs the time of each row: kaggle.time_column names "
                                           "its column (`order` in code).")
@@ -211,4 +211,4 @@ class TimeSeries(Splitter):
     by_time: ClassVar[bool] = True
 
     def split(self, rows: SplitRows, n_folds: int, seed: int) -> np.ndarray:
-        return time_blocks(_moments(rows.order, rows.count), n_folds)
+        return time_blocks(moments_of(rows.order, rows.count), n_folds)
